@@ -1,0 +1,1 @@
+"""Tabellion: verify what an image reference means before it runs."""

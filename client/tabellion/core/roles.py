@@ -1,0 +1,215 @@
+"""Roles: their names, paths, delegations, and thresholds counted by distinct key material."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+from securesystemslib.signer import Key
+from tuf.api.metadata import DelegatedRole, Role, Root, Signed, Targets
+
+from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.errors import InvalidNameError, MalformedMetadataError, ThresholdError
+
+TOP_LEVEL_ROLES: Final = frozenset({"root", "targets", "snapshot", "timestamp"})
+KNOWN_SCHEMES: Final = frozenset(
+    {
+        ("ed25519", "ed25519"),
+        ("ecdsa", "ecdsa-sha2-nistp256"),
+        ("rsa", "rsassa-pss-sha256"),
+    }
+)
+MIN_RSA_BITS: Final = 2048
+_MAX_NAME: Final = 255
+_ROLE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@/-]*")
+_PATTERN = re.compile(r"[A-Za-z0-9._:@/+*?-]+")
+
+
+def check_role_name(name: str) -> None:
+    """Accept the name of a delegated role that every client and file system can carry.
+
+    Raises:
+        InvalidNameError: A top-level name, or not portable.
+    """
+    hint = "use letters, digits and . _ - + @, such as releases or alice"
+    if name in TOP_LEVEL_ROLES:
+        raise InvalidNameError(f"{name!r} is a top-level role, not a delegated one", hint=hint)
+    parts = name.split("/")
+    if len(name) > _MAX_NAME or not _ROLE_NAME.fullmatch(name) or {"", ".", ".."} & set(parts):
+        raise InvalidNameError(f"{name[:80]!r} isn't a portable role name", hint=hint)
+    if re.match(r"[0-9]+\.", name):
+        raise InvalidNameError(
+            f"{name[:80]!r} begins like a version in a file name", hint="begin with a letter"
+        )
+
+
+def check_target_path(path: str) -> None:
+    """Accept a target path that reads the same everywhere.
+
+    Spec: TUF 1.0.34, 4.5: path-relative URL, separated by ``/``, not beginning with it.
+
+    Raises:
+        InvalidNameError: Empty, absolute, with ``.``/``..``/empty segments, a backslash, control
+            characters, or not in NFC.
+    """
+    hint = "use a relative path with / between its parts"
+    if not path or not path.isprintable() or "\\" in path:
+        raise InvalidNameError(f"target path {path[:80]!r} is empty or unprintable", hint=hint)
+    if unicodedata.normalize("NFC", path) != path:
+        raise InvalidNameError(f"target path {path[:80]!r} isn't in NFC", hint=hint)
+    if {"", ".", ".."} & set(path.split("/")):
+        raise InvalidNameError(
+            f"target path {path[:80]!r} has an empty, '.' or '..' segment", hint=hint
+        )
+
+
+def check_path_pattern(pattern: str) -> None:
+    """Accept a pattern that python-tuf, go-tuf and tough read alike.
+
+    Raises:
+        InvalidNameError: Glob syntax beyond ``*`` and ``?``, or ``**``.
+    """
+    if not _PATTERN.fullmatch(pattern) or "**" in pattern:
+        raise InvalidNameError(
+            f"path pattern {pattern[:80]!r} isn't read alike by all clients",
+            hint="use letters, digits and . _ - : @ / +, with * and ? as wildcards inside a part",
+        )
+
+
+def key_material(key: Key) -> bytes:
+    """Give the bytes that make a key that key, whatever its id, scheme or spelling.
+
+    Spec: TAP 12: each key counts once; the ids are only names.
+
+    Raises:
+        MalformedMetadataError: The public part can't be read.
+    """
+    public = key.keyval.get("public")
+    if not isinstance(public, str):
+        raise MalformedMetadataError(f"key {key.keyid[:64]} has no public part")
+    try:
+        if key.keytype == "ed25519":
+            return (
+                b"ed25519:"
+                + Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).public_bytes_raw()
+            )
+        loaded = load_pem_public_key(public.encode())
+        return loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MalformedMetadataError(
+            f"key {key.keyid[:64]} has an unreadable public part: {error}"
+        ) from error
+
+
+def rsa_bits(key: Key) -> int | None:
+    """Give the size of an RSA key in bits, None for other kinds."""
+    if key.keytype != "rsa":
+        return None
+    loaded = load_pem_public_key(str(key.keyval.get("public")).encode())
+    return loaded.key_size if isinstance(loaded, RSAPublicKey) else None
+
+
+def verify_threshold(
+    unverified: UnverifiedMetadata[Signed],
+    role: str,
+    keys: Mapping[str, Key],
+    keyids: Sequence[str],
+    threshold: int,
+) -> tuple[str, ...]:
+    """Count valid signatures by distinct key material.
+
+    Args:
+        unverified: The file to judge.
+        role: Whose keys these are, for error texts.
+        keys: Key id to key, as the delegator lists them.
+        keyids: Ids of the role's keys.
+        threshold: Distinct keys needed.
+
+    Returns:
+        The key ids that count.
+
+    Raises:
+        ThresholdError: Too few.
+
+    Spec:
+        TUF 1.0.34, 4.2.1, 5.3.4, 5.4.2, 5.5.3, 5.6.3; TAP 12.
+    """
+    counted: dict[bytes, str] = {}
+    for keyid in dict.fromkeys(keyids):
+        key, signature = keys.get(keyid), unverified.signatures.get(keyid)
+        if key is None or signature is None:
+            continue
+        try:
+            key.verify_signature(signature, unverified.signed_bytes)
+            counted.setdefault(key_material(key), keyid)
+        except (UnverifiedSignatureError, VerificationError, MalformedMetadataError):
+            continue
+        except Exception:  # noqa: BLE001, S112  (a foreign fault on hostile keys is a "no")
+            continue
+    signed_by = tuple(counted.values())
+    if len(counted) < threshold:
+        raise ThresholdError(
+            f"{unverified.role} version {unverified.version} has {len(counted)} of {threshold} "
+            f"needed signatures by keys of {role}",
+            role=role,
+            needed=threshold,
+            signed_by=signed_by,
+        )
+    return signed_by
+
+
+def role_keys(delegator: Root | Targets, role: str) -> tuple[Mapping[str, Key], Role]:
+    """Give the keys a delegator lists, and the role's key ids and threshold.
+
+    Raises:
+        MalformedMetadataError: The delegator doesn't name that role.
+    """
+    if isinstance(delegator, Root):
+        if role in delegator.roles:
+            return delegator.keys, delegator.roles[role]
+    elif delegator.delegations is not None:
+        delegations = delegator.delegations
+        if delegations.roles is not None and role in delegations.roles:
+            return delegations.keys, delegations.roles[role]
+        succinct = delegations.succinct_roles
+        if succinct is not None and _is_bin(succinct.name_prefix, succinct.suffix_len, role):
+            return delegations.keys, succinct
+    raise MalformedMetadataError(f"nothing delegates to role {role[:80]!r}")
+
+
+def _is_bin(prefix: str, suffix_length: int, role: str) -> bool:
+    # python-tuf's own check also takes "bin-0A", "bin-+a" and "bin- a".
+    return bool(re.fullmatch(f"{re.escape(prefix)}-[0-9a-f]{{{suffix_length}}}", role))
+
+
+def delegated_roles(targets: Targets) -> list[DelegatedRole]:
+    """List a file's delegations in order; succinct bins aren't listed one by one."""
+    if targets.delegations is None or targets.delegations.roles is None:
+        return []
+    return list(targets.delegations.roles.values())
+
+
+def matches(role: DelegatedRole, path: str) -> bool:
+    """Tell whether a delegation covers a path; ``*`` and ``?`` stay inside one segment.
+
+    Spec: TUF 1.0.34, 4.5.
+    """
+    return role.is_delegated_path(path)
+
+
+def roles_for_path(targets: Targets, path: str) -> list[tuple[str, bool]]:
+    """List delegated roles covering a path, in order, with their ``terminating`` flag."""
+    if targets.delegations is None:
+        return []
+    return list(targets.delegations.get_roles_for_target(path))

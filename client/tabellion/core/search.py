@@ -1,0 +1,153 @@
+"""Which role speaks for a target: the depth-first search, free of I/O.
+
+The searches are generators: they yield the role whose file they need, the caller loads it into
+the trusted set (or raises: the search then ends, it never goes on to a less trusted role), and
+resumes them.
+
+Spec: TUF 1.0.34, 5.6.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from tuf.api.metadata import TargetFile, Targets
+
+from tabellion.core.metadata import TrustedMetadata
+from tabellion.core.names import Digest
+from tabellion.core.roles import delegated_roles, roles_for_path
+from tabellion.core.trusted_set import TrustedSet
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRequest:
+    """A role that the search needs, and the delegator that led to it."""
+
+    role: str
+    delegator: str
+
+
+@dataclass(frozen=True)
+class TargetMatch:
+    """Who signed what under a path.
+
+    Attributes:
+        path: Target path.
+        target: Length, hashes and custom.
+        role: The role that signed it.
+        delegated_by: The role that delegated to it, ``root`` for top-level targets.
+    """
+
+    path: str
+    target: TargetFile
+    role: TrustedMetadata[Targets]
+    delegated_by: str
+
+
+def find_target(trusted: TrustedSet, path: str) -> Generator[RoleRequest, None, TargetMatch | None]:
+    """Search the roles pre-order for a path.
+
+    Returns:
+        The first match, or None: nobody who may has signed it.
+    """
+    pending = [RoleRequest("targets", "root")]
+    visited: set[str] = set()
+    while pending and len(visited) <= trusted.limits.delegations:
+        request = pending.pop()
+        if request.role in visited:
+            continue
+        if trusted.role(request.role, request.delegator) is None:
+            yield request
+        role = _loaded(trusted, request)
+        target = role.signed.targets.get(path)
+        if target is not None:
+            return TargetMatch(path, target, role, request.delegator)
+        visited.add(request.role)
+        children: list[RoleRequest] = []
+        for name, terminating in roles_for_path(role.signed, path):
+            children.append(RoleRequest(name, request.role))
+            if terminating:
+                pending.clear()
+                break
+        pending.extend(reversed(children))
+    return None
+
+
+def walk_roles(trusted: TrustedSet) -> Generator[RoleRequest, None, list[TrustedMetadata[Targets]]]:
+    """Visit all roles that are reachable and in the snapshot, pre-order."""
+    pending = [RoleRequest("targets", "root")]
+    visited: dict[str, TrustedMetadata[Targets]] = {}
+    while pending and len(visited) <= trusted.limits.delegations:
+        request = pending.pop()
+        if request.role in visited or not _is_published(trusted, request.role):
+            continue
+        if trusted.role(request.role, request.delegator) is None:
+            yield request
+        role = _loaded(trusted, request)
+        visited[request.role] = role
+        pending.extend(
+            RoleRequest(child.name, request.role)
+            for child in reversed(delegated_roles(role.signed))
+        )
+    return list(visited.values())
+
+
+def find_all(trusted: TrustedSet) -> Generator[RoleRequest, None, list[TargetMatch]]:
+    """Resolve every path of every reachable role, as ``find_target`` would, sorted by path."""
+    roles = yield from walk_roles(trusted)
+    found: list[TargetMatch] = []
+    for path in sorted({path for role in roles for path in role.signed.targets}):
+        match = yield from find_target(trusted, path)
+        if match is not None:
+            found.append(match)
+    return found
+
+
+def find_digest(
+    trusted: TrustedSet, digest: Digest
+) -> Generator[RoleRequest, None, TargetMatch | None]:
+    """Search for a path that resolves to a digest, itself or as part of a signed index.
+
+    A role may list a digest under a path that another role, asked first, answers otherwise:
+    only what a path resolves to counts.
+    """
+    roles = yield from walk_roles(trusted)
+    paths = {
+        path: None
+        for role in roles
+        for path, target in role.signed.targets.items()
+        if names_digest(target, digest)
+    }
+    for path in paths:
+        match = yield from find_target(trusted, path)
+        if match is not None and names_digest(match.target, digest):
+            return match
+    return None
+
+
+def names_digest(target: TargetFile, digest: Digest) -> bool:
+    """Tell whether a target is those bytes, or a signed index that lists them."""
+    if target.hashes.get(digest.algorithm) == digest.hex:
+        return True
+    return any(child.get("digest") == str(digest) for child in index_manifests(target))
+
+
+def index_manifests(target: TargetFile) -> list[dict[str, object]]:
+    """List the children of a signed multi-platform index, as its signer recorded them."""
+    custom = target.unrecognized_fields.get("custom")
+    manifests = custom.get("manifests") if isinstance(custom, dict) else None
+    if not isinstance(manifests, list):
+        return []
+    return [child for child in manifests if isinstance(child, dict)]
+
+
+def _is_published(trusted: TrustedSet, role: str) -> bool:
+    return trusted.snapshot is not None and f"{role}.json" in trusted.snapshot.signed.meta
+
+
+def _loaded(trusted: TrustedSet, request: RoleRequest) -> TrustedMetadata[Targets]:
+    role = trusted.role(request.role, request.delegator)
+    if role is None:
+        raise RuntimeError(f"role {request.role} wasn't loaded before the search went on")
+    return role

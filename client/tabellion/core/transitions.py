@@ -1,0 +1,473 @@
+"""May this publication replace that state? Asked by the server, and by the client before upload.
+
+A publication holds consecutive roots, targets roles, and, where the publisher holds the snapshot
+key, a snapshot. Judging it changes nothing; the answer lists what is to be stored.
+
+Spec: TUF 1.0.34, sections 3, 4 and 6; the rules' names are stable and appear in answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root, Snapshot, Targets
+
+from tabellion.core.dialect import Dialect, dialect_of
+from tabellion.core.fitness import verify_root_fit, verify_targets_fit
+from tabellion.core.freshness import verify_fresh
+from tabellion.core.limits import Limits
+from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.roles import (
+    TOP_LEVEL_ROLES,
+    delegated_roles,
+    key_material,
+    role_keys,
+    verify_threshold,
+)
+from tabellion.core.trusted_set import verify_next_root
+from tabellion.errors import (
+    ConflictError,
+    RefusedPublicationError,
+    RollbackError,
+    ThresholdError,
+)
+
+
+@dataclass(frozen=True)
+class CurrentSet:
+    """What a GUN serves now.
+
+    Attributes:
+        files: Role to current bytes, ``root``, ``snapshot`` and ``timestamp`` among them.
+        dialect: How they are written.
+    """
+
+    files: Mapping[str, bytes]
+    dialect: Dialect
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """One file of an upload, unverified."""
+
+    role: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class OnlineKeys:
+    """The server's own public keys for a GUN.
+
+    Attributes:
+        snapshot: Keys it can sign snapshots with.
+        timestamp: Keys it can sign timestamps with.
+    """
+
+    snapshot: Sequence[Key]
+    timestamp: Sequence[Key]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """An accepted publication.
+
+    Attributes:
+        dialect: Dialect of the GUN.
+        roots: New roots, in order of version; may be empty.
+        targets: New targets roles.
+        snapshot: The publisher's own snapshot; None if the server signs it.
+        root: The root in force afterwards.
+        needs_snapshot: The server has to sign a new snapshot.
+        unchanged: Everything uploaded is served already: there's nothing to do.
+    """
+
+    dialect: Dialect
+    roots: tuple[UnverifiedMetadata[Root], ...]
+    targets: Mapping[str, UnverifiedMetadata[Targets]]
+    snapshot: UnverifiedMetadata[Snapshot] | None
+    root: UnverifiedMetadata[Root]
+    needs_snapshot: bool
+    unchanged: bool = False
+
+
+@dataclass
+class _Judgement:
+    """The state while one upload is judged."""
+
+    gun: str
+    dialect: Dialect
+    now: datetime
+    limits: Limits
+    current: Mapping[str, UnverifiedMetadata[Any]]
+    roots: list[UnverifiedMetadata[Root]] = field(default_factory=list)
+    targets: dict[str, UnverifiedMetadata[Targets]] = field(default_factory=dict)
+    snapshot: UnverifiedMetadata[Snapshot] | None = None
+
+    def versions(self) -> dict[str, int]:
+        return {role: item.version for role, item in self.current.items()}
+
+    @property
+    def root(self) -> UnverifiedMetadata[Root]:
+        return self.roots[-1] if self.roots else self.current["root"]
+
+    def targets_role(self, role: str) -> UnverifiedMetadata[Targets] | None:
+        return self.targets.get(role) or self.current.get(role)
+
+
+def judge_publication(
+    current: CurrentSet | None,
+    upload: Sequence[UploadedFile],
+    *,
+    gun: str,
+    online: OnlineKeys,
+    now: datetime,
+    limits: Limits | None = None,
+) -> Publication:
+    """Judge an upload against what is served now.
+
+    Args:
+        current: What the GUN serves, None if it doesn't exist yet.
+        upload: Files as received.
+        gun: Name for error texts.
+        online: Public keys that this server can sign with for the GUN.
+        now: The moment of judgement, aware.
+        limits: Size bounds.
+
+    Raises:
+        ConflictError: Built on versions that aren't current any more.
+        RefusedPublicationError: A rule is broken; ``.rule`` names it.
+        VerificationError: A file is malformed, too large, expired or wrongly signed.
+    """
+    limits = limits or Limits()
+    if not upload:
+        raise RefusedPublicationError("the publication holds no file", rule="empty-publication")
+    dialect = current.dialect if current else _dialect_of_upload(gun, upload)
+    held = _parse_current(current, limits)
+    judgement = _Judgement(gun, dialect, now, limits, held)
+    if _sort(judgement, upload):
+        return Publication(
+            dialect, (), {}, None, judgement.root, needs_snapshot=False, unchanged=True
+        )
+    _judge_roots(judgement, online)
+    _judge_targets(judgement)
+    needs_snapshot = _judge_snapshot(judgement, online)
+    return Publication(
+        dialect,
+        tuple(judgement.roots),
+        judgement.targets,
+        judgement.snapshot,
+        judgement.root,
+        needs_snapshot,
+    )
+
+
+def _dialect_of_upload(gun: str, upload: Sequence[UploadedFile]) -> Dialect:
+    for item in upload:
+        if item.role == "root":
+            return dialect_of(item.data)
+    raise RefusedPublicationError(
+        f"{gun} doesn't exist here and the publication holds no root",
+        rule="missing-root",
+        role="root",
+        hint="create it first: tabellion init GUN",
+    )
+
+
+def _parse_current(
+    current: CurrentSet | None, limits: Limits
+) -> dict[str, UnverifiedMetadata[Any]]:
+    if current is None:
+        return {}
+    return {
+        role: current.dialect.parse(role, data, max_bytes=limits.max_bytes(role))
+        for role, data in current.files.items()
+    }
+
+
+def _sort(judgement: _Judgement, upload: Sequence[UploadedFile]) -> bool:
+    """Parse the upload into the judgement; tell whether all of it is served already."""
+    unchanged = True
+    for item in upload:
+        if item.role == "timestamp":
+            raise RefusedPublicationError(
+                "the publication holds a timestamp", rule="timestamp-is-online", role="timestamp"
+            )
+        limit = judgement.limits.max_bytes(item.role)
+        parsed: UnverifiedMetadata[Any] = judgement.dialect.parse(
+            item.role, item.data, max_bytes=limit
+        )
+        served = judgement.current.get(item.role)
+        if served is not None and served.data == item.data:
+            continue
+        unchanged = False
+        _place(judgement, parsed)
+    judgement.roots.sort(key=lambda root: root.version)
+    return unchanged
+
+
+def _place(judgement: _Judgement, parsed: UnverifiedMetadata[Any]) -> None:
+    if parsed.role == "root":
+        judgement.roots.append(parsed)
+    elif parsed.role == "snapshot":
+        if judgement.snapshot is not None:
+            raise _twice("snapshot")
+        judgement.snapshot = parsed
+    elif parsed.role in judgement.targets:
+        raise _twice(parsed.role)
+    else:
+        judgement.targets[parsed.role] = parsed
+
+
+def _twice(role: str) -> RefusedPublicationError:
+    return RefusedPublicationError(
+        f"the publication holds {role[:80]} twice", rule="duplicate-role", role=role
+    )
+
+
+def _judge_roots(judgement: _Judgement, online: OnlineKeys) -> None:
+    trusted: UnverifiedMetadata[Root] | None = judgement.current.get("root")
+    for root in judgement.roots:
+        expected = trusted.version + 1 if trusted is not None else 1
+        if root.version != expected:
+            if trusted is None:
+                raise RefusedPublicationError(
+                    f"the first root of {judgement.gun} has version {root.version}, not 1",
+                    rule="root-versions",
+                    role="root",
+                    hint="upload all roots from version 1 on in one publication",
+                )
+            _conflict_unless_next(judgement, "root", root.version, expected)
+        if trusted is None:
+            _verify_signed(root, root, "root")
+        else:
+            try:
+                verify_next_root(trusted.signed, root)
+            except RollbackError as error:
+                raise RefusedPublicationError(
+                    error.message, rule="root-versions", role="root"
+                ) from error
+        verify_root_fit(root.signed)
+        trusted = root
+    if trusted is None:
+        raise RefusedPublicationError("there is no root", rule="missing-root", role="root")
+    verify_fresh("root", trusted.signed, judgement.now)
+    if not _holds_threshold(trusted.signed, "timestamp", online.timestamp):
+        raise RefusedPublicationError(
+            "the root's timestamp role needs keys that this server doesn't hold",
+            rule="timestamp-is-online",
+            role="root",
+            hint="put the key of GET .../timestamp.key into the root, with threshold 1",
+        )
+
+
+def _judge_targets(judgement: _Judgement) -> None:
+    if judgement.targets_role("targets") is None:
+        raise RefusedPublicationError(
+            f"{judgement.gun} has no targets yet and the publication holds none",
+            rule="missing-targets",
+            role="targets",
+        )
+    for role, item in judgement.targets.items():
+        held = judgement.current.get(role)
+        _conflict_unless_next(judgement, role, item.version, held.version + 1 if held else 1)
+        verify_fresh(role, item.signed, judgement.now)
+        verify_targets_fit(role, item.signed)
+    reached = _verify_tree(judgement)
+    for role in judgement.targets:
+        if role not in reached:
+            raise RefusedPublicationError(
+                f"nothing delegates to role {role[:80]!r}",
+                rule="unknown-role",
+                role=role,
+                hint="the holder of the targets key adds it: tabellion signer add GUN NAME",
+            )
+    for role in reached.intersection(judgement.targets) - {"targets"}:
+        _verify_paths(judgement, role)
+
+
+def _verify_tree(judgement: _Judgement) -> set[str]:
+    """Verify every reachable role against every delegator that leads to it.
+
+    So that a change of keys never leaves a file behind that readers must refuse.
+    """
+    changed = set(judgement.targets)
+    if judgement.roots:
+        changed.add("root")
+    reached: set[str] = set()
+    pending: list[tuple[str, str]] = [("root", "targets")]
+    while pending:
+        delegator, role = pending.pop()
+        item = judgement.targets_role(role)
+        if item is None:
+            continue
+        if {delegator, role} & changed:
+            _verify_delegate(judgement, delegator, role, item)
+        if role in reached:
+            continue
+        reached.add(role)
+        pending.extend((role, child.name) for child in delegated_roles(item.signed))
+    return reached
+
+
+def _verify_delegate(
+    judgement: _Judgement, delegator: str, role: str, item: UnverifiedMetadata[Targets]
+) -> None:
+    by = judgement.root if delegator == "root" else judgement.targets_role(delegator)
+    if by is None:
+        return
+    try:
+        _verify_signed(item, by, role)
+    except ThresholdError as error:
+        if role in judgement.targets:
+            raise
+        raise RefusedPublicationError(
+            f"{role} version {item.version}, which stays, isn't signed by its new keys",
+            rule="orphaned-role",
+            role=role,
+            hint=f"publish {role} re-signed by the new keys in the same publication",
+        ) from error
+
+
+def _verify_paths(judgement: _Judgement, role: str) -> None:
+    """Refuse a target that no delegation to its role covers: no client would find it (A15)."""
+    item = judgement.targets[role]
+    for path in item.signed.targets:
+        blocking = _search_block(judgement, role, path)
+        if blocking is None:
+            continue
+        if blocking == "":
+            raise RefusedPublicationError(
+                f"{role} isn't delegated the target path {path[:80]!r}",
+                rule="path-not-delegated",
+                role=role,
+                hint="the delegation's paths decide what a role may sign",
+            )
+        raise RefusedPublicationError(
+            f"{path[:80]!r} of {role} would never be found: {blocking}, asked before it, has "
+            "published nothing yet",
+            rule="unreachable-target",
+            role=role,
+            hint=f"the signer of {blocking} publishes once, or the targets key's holder lists "
+            f"{blocking} behind {role}",
+        )
+
+
+def _search_block(judgement: _Judgement, role: str, path: str) -> str | None:
+    """Walk as a client does: None if ``role`` is reached, a blocking role, or ''."""
+    pending, visited = ["targets"], set[str]()
+    while pending:
+        name = pending.pop()
+        if name == role:
+            return None
+        if name in visited:
+            continue
+        item = judgement.targets_role(name)
+        if item is None:
+            return name
+        if path in item.signed.targets:
+            return None  # an earlier role answers for it: lawful, that is what order is for
+        visited.add(name)
+        children: list[str] = []
+        if item.signed.delegations is not None:
+            for child, terminating in item.signed.delegations.get_roles_for_target(path):
+                children.append(child)
+                if terminating:
+                    pending.clear()
+                    break
+        pending.extend(reversed(children))
+    return ""
+
+
+def _judge_snapshot(judgement: _Judgement, online: OnlineKeys) -> bool:
+    root = judgement.root.signed
+    held: UnverifiedMetadata[Snapshot] | None = judgement.current.get("snapshot")
+    if judgement.snapshot is None:
+        if not _holds_threshold(root, "snapshot", online.snapshot):
+            if not judgement.targets and held is not None and _still_signed(judgement, held):
+                return False
+            raise RefusedPublicationError(
+                "the root gives the snapshot role to the publisher, but there is no snapshot",
+                rule="missing-snapshot",
+                role="snapshot",
+            )
+        return bool(judgement.targets) or held is None or not _still_signed(judgement, held)
+    snapshot = judgement.snapshot
+    expected = held.version + 1 if held else 1
+    _conflict_unless_next(judgement, "snapshot", snapshot.version, expected)
+    _verify_signed(snapshot, judgement.root, "snapshot")
+    verify_fresh("snapshot", snapshot.signed, judgement.now)
+    _verify_snapshot_content(judgement, snapshot, held)
+    return False
+
+
+def _still_signed(judgement: _Judgement, held: UnverifiedMetadata[Snapshot]) -> bool:
+    try:
+        _verify_signed(held, judgement.root, "snapshot")
+    except ThresholdError:
+        return False
+    return True
+
+
+def _verify_snapshot_content(
+    judgement: _Judgement,
+    snapshot: UnverifiedMetadata[Snapshot],
+    held: UnverifiedMetadata[Snapshot] | None,
+) -> None:
+    wanted = {
+        f"{role}.json": item
+        for role, item in {**judgement.current, **judgement.targets}.items()
+        if role not in TOP_LEVEL_ROLES or role == "targets"
+    }
+    gone = set(held.signed.meta) - set(snapshot.signed.meta) if held else set()
+    if set(snapshot.signed.meta) != set(wanted) or gone:
+        odd = sorted(set(snapshot.signed.meta) ^ set(wanted) | gone)
+        raise RefusedPublicationError(
+            f"the snapshot lists other roles than are published: {', '.join(odd)[:200]}",
+            rule="snapshot-content",
+            role="snapshot",
+        )
+    for name, item in wanted.items():
+        meta = snapshot.signed.meta[name]
+        hashes = meta.hashes or {}
+        fits = meta.version == item.version and meta.length in {None, len(item.data)}
+        if not fits or hashes.get("sha256", item.sha256) != item.sha256 or set(hashes) - {"sha256"}:
+            raise RefusedPublicationError(
+                f"the snapshot doesn't name {name[:80]} version {item.version} as published",
+                rule="snapshot-content",
+                role="snapshot",
+                hint="name version, length and sha256 of the very bytes",
+            )
+
+
+def _conflict_unless_next(judgement: _Judgement, role: str, version: int, expected: int) -> None:
+    if version == expected:
+        return
+    if role in judgement.current:
+        raise ConflictError(
+            f"{role} version {version} was built on version {version - 1}, but version "
+            f"{expected - 1} is current",
+            versions=judgement.versions(),
+        )
+    raise RefusedPublicationError(
+        f"the first version of {role[:80]} is {version}, not {expected}",
+        rule="first-version",
+        role=role,
+    )
+
+
+def _verify_signed(
+    item: UnverifiedMetadata[Any], delegator: UnverifiedMetadata[Any], role: str
+) -> None:
+    keys, entry = role_keys(cast("Root | Targets", delegator.signed), role)
+    verify_threshold(item, role, keys, entry.keyids, entry.threshold)
+
+
+def _holds_threshold(root: Root, role: str, held: Sequence[Key]) -> bool:
+    material = {key_material(key) for key in held}
+    entry = root.roles[role]
+    ours = {key_material(root.keys[keyid]) for keyid in entry.keyids} & material
+    return len(ours) >= entry.threshold

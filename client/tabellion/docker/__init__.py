@@ -1,0 +1,1 @@
+"""The engine wrapper: verify, pull by digest, then run the command as given."""

@@ -1,0 +1,1 @@
+"""Publishing: keys, staged changes, signing, uploading."""

@@ -1,0 +1,1 @@
+"""OCI registries: fetch a manifest and hash it here."""

@@ -1,0 +1,1 @@
+"""Verification: the client workflow with its cache."""

@@ -1,0 +1,235 @@
+"""What every store promises, whatever engine lies below.
+
+* A commit is one transaction: a reader, another process, or this one after ``kill -9`` sees all
+  of it or nothing.
+* A commit is compare-and-set on the GUN's revision, so no update gets lost. Revisions only
+  grow, even across a delete: a publisher who read the old GUN can't write to the new one.
+* The bytes of (gun, role, version) never change once stored.
+* A role's current version never goes back.
+* Bytes are checked against their SHA-256 on the way in and on the way out.
+
+::
+
+    TabellionError
+    └── StorageError              the store can't be read or written
+        ├── StaleHeadError        somebody else committed first; carries the current head
+        └── StoreCorruptionError  what is, or would be, stored contradicts itself
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from tabellion.errors import TabellionError
+
+TagEventKind = Literal["signed", "revoked"]
+
+
+class StorageError(TabellionError):
+    """The store can't be read or written."""
+
+    code = "storage"
+    default_hint = "check the store's free space, permissions and that it is running"
+
+
+class StaleHeadError(StorageError):
+    """Another commit came first; nothing was written.
+
+    Attributes:
+        head: The current head, or None if the GUN doesn't exist (any more).
+    """
+
+    code = "stale-head"
+    default_hint = "read the head again, judge the change again, commit again"
+
+    def __init__(self, message: str, *, head: Head | None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.head = head
+
+
+class StoreCorruptionError(StorageError):
+    """What is, or would be, stored contradicts itself; nothing was written."""
+
+    code = "store-corruption"
+    default_hint = "stop writing to this store; compare it with a backup"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One version of one role's metadata, immutable.
+
+    Attributes:
+        role: Role name, top-level or delegated.
+        version: The file's own version, 1 or more.
+        sha256: Hex SHA-256 of ``data``.
+        data: The bytes as published.
+        stored_at: When they were published, aware UTC.
+    """
+
+    role: str
+    version: int
+    sha256: str
+    data: bytes
+    stored_at: datetime
+
+    @classmethod
+    def of(cls, role: str, version: int, data: bytes, *, stored_at: datetime) -> StoredFile:
+        """Make one, hashing ``data``."""
+        return cls(role, version, hashlib.sha256(data).hexdigest(), data, stored_at)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """Which bytes are current, without the bytes."""
+
+    version: int
+    sha256: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A GUN's current state.
+
+    Attributes:
+        gun: Its name.
+        dialect: Name of its dialect.
+        revision: Grows by one with each commit; for compare-and-set.
+        files: Role name to current file.
+        changed_at: Moment of the last commit, aware UTC.
+    """
+
+    gun: str
+    dialect: str
+    revision: int
+    files: Mapping[str, FileRef]
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TagEvent:
+    """What a target came to mean, or ceased to.
+
+    Attributes:
+        kind: ``signed`` or ``revoked``.
+        target: Target path; for an image, its tag.
+        role: Targets role that says so.
+        version: That role's version.
+        metadata_sha256: Hex SHA-256 of that role's file.
+        digests: Algorithm to hex digest of the target.
+        length: The target's length in bytes.
+        at: When it was published, aware UTC.
+        id: Given by the store, growing with time; 0 before.
+    """
+
+    kind: TagEventKind
+    target: str
+    role: str
+    version: int
+    metadata_sha256: str
+    digests: Mapping[str, str]
+    length: int
+    at: datetime
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineKeyRow:
+    """A key pair the server holds for a role of a GUN.
+
+    Attributes:
+        keyid: TUF key id.
+        role: ``timestamp`` or ``snapshot``.
+        public: JSON of the public key with its ``keyid``.
+        sealed: Private key, encrypted by the master key.
+        created_at: When it was made, aware UTC.
+    """
+
+    keyid: str
+    role: str
+    public: str
+    sealed: bytes
+    created_at: datetime
+
+
+class Store(Protocol):
+    """Where metadata, heads, history and sealed online keys live.
+
+    Any method may raise StorageError.
+    """
+
+    async def head(self, gun: str) -> Head | None:
+        """Give the current state, or None if the GUN doesn't exist."""
+
+    async def read(self, gun: str, role: str, version: int | None = None) -> StoredFile | None:
+        """Give one version of a role, or the current one; None if there's no such file.
+
+        Raises:
+            StoreCorruptionError: The bytes aren't the ones that were stored.
+        """
+
+    async def commit(
+        self,
+        gun: str,
+        *,
+        dialect: str,
+        expected_revision: int | None,
+        added: Sequence[StoredFile],
+        removed_heads: Sequence[str] = (),
+        events: Sequence[TagEvent] = (),
+        at: datetime,
+    ) -> Head:
+        """Publish in one transaction; give the new head.
+
+        The highest version added of each role becomes current, unless a higher one is. A file
+        that is there already with the same bytes stays as it is. Roles in ``removed_heads`` stop
+        being current; their files stay readable by version.
+
+        Args:
+            gun: The collection.
+            dialect: Its dialect; kept from its first commit on.
+            expected_revision: Revision it was judged on; None if the GUN must not exist.
+            added: Files to add, of any number of roles and versions.
+            removed_heads: Roles to have no current file any more.
+            events: History to append.
+            at: The moment of the commit, aware.
+
+        Raises:
+            StaleHeadError: The revision isn't the expected one; carries the current head.
+            StoreCorruptionError: A stored version would change, or a file doesn't have its hash.
+        """
+
+    async def guns(
+        self, prefix: str = "", after: str | None = None, limit: int = 100
+    ) -> list[Head]:
+        """List GUNs that begin with ``prefix`` and sort behind ``after``, by code point."""
+
+    async def delete(self, gun: str) -> bool:
+        """Drop a GUN's files, head, history and online keys; say whether there was anything."""
+
+    async def events(
+        self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[TagEvent]:
+        """Give history newest first, with ids below ``before``, of one target or of all."""
+
+    async def online_keys(self, gun: str, role: str) -> list[OnlineKeyRow]:
+        """Give the online keys of a role, newest first."""
+
+    async def add_online_key(
+        self, gun: str, row: OnlineKeyRow, *, only_first: bool = False
+    ) -> bool:
+        """Add a key; with ``only_first``, only if the role has none. Say whether it was added.
+
+        Raises:
+            StorageError: The role has a key of that id.
+        """
+
+    async def check(self) -> None:
+        """Return if the store can serve; for readiness probes."""
+
+    async def close(self) -> None:
+        """Finish what was begun, then let go of everything; a second call does nothing."""

@@ -1,0 +1,238 @@
+"""What a publication may replace: every rule refuses once, and names itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from securesystemslib.signer import CryptoSigner, Signer
+from tuf.api.metadata import Snapshot, Targets
+
+from forge import NOW, Forge, target
+from tabellion.core.dialect import TUF
+from tabellion.core.release import next_snapshot
+from tabellion.core.transitions import (
+    CurrentSet,
+    OnlineKeys,
+    Publication,
+    UploadedFile,
+    judge_publication,
+)
+from tabellion.errors import (
+    ConflictError,
+    ExpiredMetadataError,
+    MalformedMetadataError,
+    RefusedPublicationError,
+    ThresholdError,
+)
+
+
+@pytest.fixture
+def forge() -> Forge:
+    made = Forge()
+    made.targets.targets["1.2"] = target(b"image")
+    made.release()
+    return made
+
+
+def judge(
+    forge: Forge,
+    current: CurrentSet | None,
+    *upload: tuple[str, bytes],
+    online: OnlineKeys | None = None,
+) -> Publication:
+    return judge_publication(
+        current,
+        [UploadedFile(role, data) for role, data in upload],
+        gun="registry/app",
+        online=online or forge.online(),
+        now=NOW,
+    )
+
+
+def refused(rule: str, act: Callable[[], object]) -> RefusedPublicationError:
+    with pytest.raises(RefusedPublicationError) as caught:
+        act()
+    assert caught.value.rule == rule, caught.value.message
+    return caught.value
+
+
+def next_targets(forge: Forge, role: str = "targets") -> bytes:
+    payload = forge.targets if role == "targets" else forge.delegated[role]
+    payload.version += 1
+    return TUF.sign(payload, forge.signers[role])
+
+
+def test_a_first_publication_needs_root_and_targets(forge: Forge) -> None:
+    files = forge.files
+    made = judge(forge, None, ("root", files["root"]), ("targets", files["targets"]))
+    assert [root.version for root in made.roots] == [1]
+    assert made.needs_snapshot
+    refused("missing-root", lambda: judge(forge, None, ("targets", files["targets"])))
+    refused("missing-targets", lambda: judge(forge, None, ("root", files["root"])))
+    refused("empty-publication", lambda: judge(forge, None))
+
+
+def test_the_same_bytes_again_change_nothing(forge: Forge) -> None:
+    made = judge(forge, forge.current(), ("targets", forge.files["targets"]))
+    assert made.unchanged
+
+
+def test_targets_built_on_an_old_version_are_a_conflict(forge: Forge) -> None:
+    current = forge.current()
+    next_targets(forge)
+    skipping = next_targets(forge)
+    with pytest.raises(ConflictError) as caught:
+        judge(forge, current, ("targets", skipping))
+    assert caught.value.versions == {"root": 1, "targets": 1, "snapshot": 1, "timestamp": 1}
+
+
+def test_other_bytes_for_a_published_version_are_a_conflict(forge: Forge) -> None:
+    current = forge.current()
+    forge.targets.targets["1.3"] = target(b"other")
+    with pytest.raises(ConflictError):
+        judge(forge, current, ("targets", TUF.sign(forge.targets, forge.signers["targets"])))
+
+
+def test_targets_by_a_wrong_key_are_refused(forge: Forge) -> None:
+    current = forge.current()
+    forge.signers["targets"] = [CryptoSigner.generate_ed25519()]
+    with pytest.raises(ThresholdError):
+        judge(forge, current, ("targets", next_targets(forge)))
+
+
+def test_expired_targets_are_refused(forge: Forge) -> None:
+    current = forge.current()
+    forge.targets.expires = NOW - timedelta(seconds=1)
+    with pytest.raises(ExpiredMetadataError):
+        judge(forge, current, ("targets", next_targets(forge)))
+
+
+def test_consecutive_roots_are_taken_in_one_publication(forge: Forge) -> None:
+    current = forge.current()
+    second = copy.deepcopy(forge.root)
+    second.version = 2
+    third = copy.deepcopy(forge.root)
+    third.version = 3
+    signed = [TUF.sign(root, forge.signers["root"]) for root in (third, second)]
+    made = judge(forge, current, ("root", signed[0]), ("root", signed[1]))
+    assert [root.version for root in made.roots] == [2, 3]
+    with pytest.raises(ConflictError):
+        judge(forge, current, ("root", signed[0]))
+
+
+def test_a_root_needs_the_old_keys_too(forge: Forge) -> None:
+    current = forge.current()
+    stranger = CryptoSigner.generate_ed25519()
+    forge.root.revoke_key(forge.signers["root"][0].public_key.keyid, "root")
+    forge.root.add_key(stranger.public_key, "root")
+    forge.root.version = 2
+    with pytest.raises(ThresholdError):
+        judge(forge, current, ("root", TUF.sign(forge.root, [stranger])))
+
+
+def test_the_timestamp_key_is_the_servers(forge: Forge) -> None:
+    files = (("root", forge.files["root"]), ("targets", forge.files["targets"]))
+    strange = OnlineKeys(forge.online().snapshot, [CryptoSigner.generate_ed25519().public_key])
+    refused("timestamp-is-online", lambda: judge(forge, None, *files, online=strange))
+    upload = ("timestamp", forge.files["timestamp"])
+    refused("timestamp-is-online", lambda: judge(forge, forge.current(), upload))
+
+
+def test_a_publisher_may_hold_the_snapshot_key(forge: Forge) -> None:
+    held = OnlineKeys([], forge.online().timestamp)
+    current = forge.current()
+    data = next_targets(forge)
+    refused("missing-snapshot", lambda: judge(forge, current, ("targets", data), online=held))
+    old = TUF.parse("snapshot", forge.files["snapshot"], max_bytes=99999).signed
+    assert isinstance(old, Snapshot)
+    good = next_snapshot(old, {"targets": (2, data)}, expires_at=forge.root.expires)
+    upload = TUF.sign(good, forge.signers["snapshot"])
+    made = judge(forge, current, ("targets", data), ("snapshot", upload), online=held)
+    assert made.snapshot is not None
+    assert not made.needs_snapshot
+    wrong = next_snapshot(old, {"targets": (2, data + b" ")}, expires_at=forge.root.expires)
+    torn = TUF.sign(wrong, forge.signers["snapshot"])
+    refused(
+        "snapshot-content",
+        lambda: judge(forge, current, ("targets", data), ("snapshot", torn), online=held),
+    )
+
+
+def test_a_signer_publishes_with_its_own_key_alone(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    forge.release()
+    current = forge.current()
+    forge.delegated["alice"].targets["9"] = target(b"x", "9")
+    made = judge(forge, current, ("alice", next_targets(forge, "alice")))
+    assert list(made.targets) == ["alice"]
+
+
+def test_a_role_nobody_delegates_to_is_refused(forge: Forge) -> None:
+    data = TUF.sign(Targets(expires=forge.root.expires), [CryptoSigner.generate_ed25519()])
+    refused("unknown-role", lambda: judge(forge, forge.current(), ("mallory", data)))
+
+
+def test_a_target_outside_the_delegated_paths_is_refused(forge: Forge) -> None:
+    forge.delegate("alice", ["alice-*"])
+    forge.release()
+    current = forge.current()
+    forge.delegated["alice"].targets["9"] = target(b"x", "9")
+    data = next_targets(forge, "alice")
+    refused("path-not-delegated", lambda: judge(forge, current, ("alice", data)))
+
+
+def test_a_target_behind_a_role_that_never_published_is_refused(forge: Forge) -> None:
+    forge.delegate("silent", ["*"])
+    forge.delegate("bob", ["*"])
+    silent = forge.delegated.pop("silent")
+    forge.release()
+    current = forge.current()
+    forge.delegated["bob"].targets["9"] = target(b"x", "9")
+    data = next_targets(forge, "bob")
+    error = refused("unreachable-target", lambda: judge(forge, current, ("bob", data)))
+    assert "silent" in error.message
+    forge.delegated["silent"] = silent
+    first = TUF.sign(silent, forge.signers["silent"])
+    assert judge(forge, current, ("bob", data), ("silent", first)).targets
+
+
+def test_new_keys_that_orphan_a_published_role_are_refused(forge: Forge) -> None:
+    alice: Signer = forge.delegate("alice", ["*"])
+    forge.release()
+    current = forge.current()
+    assert forge.targets.delegations is not None
+    fresh = CryptoSigner.generate_ed25519()
+    forge.targets.revoke_key(alice.public_key.keyid, "alice")
+    forge.targets.add_key(fresh.public_key, "alice")
+    data = next_targets(forge)
+    refused("orphaned-role", lambda: judge(forge, current, ("targets", data)))
+    forge.signers["alice"] = [fresh]
+    repaired = next_targets(forge, "alice")
+    assert judge(forge, current, ("targets", data), ("alice", repaired)).targets
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\x00" * 50])
+def test_malformed_files_are_refused(forge: Forge, data: bytes) -> None:
+    with pytest.raises(MalformedMetadataError):
+        judge(forge, forge.current(), ("targets", data))
+
+
+def test_a_role_stands_once_in_a_publication(forge: Forge) -> None:
+    current = forge.current()
+    one, two = next_targets(forge), next_targets(forge)
+    refused("duplicate-role", lambda: judge(forge, current, ("targets", one), ("targets", two)))
+
+
+def test_thresholds_must_be_reachable_and_keys_listed(forge: Forge) -> None:
+    current = forge.current()
+    forge.root.version = 2
+    forge.root.roles["targets"].threshold = 2
+    root = TUF.sign(forge.root, forge.signers["root"])
+    refused("unreachable-threshold", lambda: judge(forge, current, ("root", root)))
+    forge.root.roles["targets"].threshold = 1
+    forge.root.roles["targets"].keyids.append("f" * 64)
+    root = TUF.sign(forge.root, forge.signers["root"])
+    refused("missing-key", lambda: judge(forge, current, ("root", root)))

@@ -1,0 +1,312 @@
+"""tuf-checklist section B: the client workflow, rule by rule, on the pure trusted set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from forge import LATER, NOW, Forge, resign, target
+from tabellion.core.dialect import TUF
+from tabellion.core.limits import Limits
+from tabellion.core.names import Digest
+from tabellion.core.search import RoleRequest, find_all, find_digest, find_target
+from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
+from tabellion.errors import (
+    ExpiredMetadataError,
+    MixAndMatchError,
+    NotSignedError,
+    RollbackError,
+    ThresholdError,
+)
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def forge() -> Forge:
+    made = Forge()
+    made.targets.targets["1.2"] = target(b"image")
+    made.release()
+    return made
+
+
+def drive(
+    trusted: TrustedSet, search: Generator[RoleRequest, None, T], files: dict[str, bytes]
+) -> tuple[T, list[str]]:
+    """Run a search, loading what it asks for; give its answer and the roles asked."""
+    asked: list[str] = []
+    try:
+        while True:
+            request = next(search)
+            asked.append(request.role)
+            trusted.update_targets(files[request.role], request.role, request.delegator)
+    except StopIteration as stop:
+        return stop.value, asked
+
+
+def next_root(forge: Forge, *, old_signers: list[Any], version: int = 2) -> bytes:
+    forge.root.version = version
+    return TUF.sign(forge.root, [*old_signers, *forge.signers["root"]])
+
+
+def test_b22_an_expired_first_root_may_lead_to_a_fresh_one(forge: Forge) -> None:
+    later = LATER + timedelta(days=1)
+    trusted = TrustedSet(forge.files["root"], now=later)
+    with pytest.raises(ExpiredMetadataError):
+        trusted.finish_root()
+    forge.root.expires = later + timedelta(days=9)
+    trusted.update_root(next_root(forge, old_signers=[]))
+    trusted.finish_root()
+
+
+def test_b22_a_first_root_that_did_not_sign_itself_is_refused(forge: Forge) -> None:
+    forged = resign(forge.files["root"], [CryptoSigner.generate_ed25519()], lambda s: None)
+    with pytest.raises(ThresholdError):
+        TrustedSet(forged, now=NOW)
+
+
+def test_b24_a_new_root_needs_the_old_and_the_new_keys(forge: Forge) -> None:
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    old = forge.signers["root"]
+    new = CryptoSigner.generate_ed25519()
+    forge.root.revoke_key(old[0].public_key.keyid, "root")
+    forge.root.add_key(new.public_key, "root")
+    forge.signers["root"] = []
+    only_old, forge.signers["root"] = next_root(forge, old_signers=old), [new]
+    only_new = next_root(forge, old_signers=[])
+    for data in (only_old, only_new):
+        with pytest.raises(ThresholdError):
+            trusted.update_root(data)
+        assert trusted.root.version == 1
+    trusted.update_root(next_root(forge, old_signers=old))
+    assert trusted.root.version == 2
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_b25_root_versions_go_up_by_one(forge: Forge, version: int) -> None:
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    with pytest.raises(RollbackError):
+        trusted.update_root(next_root(forge, old_signers=[], version=version))
+    assert trusted.root.version == 1
+
+
+def test_b26_an_intermediate_root_may_be_expired(forge: Forge) -> None:
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    forge.root.expires = NOW - timedelta(days=1)
+    trusted.update_root(next_root(forge, old_signers=[]))
+    with pytest.raises(ExpiredMetadataError):  # b28
+        trusted.finish_root()
+    forge.root.expires = LATER
+    trusted.update_root(next_root(forge, old_signers=[], version=3))
+    trusted.finish_root()
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_b29_rotated_online_keys_are_noticed_also_where_an_old_key_stays(
+    forge: Forge, role: str
+) -> None:
+    old = copy.deepcopy(forge.root)
+    assert not have_online_keys_changed(old, forge.root)
+    forge.root.add_key(CryptoSigner.generate_ed25519().public_key, role)
+    assert have_online_keys_changed(old, forge.root)
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_b31_b35_b38_a_wrong_key_is_refused(forge: Forge, role: str) -> None:
+    forge.signers[role] = [CryptoSigner.generate_ed25519()]
+    forge.release()
+    with pytest.raises(ThresholdError) as caught:
+        forge.trusted()
+    assert caught.value.role == role
+
+
+def test_b32_an_older_timestamp_is_a_rollback(forge: Forge) -> None:
+    first = forge.files["timestamp"]
+    forge.release()
+    trusted = forge.trusted()
+    with pytest.raises(RollbackError):
+        trusted.update_timestamp(first)
+    assert trusted.timestamp is not None
+    assert trusted.timestamp.version == 2
+
+
+def test_b32_an_equal_timestamp_keeps_the_old_one(forge: Forge) -> None:
+    trusted = forge.trusted()
+    assert trusted.update_timestamp(forge.files["timestamp"]) is False
+
+
+def test_b32_a_newer_timestamp_may_not_name_an_older_snapshot(forge: Forge) -> None:
+    forge.release()
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    trusted.load_timestamp(forge.files["timestamp"])
+
+    def back(signed: dict[str, Any]) -> None:
+        signed["version"] = 9
+        signed["meta"]["snapshot.json"]["version"] = 1
+
+    with pytest.raises(RollbackError):
+        trusted.update_timestamp(resign(forge.files["timestamp"], forge.signers["timestamp"], back))
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_b33_b37_b38_an_expired_file_is_refused(forge: Forge, role: str) -> None:
+    forge.targets.expires = NOW if role == "targets" else LATER
+    forge.release(
+        expires_at=NOW if role == "timestamp" else LATER,
+        snapshot_expires_at=NOW if role == "snapshot" else LATER,
+    )
+    with pytest.raises(ExpiredMetadataError) as caught:
+        forge.trusted()
+    assert caught.value.role == role
+    assert forge.trusted(now=NOW - timedelta(seconds=1)).targets is not None
+
+
+def test_b34_the_snapshot_has_the_length_and_hash_that_the_timestamp_names(forge: Forge) -> None:
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    trusted.update_timestamp(forge.files["timestamp"])
+    with pytest.raises(MixAndMatchError):
+        trusted.update_snapshot(forge.files["snapshot"] + b" ")
+    with pytest.raises(MixAndMatchError):
+        trusted.update_snapshot(forge.files["snapshot"].replace(b"1", b"2", 1))
+    assert trusted.snapshot is None
+
+
+def test_b35_a_snapshot_of_another_release_is_refused(forge: Forge) -> None:
+    first = forge.files["snapshot"]
+    forge.release()
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    trusted.update_timestamp(forge.files["timestamp"])
+    with pytest.raises(MixAndMatchError):
+        trusted.update_snapshot(first)
+
+
+def test_b36_no_role_goes_back_or_disappears(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    forge.targets.version = 2
+    forge.release()
+    with_alice = forge.files["snapshot"]
+    gone = Forge(signers={role: forge.signers[role] for role in forge.root.roles})
+    gone.targets.version = 2
+    gone.release()
+    trusted = TrustedSet(gone.files["root"], now=NOW)
+    trusted.load_snapshot(with_alice)
+    trusted.update_timestamp(gone.files["timestamp"])
+    with pytest.raises(RollbackError, match="alice is gone"):
+        trusted.update_snapshot(gone.files["snapshot"])
+
+
+def test_b38_targets_of_another_release_are_refused(forge: Forge) -> None:
+    first = forge.files["targets"]
+    forge.targets.version = 2
+    forge.release()
+    trusted = forge.trusted()
+    with pytest.raises(MixAndMatchError):
+        trusted.update_targets(first)
+    assert trusted.targets is not None
+    assert trusted.targets.version == 2
+
+
+def test_b39_roles_are_searched_pre_order_in_the_listed_order(forge: Forge) -> None:
+    for name in ("zoe", "alice"):
+        forge.delegate(name, ["*"])
+        forge.delegated[name].targets["9"] = target(name.encode(), "9")
+    files = forge.release()
+    trusted = forge.trusted()
+    match, asked = drive(trusted, find_target(trusted, "9"), files)
+    assert match is not None
+    assert match.role.role == "zoe"
+    assert asked == ["zoe"]
+
+
+def test_b39_the_number_of_visited_roles_is_bounded(forge: Forge) -> None:
+    for number in range(6):
+        forge.delegate(f"r{number}", ["*"])
+    files = forge.release()
+    trusted = forge.trusted()
+    trusted.limits = Limits(delegations=3)
+    match, asked = drive(trusted, find_target(trusted, "none"), files)
+    assert match is None
+    assert asked == ["r0", "r1", "r2"]
+
+
+def test_b40_a_terminating_delegation_ends_the_search(forge: Forge) -> None:
+    forge.delegate("first", ["*"], terminating=True)
+    forge.delegate("second", ["*"])
+    forge.delegated["second"].targets["9"] = target(b"x", "9")
+    files = forge.release()
+    trusted = forge.trusted()
+    match, asked = drive(trusted, find_target(trusted, "9"), files)
+    assert match is None
+    assert asked == ["first"]
+
+
+def test_b41_a_role_that_cannot_be_verified_ends_the_search(forge: Forge) -> None:
+    forge.delegate("first", ["*"])
+    forge.delegate("second", ["*"])
+    forge.delegated["second"].targets["9"] = target(b"x", "9")
+    forge.signers["first"] = [CryptoSigner.generate_ed25519()]
+    files = forge.release()
+    trusted = forge.trusted()
+    with pytest.raises(ThresholdError):
+        drive(trusted, find_target(trusted, "9"), files)
+
+
+def test_b41_a_role_that_never_published_ends_the_search(forge: Forge) -> None:
+    forge.delegate("first", ["*"])
+    del forge.delegated["first"]
+    files = forge.release()
+    trusted = forge.trusted()
+    with pytest.raises(NotSignedError):
+        drive(trusted, find_target(trusted, "9"), {**files, "first": b"{}"})
+
+
+def test_a15_a_target_outside_its_delegated_paths_is_not_found(forge: Forge) -> None:
+    forge.delegate("alice", ["alice-*"])
+    forge.delegated["alice"].targets["9"] = target(b"x", "9")
+    files = forge.release()
+    trusted = forge.trusted()
+    assert drive(trusted, find_target(trusted, "9"), files) == (None, [])
+    digest = Digest.of(b"x")
+    match, _ = drive(trusted, find_digest(trusted, digest), files)
+    assert match is None
+
+
+def test_b42_a_role_is_verified_for_the_delegator_that_led_to_it(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    files = forge.release()
+    trusted = forge.trusted()
+    trusted.update_targets(files["alice"], "alice", "targets")
+    assert trusted.role("alice", "targets") is not None
+    assert trusted.role("alice", "bob") is None
+
+
+def test_b45_a_digest_counts_only_where_its_path_resolves_to_it(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    forge.delegated["alice"].targets["1.2"] = target(b"shadowed")
+    forge.delegated["alice"].targets["1.3"] = target(b"found")
+    files = forge.release()
+    trusted = forge.trusted()
+    shadowed, _ = drive(trusted, find_digest(trusted, Digest.of(b"shadowed")), files)
+    found, _ = drive(trusted, find_digest(trusted, Digest.of(b"found")), files)
+    assert shadowed is None
+    assert found is not None
+    assert found.path == "1.3"
+    everything, _ = drive(trusted, find_all(trusted), files)
+    assert [match.path for match in everything] == ["1.2", "1.3"]
+
+
+def test_b45_children_of_a_signed_index_are_signed(forge: Forge) -> None:
+    child = Digest.of(b"child")
+    index = target(b"index", "multi")
+    index.unrecognized_fields["custom"] = {"manifests": [{"digest": str(child)}]}
+    forge.targets.targets["multi"] = index
+    files = forge.release()
+    trusted = forge.trusted()
+    match, _ = drive(trusted, find_digest(trusted, child), files)
+    assert match is not None
+    assert match.path == "multi"
