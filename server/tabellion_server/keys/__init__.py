@@ -1,0 +1,1 @@
+"""Online keys: sealed at rest, signing off the event loop."""

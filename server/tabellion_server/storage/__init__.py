@@ -1,0 +1,1 @@
+"""Storage: one interface, and its engines."""
