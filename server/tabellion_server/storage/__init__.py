@@ -1,1 +1,1 @@
-"""Storage: one interface, and its engines."""
+"""Stores: one interface, its engines, one contract test."""

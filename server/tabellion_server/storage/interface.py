@@ -191,7 +191,7 @@ class Store(Protocol):
 
         Args:
             gun: The collection.
-            dialect: Its dialect; kept from its first commit on.
+            dialect: Its dialect, the same in every commit.
             expected_revision: Revision it was judged on; None if the GUN must not exist.
             added: Files to add, of any number of roles and versions.
             removed_heads: Roles to have no current file any more.
@@ -200,7 +200,8 @@ class Store(Protocol):
 
         Raises:
             StaleHeadError: The revision isn't the expected one; carries the current head.
-            StoreCorruptionError: A stored version would change, or a file doesn't have its hash.
+            StoreCorruptionError: A stored version or the dialect would change, or a file doesn't
+                have its hash.
         """
 
     async def guns(

@@ -1,0 +1,176 @@
+"""Fetching a file over HTTP, bounded in size, time and places.
+
+Redirects stay on the same origin, bodies stay as they are on the wire (nothing is decompressed),
+and every fault is one of our errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+import aiohttp
+from yarl import URL
+
+from tabellion.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    NotFoundError,
+    ServerAnswerError,
+    TransferError,
+    TransportError,
+    UnreachableError,
+)
+
+_MAX_REDIRECTS: Final = 3
+_CHUNK_BYTES: Final = 65_536
+_NOT_FOUND: Final = frozenset({404, 410})
+_DENIED: Final = frozenset({401, 403})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_OK: Final = 200
+
+
+class Fetcher(Protocol):
+    """Where metadata comes from."""
+
+    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        """Give the body behind ``url``, at most ``max_bytes`` long, or a TransportError."""
+
+
+def tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Make a verifying TLS context, with extra CAs from a PEM file.
+
+    Raises:
+        ConfigurationError: The file can't be read or holds no certificate.
+    """
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(cafile=str(ca))
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"CA file {ca} can't be used: {error}", hint="give a PEM file with certificates"
+            ) from error
+    return context
+
+
+class HttpFetcher:
+    """Fetches with aiohttp; one session for its life."""
+
+    def __init__(
+        self,
+        *,
+        ca: Path | None = None,
+        token: str | None = None,
+        connect_seconds: float = 10,
+        stall_seconds: float = 15,
+        total_seconds: float = 120,
+    ) -> None:
+        self._tls = tls_context(ca)
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": "tabellion"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._timeout = aiohttp.ClientTimeout(
+            total=total_seconds, connect=connect_seconds, sock_read=stall_seconds
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self.session()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def session(self) -> aiohttp.ClientSession:
+        """Give the session, made at first use inside the running loop."""
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._tls),
+                headers=self._headers,
+                timeout=self._timeout,
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=True,
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        """Give the body behind ``url``.
+
+        Raises:
+            NotFoundError: 404 or 410.
+            AccessDeniedError: 401 or 403.
+            ServerAnswerError: Any other status than 200, or a redirect elsewhere.
+            TransferError: Stalled, cut short, over-long or compressed.
+            UnreachableError: No connection, TLS failure, time-out.
+        """
+        try:
+            place = URL(url, encoded=True)
+            for _ in range(_MAX_REDIRECTS + 1):
+                next_place, body = await self._attempt(place, max_bytes)
+                if next_place is None:
+                    return body
+                place = next_place
+        except TransportError:
+            raise
+        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
+            raise TransferError(f"{url}: the answer was cut short") from error
+        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+            raise UnreachableError(f"{url}: no answer in time") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise UnreachableError(f"{url}: {_reason(error)}") from error
+        raise ServerAnswerError(f"{url}: more than {_MAX_REDIRECTS} redirects", status=302)
+
+    async def _attempt(self, place: URL, max_bytes: int) -> tuple[URL | None, bytes]:
+        async with self.session().get(place, allow_redirects=False) as response:
+            if response.status in _REDIRECTS:
+                return _redirected(place, response), b""
+            if response.status in _NOT_FOUND:
+                raise NotFoundError(f"{place}: not found")
+            if response.status in _DENIED:
+                raise AccessDeniedError(f"{place}: access denied ({response.status})")
+            if response.status != _OK:
+                raise ServerAnswerError(
+                    f"{place}: the server answered {response.status}", status=response.status
+                )
+            return None, await _read_bounded(place, response, max_bytes)
+
+
+async def _read_bounded(place: URL, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise TransferError(f"{place}: the answer is compressed though none was asked for")
+    if response.content_length is not None and response.content_length > max_bytes:
+        raise TransferError(
+            f"{place}: {response.content_length} bytes announced, the limit is {max_bytes}"
+        )
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > max_bytes:
+            raise TransferError(f"{place}: longer than the limit of {max_bytes} bytes")
+        await asyncio.sleep(0)
+    return bytes(body)
+
+
+def _redirected(place: URL, response: aiohttp.ClientResponse) -> URL:
+    location = response.headers.get("Location", "")
+    target = place.join(URL(location, encoded=True))
+    if target.origin() != place.origin():
+        raise ServerAnswerError(
+            f"{place}: redirected to another host, {target.host}", status=response.status
+        )
+    return target
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate isn't trusted: {error.certificate_error}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,136 @@
+"""The metadata cache of one GUN: whole files, safe for many processes and for being killed.
+
+Every file is written beside its place, flushed, and renamed over it; readers judge each file
+anew, so any mix of old and new files is safe. Updates hold a lock on the folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from tabellion.errors import CacheError
+
+_LOCK_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.02
+
+
+class MetadataCache:
+    """A folder of metadata; the folder is made when something is saved.
+
+    Layout: ``root.json``, ``timestamp.json``, ``snapshot.json``, ``targets.json``, delegated
+    roles percent-encoded, and every root ever trusted in ``roots/N.root.json``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of(cls, home: Path, gun: str) -> MetadataCache:
+        """Give the cache of a GUN under a Tabellion home folder."""
+        return cls(home / "trust" / quote(gun, safe=""))
+
+    def load(self, role: str) -> bytes | None:
+        """Give a role's cached file, None if there's none."""
+        return _read(self.folder / f"{quote(role, safe='')}.json")
+
+    def save(self, role: str, data: bytes) -> None:
+        """Replace a role's file as a whole."""
+        _write(self.folder / f"{quote(role, safe='')}.json", data)
+
+    def drop(self, *roles: str) -> None:
+        """Forget roles' files."""
+        for role in roles:
+            try:
+                (self.folder / f"{quote(role, safe='')}.json").unlink(missing_ok=True)
+            except OSError as error:
+                raise _fault(self.folder, error) from error
+
+    def load_root(self, version: int) -> bytes | None:
+        """Give a root that was trusted before."""
+        return _read(self.folder / "roots" / f"{version}.root.json")
+
+    def save_root(self, version: int, data: bytes) -> None:
+        """Keep a trusted root, and make it the current one."""
+        _write(self.folder / "roots" / f"{version}.root.json", data)
+        self.save("root", data)
+
+    def root_versions(self) -> list[int]:
+        """List the versions of the kept roots, ascending."""
+        try:
+            names = [path.name for path in (self.folder / "roots").iterdir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _fault(self.folder, error) from error
+        stems = [name.removesuffix(".root.json") for name in names if name.endswith(".root.json")]
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    @contextlib.asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """Hold the folder for one update, among all processes."""
+        descriptor = await asyncio.to_thread(self._open_lock)
+        try:
+            deadline = asyncio.get_running_loop().time() + _LOCK_SECONDS
+            while not _try_lock(descriptor):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise CacheError(
+                        f"another process has held {self.folder} for {_LOCK_SECONDS:.0f} s",
+                        hint="end the process that hangs",
+                    )
+                await asyncio.sleep(_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _fault(self.folder, error) from error
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _fault(path, error) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _fault(path, error) from error
+
+
+def _fault(path: Path, error: OSError) -> CacheError:
+    return CacheError(f"cache {path}: {error.strerror or error}")

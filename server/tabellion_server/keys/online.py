@@ -1,0 +1,152 @@
+"""Online keys: what the server itself signs snapshots and timestamps with, per GUN and role.
+
+A private key is in the store only sealed, bound to its GUN, role and key id. No key is ever
+replaced: after a rotation the old one signs on until a root names the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from tuf.api.metadata import Signed
+
+from tabellion.core.dialect import Dialect
+from tabellion.errors import KeyStoreError
+from tabellion_server.keys.master import MasterKey
+from tabellion_server.storage.interface import OnlineKeyRow, Store
+
+ONLINE_ROLES = frozenset({"snapshot", "timestamp"})
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class OnlineKeys:
+    """Makes, finds and uses the online keys that a store holds."""
+
+    def __init__(
+        self, store: Store, master: MasterKey, *, clock: Callable[[], datetime] = _utc_now
+    ) -> None:
+        self._store = store
+        self._master = master
+        self._clock = clock
+
+    async def public_key(self, gun: str, role: str) -> Key:
+        """Give the newest key of a role, made now if there is none; rivals get the same one.
+
+        Raises:
+            KeyStoreError: The role isn't one that the server signs.
+            StorageError: The store failed.
+        """
+        _check_role(role)
+        rows = await self._store.online_keys(gun, role)
+        while not rows:
+            await self._add(gun, role, only_first=True)
+            rows = await self._store.online_keys(gun, role)
+        return _public_key(rows[0])
+
+    async def rotate(self, gun: str, role: str) -> Key:
+        """Make a new key the newest.
+
+        Raises:
+            KeyStoreError: The role isn't one that the server signs.
+            StorageError: The store failed.
+        """
+        _check_role(role)
+        return await self._add(gun, role, only_first=False)
+
+    async def signer(self, gun: str, role: str, keyid: str) -> Signer:
+        """Give the signer of one key.
+
+        Raises:
+            KeyStoreError: The server doesn't hold it, or the master key isn't the right one.
+            StorageError: The store failed.
+        """
+        signers = await self._signers(gun, role, [keyid])
+        return signers[0]
+
+    async def sign(
+        self, gun: str, role: str, keyids: Collection[str], signed: Signed, dialect: Dialect
+    ) -> bytes:
+        """Write a role's file, signed by those of the keys that the server holds.
+
+        Args:
+            gun: The collection.
+            role: ``snapshot`` or ``timestamp``.
+            keyids: Keys that the root gives the role.
+            signed: What to sign.
+            dialect: How to write it.
+
+        Raises:
+            KeyStoreError: The server holds none of the keys, or the master key is a wrong one.
+            StorageError: The store failed.
+        """
+        signers = await self._signers(gun, role, keyids)
+        return await asyncio.to_thread(dialect.sign, signed, signers)
+
+    async def _signers(self, gun: str, role: str, keyids: Collection[str]) -> list[Signer]:
+        _check_role(role)
+        rows = await self._store.online_keys(gun, role)
+        held = [row for row in rows if row.keyid in keyids]
+        if not held:
+            raise KeyStoreError(
+                f"the server holds none of the {role} keys of {gun} that the root names",
+                hint=f"publish a root with the {role} key that the server offers",
+            )
+        return await asyncio.to_thread(lambda: [self._unseal(gun, row) for row in held])
+
+    async def _add(self, gun: str, role: str, *, only_first: bool) -> Key:
+        row, key = await asyncio.to_thread(self._make, gun, role)
+        await self._store.add_online_key(gun, row, only_first=only_first)
+        return key
+
+    def _make(self, gun: str, role: str) -> tuple[OnlineKeyRow, Key]:
+        signer = CryptoSigner.generate_ed25519()
+        key = signer.public_key
+        sealed = self._master.seal(signer.private_bytes, context=_context(gun, role, key.keyid))
+        public = json.dumps({"keyid": key.keyid, **key.to_dict()}, sort_keys=True)
+        return OnlineKeyRow(key.keyid, role, public, sealed, self._clock()), key
+
+    def _unseal(self, gun: str, row: OnlineKeyRow) -> Signer:
+        private = self._master.open(row.sealed, context=_context(gun, row.role, row.keyid))
+        try:
+            return CryptoSigner(load_pem_private_key(private, None), _public_key(row))
+        except (TypeError, ValueError) as error:
+            raise _damaged(row) from error
+
+
+def _check_role(role: str) -> None:
+    if role not in ONLINE_ROLES:
+        raise KeyStoreError(
+            f"the server never holds a key of role {role[:80]!r}",
+            hint="it signs snapshot and timestamp; keep the other keys with their people",
+        )
+
+
+def _context(gun: str, role: str, keyid: str) -> bytes:
+    """Name a key without ambiguity."""
+    return json.dumps([gun, role, keyid]).encode("ascii")
+
+
+def _public_key(row: OnlineKeyRow) -> SSlibKey:
+    try:
+        fields = json.loads(row.public)
+        keyid = fields.pop("keyid")
+        key = Key.from_dict(keyid, fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(row) from error
+    if keyid != row.keyid or not isinstance(key, SSlibKey):
+        raise _damaged(row)
+    return key
+
+
+def _damaged(row: OnlineKeyRow) -> KeyStoreError:
+    return KeyStoreError(
+        f"online {row.role} key {row.keyid} is damaged", hint="restore the store from a backup"
+    )

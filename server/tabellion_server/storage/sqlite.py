@@ -1,0 +1,219 @@
+"""The embedded store: one SQLite file, one writer thread with group commit, reader threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tabellion_server.storage.interface import (
+    Head,
+    OnlineKeyRow,
+    StorageError,
+    StoreCorruptionError,
+    StoredFile,
+    TagEvent,
+)
+from tabellion_server.storage.sqlite_file import open_store_file
+from tabellion_server.storage.sqlite_rows import (
+    EVENT_COLUMNS,
+    check_hashes,
+    check_head,
+    event_of,
+    moment_of,
+    read_file,
+    read_head,
+    ticks,
+    write_events,
+    write_files,
+    write_revision,
+)
+from tabellion_server.storage.sqlite_threads import GroupWriter, Readers, Work
+
+T = TypeVar("T")
+
+_READERS: Final = 4
+_MAX_INTEGER: Final = 2**63 - 1
+
+
+class SqliteStore:
+    """A ``Store`` in one file, which several processes of one machine may share."""
+
+    def __init__(self, path: Path, writer: GroupWriter, readers: Readers) -> None:
+        self._path = path
+        self._writer = writer
+        self._readers = readers
+        self._inode = path.stat().st_ino
+
+    @classmethod
+    async def open(cls, path: Path | str) -> SqliteStore:
+        """Open the file, or make it, with its folder; only its owner may read it.
+
+        Raises:
+            StorageError: It can't be made or opened, or another program or release wrote it.
+        """
+        return await asyncio.to_thread(cls._open, path)
+
+    @classmethod
+    def _open(cls, given: Path | str) -> SqliteStore:
+        path = Path(given).absolute()
+        connection = open_store_file(path)
+        return cls(path, GroupWriter(connection, path), Readers(path, count=_READERS))
+
+    async def head(self, gun: str) -> Head | None:
+        """See ``Store.head``."""
+        return await self._read(lambda connection: read_head(connection, gun))
+
+    async def read(self, gun: str, role: str, version: int | None = None) -> StoredFile | None:
+        """See ``Store.read``."""
+        if version is not None and not 0 < version <= _MAX_INTEGER:
+            return None
+        return await self._read(lambda connection: read_file(connection, gun, role, version))
+
+    async def commit(
+        self,
+        gun: str,
+        *,
+        dialect: str,
+        expected_revision: int | None,
+        added: Sequence[StoredFile],
+        removed_heads: Sequence[str] = (),
+        events: Sequence[TagEvent] = (),
+        at: datetime,
+    ) -> Head:
+        """See ``Store.commit``."""
+        await asyncio.to_thread(check_hashes, gun, added)
+
+        def work(connection: sqlite3.Connection) -> Head:
+            head = read_head(connection, gun)
+            check_head(gun, head, expected_revision, dialect)
+            write_revision(connection, gun, dialect, head, at)
+            write_files(connection, gun, added)
+            connection.executemany(
+                "DELETE FROM current WHERE gun = ? AND role = ?",
+                [(gun, role) for role in removed_heads],
+            )
+            write_events(connection, gun, events)
+            written = read_head(connection, gun)
+            if written is None:
+                raise StoreCorruptionError(f"{gun} vanished while it was written")
+            return written
+
+        return await self._write(work)
+
+    async def guns(
+        self, prefix: str = "", after: str | None = None, limit: int = 100
+    ) -> list[Head]:
+        """See ``Store.guns``."""
+        query = (
+            "SELECT gun FROM heads WHERE gun > ? AND gun >= ? AND gun < ? || char(1114111)"
+            " ORDER BY gun LIMIT ?"
+        )
+
+        def work(connection: sqlite3.Connection) -> list[Head]:
+            rows = connection.execute(query, (after or "", prefix, prefix, max(limit, 0)))
+            heads = [read_head(connection, gun) for (gun,) in rows.fetchall()]
+            return [head for head in heads if head is not None]
+
+        return await self._read(work)
+
+    async def delete(self, gun: str) -> bool:
+        """See ``Store.delete``."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            connection.execute(
+                "INSERT OR REPLACE INTO retired SELECT gun, revision FROM heads WHERE gun = ?",
+                (gun,),
+            )
+            deleted = [
+                connection.execute(statement, (gun,)).rowcount
+                for statement in (
+                    "DELETE FROM current WHERE gun = ?",
+                    "DELETE FROM metadata WHERE gun = ?",
+                    "DELETE FROM heads WHERE gun = ?",
+                    "DELETE FROM events WHERE gun = ?",
+                    "DELETE FROM online_keys WHERE gun = ?",
+                )
+            ]
+            return any(deleted)
+
+        return await self._write(work)
+
+    async def events(
+        self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[TagEvent]:
+        """See ``Store.events``."""
+        below = _MAX_INTEGER if before is None else max(min(before, _MAX_INTEGER), 0)
+        # The text is ours alone; values are bound.
+        query = (
+            f"SELECT {EVENT_COLUMNS} FROM events WHERE gun = :gun AND id < :below"  # noqa: S608
+            f"{'' if target is None else ' AND target = :target'} ORDER BY id DESC LIMIT :limit"
+        )
+        values = {"gun": gun, "below": below, "target": target, "limit": max(limit, 0)}
+        return await self._read(
+            lambda connection: [event_of(row) for row in connection.execute(query, values)]
+        )
+
+    async def online_keys(self, gun: str, role: str) -> list[OnlineKeyRow]:
+        """See ``Store.online_keys``."""
+        query = (
+            "SELECT keyid, role, public, sealed, created_at FROM online_keys"
+            " WHERE gun = ? AND role = ? ORDER BY id DESC"
+        )
+        return await self._read(
+            lambda connection: [
+                OnlineKeyRow(keyid, name, public, sealed, moment_of(created_at))
+                for keyid, name, public, sealed, created_at in connection.execute(
+                    query, (gun, role)
+                )
+            ]
+        )
+
+    async def add_online_key(
+        self, gun: str, row: OnlineKeyRow, *, only_first: bool = False
+    ) -> bool:
+        """See ``Store.add_online_key``."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            rows = connection.execute(
+                "SELECT keyid FROM online_keys WHERE gun = ? AND role = ?", (gun, row.role)
+            ).fetchall()
+            if rows and only_first:
+                return False
+            if (row.keyid,) in rows:
+                raise StorageError(f"{gun} has an online key {row.keyid} for {row.role} already")
+            connection.execute(
+                "INSERT INTO online_keys (gun, role, keyid, public, sealed, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (gun, row.role, row.keyid, row.public, row.sealed, ticks(row.created_at)),
+            )
+            return True
+
+        return await self._write(work)
+
+    async def check(self) -> None:
+        """See ``Store.check``."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("SELECT version FROM schema_version").fetchone()
+            if self._inode != os.stat(self._path).st_ino:  # noqa: PTH116  (in a reader thread)
+                raise StorageError(f"store {self._path} was replaced while it was open")
+
+        if not self._writer.is_running:
+            raise StorageError(f"store {self._path} doesn't write any more", hint="restart")
+        await self._read(work)
+
+    async def close(self) -> None:
+        """See ``Store.close``."""
+        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._readers.close)
+
+    async def _read(self, work: Work[T]) -> T:
+        return await asyncio.wrap_future(self._readers.submit(work))
+
+    async def _write(self, work: Work[T]) -> T:
+        return await asyncio.wrap_future(self._writer.submit(work))

@@ -1,0 +1,176 @@
+"""The SQLite file: made private and durable, its schema, its connections."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tabellion_server.storage.interface import StorageError, StoreCorruptionError
+
+SCHEMA_VERSION: Final = 1
+BUSY_SECONDS: Final = 30.0
+
+_SCHEMA: Final = (
+    "CREATE TABLE schema_version (version INTEGER NOT NULL)",
+    """CREATE TABLE metadata (
+        gun TEXT NOT NULL, role TEXT NOT NULL, version INTEGER NOT NULL CHECK (version > 0),
+        sha256 TEXT NOT NULL, length INTEGER NOT NULL, stored_at INTEGER NOT NULL,
+        data BLOB NOT NULL, PRIMARY KEY (gun, role, version))""",
+    """CREATE TABLE heads (
+        gun TEXT PRIMARY KEY, dialect TEXT NOT NULL, revision INTEGER NOT NULL,
+        changed_at INTEGER NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE current (
+        gun TEXT NOT NULL, role TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (gun, role),
+        FOREIGN KEY (gun, role, version) REFERENCES metadata) WITHOUT ROWID""",
+    # The last revision of a deleted GUN: the next of that name goes on from there.
+    "CREATE TABLE retired (gun TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, gun TEXT NOT NULL,
+        kind TEXT NOT NULL CHECK (kind IN ('signed', 'revoked')), target TEXT NOT NULL,
+        role TEXT NOT NULL, version INTEGER NOT NULL, metadata_sha256 TEXT NOT NULL,
+        digests TEXT NOT NULL, length INTEGER NOT NULL, at INTEGER NOT NULL)""",
+    "CREATE INDEX events_by_gun ON events (gun, id)",
+    "CREATE INDEX events_by_target ON events (gun, target, id)",
+    """CREATE TABLE online_keys (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, gun TEXT NOT NULL, role TEXT NOT NULL,
+        keyid TEXT NOT NULL, public TEXT NOT NULL, sealed BLOB NOT NULL,
+        created_at INTEGER NOT NULL, UNIQUE (gun, role, keyid))""",
+    """CREATE TRIGGER metadata_is_immutable BEFORE UPDATE ON metadata
+        BEGIN SELECT RAISE(ABORT, 'stored metadata never changes'); END""",
+)
+
+
+def storage_error(error: Exception, path: Path) -> StorageError:
+    """Turn a failure of SQLite or of the file system into ours."""
+    if isinstance(error, StorageError):
+        return error
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return StoreCorruptionError(f"store {path} is damaged: {error}")
+    if code == sqlite3.SQLITE_FULL:
+        return StorageError(f"store {path} has no space left", hint="free some space on its disk")
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return StorageError(
+            f"store {path} stayed locked by another process", hint="see which one has it open"
+        )
+    return StorageError(f"store {path} failed: {error}")
+
+
+def open_store_file(path: Path) -> sqlite3.Connection:
+    """Make or open the file; give the connection that writes.
+
+    Raises:
+        StorageError: It can't be made or opened, or another program or release wrote it.
+    """
+    try:
+        _make(path)
+        connection = connect(path)
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise storage_error(error, path) from error
+    try:
+        _check_ours(connection, path)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        _enter_wal_mode(connection, path)
+        _transact(connection, lambda: _prepare_schema(connection, path))
+        _sync_folder(path)
+    except (OSError, sqlite3.Error) as error:
+        connection.close()
+        raise storage_error(error, path) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open one more connection; transactions are begun and ended by hand."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make(path: Path) -> None:
+    """Have a file that only its owner may read: SQLite gives its companions the same mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _enter_wal_mode(connection: sqlite3.Connection, path: Path) -> None:
+    """Switch to the write-ahead log; SQLite doesn't wait by itself for another who does so."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.02)
+            continue
+        if mode != "wal":
+            raise StorageError(
+                f"store {path} can't have a write-ahead log here",
+                hint="put it on a local disk: network file systems don't carry one",
+            )
+        return
+
+
+def _transact(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        work()
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
+    if _check_ours(connection, path):
+        return
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
+
+
+def _check_ours(connection: sqlite3.Connection, path: Path) -> bool:
+    """Refuse a file that isn't for this release; say whether it has its schema yet."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if not tables:
+        return False
+    if "schema_version" not in tables:
+        raise StorageError(
+            f"{path} is another program's database", hint="give the store a file of its own"
+        )
+    (version,) = connection.execute("SELECT max(version) FROM schema_version").fetchone()
+    if version != SCHEMA_VERSION:
+        raise StorageError(
+            f"store {path} has schema {version}; this release reads {SCHEMA_VERSION}",
+            hint="run the release that wrote it, or a newer one",
+        )
+    return True

@@ -1,0 +1,165 @@
+"""Rows of the SQLite store, and the steps that a transaction is made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from tabellion_server.storage.interface import (
+    FileRef,
+    Head,
+    StaleHeadError,
+    StorageError,
+    StoreCorruptionError,
+    StoredFile,
+    TagEvent,
+)
+
+EVENT_COLUMNS: Final = "kind, target, role, version, metadata_sha256, digests, length, at, id"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def ticks(moment: datetime) -> int:
+    """Count the microseconds since 1970."""
+    if moment.tzinfo is None:
+        raise StorageError(f"moment {moment} has no time zone", hint="give moments in UTC")
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment_of(microseconds: int) -> datetime:
+    """Give the moment, aware UTC."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def read_head(connection: sqlite3.Connection, gun: str) -> Head | None:
+    """Read a GUN's head, in the connection's transaction."""
+    row = connection.execute(
+        "SELECT dialect, revision, changed_at FROM heads WHERE gun = ?", (gun,)
+    ).fetchone()
+    if row is None:
+        return None
+    dialect, revision, changed_at = row
+    files = connection.execute(
+        "SELECT role, version, sha256, length FROM current JOIN metadata USING (gun, role, version)"
+        " WHERE gun = ?",
+        (gun,),
+    )
+    refs = {role: FileRef(version, sha256, length) for role, version, sha256, length in files}
+    return Head(gun, dialect, revision, refs, moment_of(changed_at))
+
+
+def read_file(
+    connection: sqlite3.Connection, gun: str, role: str, version: int | None
+) -> StoredFile | None:
+    """Read one version, or the current one, and check its hash."""
+    values: tuple[str | int, ...]
+    if version is None:
+        source, values = "metadata JOIN current USING (gun, role, version)", (gun, role)
+        condition = "gun = ? AND role = ?"
+    else:
+        source, values = "metadata", (gun, role, version)
+        condition = "gun = ? AND role = ? AND version = ?"
+    # The text is ours alone; values are bound.
+    query = f"SELECT version, sha256, data, stored_at FROM {source} WHERE {condition}"  # noqa: S608
+    row = connection.execute(query, values).fetchone()
+    if row is None:
+        return None
+    found, sha256, data, stored_at = row
+    file = StoredFile(role, found, sha256, data, moment_of(stored_at))
+    check_hashes(gun, [file])
+    return file
+
+
+def check_hashes(gun: str, files: Iterable[StoredFile]) -> None:
+    """Refuse files that don't have their SHA-256."""
+    for file in files:
+        if hashlib.sha256(file.data).hexdigest() != file.sha256:
+            raise StoreCorruptionError(
+                f"{gun}: {file.role} version {file.version} doesn't have its SHA-256"
+            )
+
+
+def check_head(gun: str, head: Head | None, expected_revision: int | None, dialect: str) -> None:
+    """Refuse a commit that was judged on another head."""
+    revision = None if head is None else head.revision
+    if revision != expected_revision:
+        raise StaleHeadError(
+            f"{gun} is at revision {revision}, not at {expected_revision}", head=head
+        )
+    if head is not None and head.dialect != dialect:
+        raise StoreCorruptionError(f"{gun} speaks {head.dialect}, not {dialect}")
+
+
+def write_revision(
+    connection: sqlite3.Connection, gun: str, dialect: str, head: Head | None, at: datetime
+) -> None:
+    """Write the next revision; after a delete it goes on from the old one's last."""
+    if head is not None:
+        connection.execute(
+            "UPDATE heads SET revision = ?, changed_at = ? WHERE gun = ?",
+            (head.revision + 1, ticks(at), gun),
+        )
+        return
+    connection.execute(
+        "INSERT INTO heads (gun, dialect, revision, changed_at) VALUES (?, ?,"
+        " 1 + coalesce((SELECT revision FROM retired WHERE gun = ?), 0), ?)",
+        (gun, dialect, gun, ticks(at)),
+    )
+
+
+def write_files(connection: sqlite3.Connection, gun: str, files: Sequence[StoredFile]) -> None:
+    """Add files and let the highest version of each role be current."""
+    for file in files:
+        row = connection.execute(
+            "SELECT sha256 FROM metadata WHERE gun = ? AND role = ? AND version = ?",
+            (gun, file.role, file.version),
+        ).fetchone()
+        if row is None:
+            connection.execute(
+                "INSERT INTO metadata (gun, role, version, sha256, length, stored_at, data)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(gun, file.role, file.version, file.sha256),
+                    *(len(file.data), ticks(file.stored_at), file.data),
+                ),
+            )
+        elif row[0] != file.sha256:
+            raise StoreCorruptionError(
+                f"{gun}: {file.role} version {file.version} is there with other bytes",
+                hint="sign the new content under a new version",
+            )
+        connection.execute(
+            "INSERT INTO current (gun, role, version) VALUES (?, ?, ?) ON CONFLICT (gun, role)"
+            " DO UPDATE SET version = max(version, excluded.version)",
+            (gun, file.role, file.version),
+        )
+
+
+def write_events(connection: sqlite3.Connection, gun: str, events: Sequence[TagEvent]) -> None:
+    """Append history."""
+    connection.executemany(
+        "INSERT INTO events (gun, kind, target, role, version, metadata_sha256, digests, length,"
+        " at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                *(gun, event.kind, event.target, event.role, event.version),
+                *(event.metadata_sha256, json.dumps(dict(event.digests), sort_keys=True)),
+                *(event.length, ticks(event.at)),
+            )
+            for event in events
+        ],
+    )
+
+
+def event_of(row: Sequence[Any]) -> TagEvent:
+    """Read a row of ``EVENT_COLUMNS``."""
+    kind, target, role, version, metadata_sha256, digests, length, at, number = row
+    return TagEvent(
+        *(kind, target, role, version, metadata_sha256),
+        *(json.loads(digests), length, moment_of(at), number),
+    )

@@ -1,0 +1,93 @@
+"""Another process that writes to a store: `writer_process.py MODE FILE [COUNT]`."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tabellion_server.storage.interface import Head, StaleHeadError, StoredFile, TagEvent
+from tabellion_server.storage.sqlite import SqliteStore
+from tabellion_server.storage.sqlite_rows import write_files, write_revision
+
+GUN = "registry.example/app"
+ROLES = ("root", "targets", "snapshot", "timestamp")
+FILE_BYTES = 50_000
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def whole_set(version: int) -> list[StoredFile]:
+    """Make one file of each role, all of that version, together many pages long."""
+    return [
+        StoredFile.of(
+            role, version, f"{role} {version} ".encode() * (FILE_BYTES // 12), stored_at=AT
+        )
+        for role in ROLES
+    ]
+
+
+def event_of(version: int) -> TagEvent:
+    return TagEvent("signed", "1.0", "targets", version, "a" * 64, {"sha256": "b" * 64}, 7, AT)
+
+
+def say(text: object) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+async def publish_next(store: SqliteStore) -> Head:
+    """Publish the next whole set, again and again until nobody else came first."""
+    while True:
+        head = await store.head(GUN)
+        version = 1 if head is None else head.files["root"].version + 1
+        try:
+            return await store.commit(
+                GUN,
+                dialect="tuf",
+                expected_revision=None if head is None else head.revision,
+                added=whole_set(version),
+                events=[event_of(version)],
+                at=AT,
+            )
+        except StaleHeadError:
+            continue
+
+
+async def publish(path: Path, count: int) -> None:
+    store = await SqliteStore.open(path)
+    say("ready")
+    for _ in range(count):
+        head = await publish_next(store)
+        say(head.revision)
+    await store.close()
+
+
+async def stop_in_a_commit(path: Path) -> None:
+    """Write half a publication, large enough to spill to the file, and wait to be killed."""
+    store = await SqliteStore.open(path)
+    head = await store.head(GUN)
+
+    def work(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA cache_size = 2")
+        write_revision(connection, GUN, "tuf", head, AT)
+        write_files(connection, GUN, whole_set(2)[:2])
+        say("in a commit")
+        time.sleep(60)
+
+    store._writer.submit(work)
+    await asyncio.sleep(60)
+
+
+def main(mode: str, path: str, count: str = "1000000") -> None:
+    run: Callable[[], None] = {
+        "publish": lambda: asyncio.run(publish(Path(path), int(count))),
+        "stop-in-a-commit": lambda: asyncio.run(stop_in_a_commit(Path(path))),
+    }[mode]
+    run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
