@@ -231,6 +231,7 @@ class NotFoundError(TransportError):
     """The server answered 404 or 410."""
 
     code = "not-found"
+    default_hint = "check the server's address and the name; retry if something is being published"
 
 
 class AccessDeniedError(TransportError):
@@ -248,6 +249,7 @@ class ServerAnswerError(TransportError):
     """
 
     code = "server-answer"
+    default_hint = "check that the address is a trust server's; its operator finds more in the log"
 
     def __init__(self, message: str, *, status: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -265,6 +267,7 @@ class RegistryError(TransportError):
     """The registry's answer can't be used."""
 
     code = "registry"
+    default_hint = "check the image's name and that the registry is well"
 
 
 class PublicationError(TabellionError):
@@ -325,3 +328,4 @@ class EngineError(TabellionError):
     """The container engine can't be started or used."""
 
     code = "engine"
+    default_hint = "check that the engine is installed and running"

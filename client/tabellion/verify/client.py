@@ -262,10 +262,6 @@ class TrustClient:
             await updater.update_roots(trusted)
             await self._check_pin(gun, trusted, cache)
             await updater.update_online(trusted)
-        except NotFoundError as error:
-            if trusted.timestamp is None and trusted.snapshot is None:
-                raise UnknownGunError(f"{self.server} holds nothing for {gun}") from error
-            raise
         except (UnreachableError, TransferError, ServerAnswerError):
             if self.offline != "last-known":
                 raise

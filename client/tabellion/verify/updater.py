@@ -13,7 +13,7 @@ from typing import TypeVar
 from tabellion.core.limits import Limits
 from tabellion.core.search import RoleRequest
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
-from tabellion.errors import AccessDeniedError, NotFoundError, VerificationError
+from tabellion.errors import AccessDeniedError, NotFoundError, UnknownGunError, VerificationError
 from tabellion.transport.fetcher import Fetcher
 from tabellion.verify.cache import MetadataCache
 
@@ -66,7 +66,12 @@ class Updater:
     async def update_online(self, trusted: TrustedSet) -> None:
         """Fetch timestamp, snapshot and top-level targets (5.4 to 5.6)."""
         await _off_loop(lambda: self._load_timestamp(trusted))
-        data = await self._fetch(trusted, "timestamp", None)
+        try:
+            data = await self._fetch(trusted, "timestamp", None)
+        except NotFoundError as error:
+            raise UnknownGunError(
+                f"{self._base_url} holds no timestamp: nothing is here"
+            ) from error
         if await _off_loop(lambda: trusted.update_timestamp(data)):
             await _off_loop(lambda: self._cache.save("timestamp", data))
         await _off_loop(lambda: self._load_snapshot(trusted))
