@@ -1,6 +1,6 @@
 """The SQLite store's file: private, durable, refused when foreign or damaged."""
 
-# ruff: noqa: ASYNC240  (a test may wait for its files)
+
 
 from __future__ import annotations
 

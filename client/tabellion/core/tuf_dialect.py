@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,8 @@ class TufDialect:
         _check_common(role, signed_part)
         signed_bytes = strict_json.canonical(signed_part)
         try:
-            signed = payload_type(role).from_dict(copy.deepcopy(signed_part))
+            # from_dict empties what it is given; parsing again is faster than a deep copy.
+            signed = payload_type(role).from_dict(json.loads(data)["signed"])
             faithful = strict_json.canonical(signed.to_dict()) == signed_bytes
         except MalformedMetadataError:
             raise

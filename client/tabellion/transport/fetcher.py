@@ -68,7 +68,10 @@ class HttpFetcher:
         stall_seconds: float = 15,
         total_seconds: float = 120,
     ) -> None:
-        self._tls = tls_context(ca)
+        self._ca = ca
+        # Reading the system's CAs takes 15 ms: done for the first https request, but faults of
+        # a given file are told at once.
+        self._tls: ssl.SSLContext | None = tls_context(ca) if ca is not None else None
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "tabellion"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -88,7 +91,6 @@ class HttpFetcher:
         """Give the session, made at first use inside the running loop."""
         if self._session is None or self._session.closed:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._tls),
                 headers=self._headers,
                 timeout=self._timeout,
                 auto_decompress=False,
@@ -125,12 +127,20 @@ class HttpFetcher:
             raise TransferError(f"{url}: the answer was cut short") from error
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
             raise UnreachableError(f"{url}: no answer in time") from error
+        except aiohttp.ClientResponseError as error:
+            raise ServerAnswerError(
+                f"{url}: not a proper HTTP answer", status=error.status
+            ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UnreachableError(f"{url}: {_reason(error)}") from error
         raise ServerAnswerError(f"{url}: more than {_MAX_REDIRECTS} redirects", status=302)
 
     async def _attempt(self, place: URL, max_bytes: int) -> tuple[URL | None, bytes]:
-        async with self.session().get(place, allow_redirects=False) as response:
+        if place.scheme == "https" and self._tls is None:
+            self._tls = await asyncio.to_thread(tls_context, self._ca)
+        async with self.session().get(
+            place, allow_redirects=False, ssl=self._tls or True
+        ) as response:
             if response.status in _REDIRECTS:
                 return _redirected(place, response), b""
             if response.status in _NOT_FOUND:
@@ -152,11 +162,13 @@ async def _read_bounded(place: URL, response: aiohttp.ClientResponse, max_bytes:
             f"{place}: {response.content_length} bytes announced, the limit is {max_bytes}"
         )
     body = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-        body += chunk
-        if len(body) > max_bytes:
-            raise TransferError(f"{place}: longer than the limit of {max_bytes} bytes")
-        await asyncio.sleep(0)
+    try:
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > max_bytes:
+                raise TransferError(f"{place}: longer than the limit of {max_bytes} bytes")
+    except TimeoutError as error:
+        raise TransferError(f"{place}: the answer stalled after {len(body)} bytes") from error
     return bytes(body)
 
 

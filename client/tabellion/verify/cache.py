@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from tabellion.errors import CacheError
 
 _LOCK_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
+_MAX_STEM: Final = 200
 
 
 class MetadataCache:
@@ -35,21 +37,21 @@ class MetadataCache:
     @classmethod
     def of(cls, home: Path, gun: str) -> MetadataCache:
         """Give the cache of a GUN under a Tabellion home folder."""
-        return cls(home / "trust" / quote(gun, safe=""))
+        return cls(home / "trust" / _file_stem(gun))
 
     def load(self, role: str) -> bytes | None:
         """Give a role's cached file, None if there's none."""
-        return _read(self.folder / f"{quote(role, safe='')}.json")
+        return _read(self.folder / f"{_file_stem(role)}.json")
 
     def save(self, role: str, data: bytes) -> None:
         """Replace a role's file as a whole."""
-        _write(self.folder / f"{quote(role, safe='')}.json", data)
+        _write(self.folder / f"{_file_stem(role)}.json", data)
 
     def drop(self, *roles: str) -> None:
         """Forget roles' files."""
         for role in roles:
             try:
-                (self.folder / f"{quote(role, safe='')}.json").unlink(missing_ok=True)
+                (self.folder / f"{_file_stem(role)}.json").unlink(missing_ok=True)
             except OSError as error:
                 raise _fault(self.folder, error) from error
 
@@ -72,6 +74,15 @@ class MetadataCache:
             raise _fault(self.folder, error) from error
         stems = [name.removesuffix(".root.json") for name in names if name.endswith(".root.json")]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    def load_pin(self) -> str | None:
+        """Give how the first root came to be trusted."""
+        data = _read(self.folder / "pinned")
+        return None if data is None else data.decode(errors="replace").strip()
+
+    def save_pin(self, how: str) -> None:
+        """Remember how the first root came to be trusted."""
+        _write(self.folder / "pinned", f"{how}\n".encode())
 
     @contextlib.asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
@@ -96,6 +107,14 @@ class MetadataCache:
             return os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise _fault(self.folder, error) from error
+
+
+def _file_stem(name: str) -> str:
+    """Percent-encode a name whole; one too long for a file system ends in its hash."""
+    quoted = quote(name, safe="")
+    if len(quoted) <= _MAX_STEM:
+        return quoted
+    return f"{quoted[:100]}~{hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -1,50 +1,95 @@
-"""The synchronous twin of ``TrustClient``, for programs without an event loop."""
+"""The verifier for programs without an event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Any, Self
+import threading
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 
+from tabellion.core.limits import Limits
 from tabellion.core.search import TargetMatch
 from tabellion.core.trusted_set import TrustedSet
-from tabellion.verify.client import TrustClient, VerifiedImage
+from tabellion.verify.client import TrustClient
+from tabellion.verify.image import VerifiedImage
+
+T = TypeVar("T")
 
 
 class SyncTrustClient:
-    """Takes what ``TrustClient`` takes; to be used in ``with``, not inside a running loop."""
+    """``TrustClient`` without ``async``: the same arguments, answers and errors.
 
-    def __init__(self, server: str, **options: Any) -> None:  # noqa: ANN401  # TrustClient's own
-        self._trust = TrustClient(server, **options)
-        self._runner = asyncio.Runner()
+    Its loop runs in a thread of its own, so that it works beside a running loop too, and any
+    number of threads may use it.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        home: Path,
+        ca: Path | None = None,
+        root: bytes | Path | None = None,
+        root_fingerprint: str | None = None,
+        first_use: bool = False,
+        offline: Literal["deny", "last-known"] = "deny",
+        limits: Limits | None = None,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._client = TrustClient(
+            server,
+            home=home,
+            ca=ca,
+            root=root,
+            root_fingerprint=root_fingerprint,
+            first_use=first_use,
+            offline=offline,
+            limits=limits,
+            clock=clock,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="tabellion-verify", daemon=True
+        )
+        self._thread.start()
 
     def __enter__(self) -> Self:
-        self._runner.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._runner.run(self._trust.__aexit__(kind, error, trace))
-        finally:
-            self._runner.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def verify(self, reference: str, *, platform: str | None = None) -> VerifiedImage:
-        """Verify an image reference; see ``TrustClient.verify``."""
-        return self._runner.run(self._trust.verify(reference, platform=platform))
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        if self._loop.is_closed():
+            return
+        self._run(self._client.close())
+        self._run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def verify(self, reference: str, platform: str | None = None) -> VerifiedImage:
+        """Verify an image reference, by tag or by digest."""
+        return self._run(self._client.verify(reference, platform))
 
     def verify_target(self, gun: str, path: str) -> VerifiedImage:
-        """Verify plain data; see ``TrustClient.verify_target``."""
-        return self._runner.run(self._trust.verify_target(gun, path))
+        """Verify plain data by its exact names."""
+        return self._run(self._client.verify_target(gun, path))
+
+    def target(self, gun: str, path: str) -> TargetMatch:
+        """Give who signed what under a path."""
+        return self._run(self._client.target(gun, path))
 
     def targets(self, gun: str) -> list[TargetMatch]:
-        """List what is signed; see ``TrustClient.targets``."""
-        return self._runner.run(self._trust.targets(gun))
+        """List all signed targets."""
+        return self._run(self._client.targets(gun))
 
     def refresh(self, gun: str) -> TrustedSet:
-        """Give the verified current state; see ``TrustClient.refresh``."""
-        return self._runner.run(self._trust.refresh(gun))
+        """Update a GUN and give all of it that can be trusted."""
+        return self._run(self._client.refresh(gun))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

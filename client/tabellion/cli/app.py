@@ -1,0 +1,152 @@
+"""The group ``tabellion``, and how every error becomes two lines and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tabellion.cli import output
+from tabellion.cli.context import Options, common_options
+from tabellion.cli.lazy import LazyGroup, Verb
+from tabellion.errors import TabellionError
+
+_INTERRUPTED = 130
+_INTERNAL = 3
+
+
+class Tabellion(LazyGroup):
+    """All verbs."""
+
+    verbs = {  # noqa: RUF012  # constant
+        "Start here": {
+            "demo": Verb("tabellion.cli.demo", "The whole story in a minute, on this machine."),
+        },
+        "Publish": {
+            "init": Verb("tabellion.cli.init", "Found a GUN: make its root and its keys."),
+            "sign": Verb("tabellion.cli.sign", "Sign an image or data, and publish it."),
+            "revoke": Verb("tabellion.cli.revoke", "Take a signature back."),
+            "publish": Verb("tabellion.cli.publish", "Publish what was staged."),
+            "status": Verb("tabellion.cli.status", "Show staged changes and expiry."),
+            "reset": Verb("tabellion.cli.reset", "Drop staged changes."),
+        },
+        "Pull": {
+            "verify": Verb("tabellion.cli.verify", "Print the verified digest of an image."),
+            "pull": Verb("tabellion.cli.pull", "Verify, then pull by digest."),
+            "docker": Verb("tabellion.cli.docker", "Run docker on verified images only."),
+        },
+        "Look": {
+            "list": Verb("tabellion.cli.list", "List what is signed in a GUN."),
+            "inspect": Verb("tabellion.cli.inspect", "Show who signed what, until when."),
+            "history": Verb("tabellion.cli.history", "Show what a tag meant when."),
+        },
+        "Keys": {
+            "signer": Verb("tabellion.cli.signer", "Delegate: add, remove, list signers."),
+            "key": Verb("tabellion.cli.key", "Make, list, import, export signing keys."),
+        },
+        "Shell": {
+            "completion": Verb("tabellion.cli.completion", "Print the shell completion script."),
+        },
+    }
+
+
+def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    if not value or context.resilient_parsing:
+        return
+    from importlib.metadata import version  # noqa: PLC0415  # slow to import
+
+    output.answer(f"tabellion {version('tabellion')}")
+    context.exit()
+
+
+@click.group(
+    cls=Tabellion,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="COMMAND [ARGS]...",
+)
+@common_options
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
+def cli() -> None:
+    """Sign container images and other data, and verify them before use.
+
+    \b
+    Examples:
+      tabellion demo
+      tabellion init registry.example/team/app
+      tabellion sign registry.example/team/app:1.2
+      tabellion verify registry.example/team/app:1.2
+
+    The answer goes to stdout, the talk to stderr. Exit status: 0 fine, 1 verification
+    refused, 2 usage or configuration, 3 server or network trouble.
+    """  # noqa: D301  # \b is click's mark for "don't rewrap"
+
+
+def run(args: Sequence[str] | None = None) -> int:  # noqa: PLR0911  # one per kind of end
+    """Run a command line and give its exit status; print errors, let none through."""
+    options = Options()
+    try:
+        result = cli.main(
+            args=None if args is None else list(args),
+            prog_name="tabellion",
+            standalone_mode=False,
+            obj=options,
+        )
+        sys.stdout.flush()
+    except TabellionError as error:
+        return _report(options, error.code, error.message, error.hint, error.exit_status)
+    except click.UsageError as error:
+        return _report_usage(options, error)
+    except click.ClickException as error:
+        return _report(options, "usage", error.format_message(), "", 2)
+    except (click.Abort, KeyboardInterrupt):
+        output.say("interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _give_up_stdout()
+        return _INTERNAL
+    except OSError as error:
+        _give_up_stdout()
+        where = f" {error.filename!r}" if error.filename else ""
+        message = f"this machine refuses{where}: {error.strerror or error}"
+        return _report(options, "system", message, "check free space and permissions", _INTERNAL)
+    except Exception as error:  # the last line of defence: no stack traces
+        if os.environ.get("TABELLION_DEBUG"):
+            raise
+        message = f"internal error, {type(error).__name__}: {error}"
+        hint = "this is a bug in tabellion; set TABELLION_DEBUG=1 to see where, and report it"
+        return _report(options, "internal", message, hint, _INTERNAL)
+    return result if isinstance(result, int) else 0
+
+
+def _give_up_stdout() -> None:
+    """Let nothing more be written there, not even by the interpreter as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report_usage(options: Options, error: click.UsageError) -> int:
+    message = error.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    path = error.ctx.command_path if error.ctx is not None else "tabellion"
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        sys.stderr.write(error.format_message() + "\n")
+        return 2
+    hint = getattr(error, "hint", "") or f"see: {path} --help"
+    return _report(options, "usage", message, hint, 2)
+
+
+def _report(options: Options, code: str, message: str, hint: str, status: int) -> int:
+    sys.stdout.flush()
+    if options.json:
+        content = {"code": code, "message": output.one_line(message), "hint": hint}
+        output.answer_json({"error": content})
+    output.error(message, hint)
+    return status

@@ -1,0 +1,107 @@
+"""``tabellion init``: found a GUN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from tabellion.cli import output
+from tabellion.cli.clients import publisher, work
+from tabellion.cli.context import Options, Settings, common_options, settle
+from tabellion.cli.subject import gun_argument, gun_of
+from tabellion.core.names import Gun
+from tabellion.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tabellion.publish.publisher import Initialized
+
+
+@click.command()
+@gun_argument
+@click.option("--root-key-id", "root_keys", multiple=True, metavar="KEY", help="Use this root key.")
+@click.option("--targets-key-id", "targets_keys", multiple=True, metavar="KEY", help="... targets.")
+@click.option("--root-threshold", type=click.IntRange(1), default=1, help="Root keys needed.")
+@click.option("--targets-threshold", type=click.IntRange(1), default=1, help="Targets keys needed.")
+@click.option(
+    "--snapshot",
+    type=click.Choice(["server", "local"]),
+    default="server",
+    show_default=True,
+    help="Who signs snapshots: the server, or a key here.",
+)
+@click.option("--root-out", metavar="FILE", help="Also write the root, for those who verify.")
+@common_options
+def command(  # noqa: PLR0917  # click passes by keyword
+    name: str | None,
+    gun: str | None,
+    root_keys: tuple[str, ...],
+    targets_keys: tuple[str, ...],
+    root_threshold: int,
+    targets_threshold: int,
+    snapshot: Literal["server", "local"],
+    root_out: str | None,
+) -> None:
+    """Found GUN: make its root and targets keys where none fit, and publish it empty.
+
+    Prints the fingerprint of the root key. Those who verify start from it: hand it to them by
+    another way than the server. Passphrases: TABELLION_ROOT_PASSPHRASE and
+    TABELLION_TARGETS_PASSPHRASE, or asked at a terminal.
+
+    \b
+    Examples:
+      tabellion init registry.example/team/app
+      tabellion init registry.example/team/app --root-out root.json
+      tabellion init --gun models.example/llm
+    """  # noqa: D301  # \b is click's mark
+    settings, wanted = settle(), gun_of(name, gun)
+
+    async def found() -> Initialized:
+        async with publisher(settings) as author:
+            return await author.init(
+                wanted,
+                root_keys=root_keys,
+                targets_keys=targets_keys,
+                root_threshold=root_threshold,
+                targets_threshold=targets_threshold,
+                snapshot=snapshot,
+            )
+
+    made = work(found(), f"founding {wanted}")
+    if root_out is not None:
+        _write(Path(root_out), made.root)
+    _tell(settings, wanted, made)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the GUN is founded, but {str(path)!r} can't be written: {error.strerror}",
+            hint="the root is also in the home folder, under trust/",
+        ) from None
+
+
+def _tell(settings: Settings, gun: Gun, made: Initialized) -> None:
+    fingerprints = [info.fingerprint for info in made.root_keys]
+    if Options.of().json:
+        output.answer_json(
+            {
+                "gun": gun,
+                "root_keys": [
+                    {"keyid": info.keyid, "fingerprint": info.fingerprint}
+                    for info in made.root_keys
+                ],
+                "targets_keys": [{"keyid": info.keyid} for info in made.targets_keys],
+                "made": [info.keyid for info in made.made],
+            }
+        )
+        return
+    for info in made.made:
+        output.say(f"made {info.role} key {info.keyid[:16]} in {settings.home / 'keys'}")
+    output.say(f"{gun} is founded; those who verify start from this root key:")
+    for fingerprint in fingerprints:
+        output.answer(fingerprint)
+    output.hint("back up the root key, and keep it off the machine that signs releases")

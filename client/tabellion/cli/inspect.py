@@ -1,0 +1,134 @@
+"""``tabellion inspect``: who signed what, until when."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tabellion.cli import output
+from tabellion.cli import verify as verify_verb
+from tabellion.cli.clients import trust_client, work
+from tabellion.cli.context import (
+    Options,
+    Settings,
+    common_options,
+    offline_option,
+    settle,
+    trust_options,
+)
+from tabellion.cli.subject import gun_of, subject_of
+from tabellion.core.metadata import TrustedMetadata
+from tabellion.core.names import Gun
+from tabellion.core.roles import delegated_roles
+from tabellion.core.trusted_set import TrustedSet
+
+if TYPE_CHECKING:
+    from tabellion.verify import VerifiedImage
+
+_SHORT = 16
+
+
+@click.command()
+@click.argument("subject", metavar="IMAGE|GUN", required=False)
+@click.option("--gun", metavar="NAME", help="This exact GUN; a name before it is a target in it.")
+@trust_options
+@offline_option
+@common_options
+def command(subject: str | None, gun: str | None) -> None:
+    """Show an image's signers, versions and expiry; or a GUN's roles, keys and thresholds.
+
+    With a tag or digest it's an image, without one it's a GUN. All is verified.
+
+    \b
+    Examples:
+      tabellion inspect registry.example/team/app:1.2
+      tabellion inspect registry.example/team/app
+      tabellion inspect --gun models.example/llm
+      tabellion inspect weights.bin --gun models.example/llm
+    """  # noqa: D301  # \b is click's mark
+    settings = settle()
+    text = subject or ""
+    is_image = "@" in text or ":" in text.rpartition("/")[2]
+    if (gun is not None and subject is not None) or (gun is None and is_image):
+        target = subject_of(text, gun)
+        verified = work(verify_verb.verify(settings, target, None), f"verifying {target}")
+        _show_image(verified)
+        return
+    wanted = gun_of(subject, gun)
+    _show_gun(wanted, work(_refresh(settings, wanted), f"reading {wanted}"))
+
+
+async def _refresh(settings: Settings, gun: Gun) -> TrustedSet:
+    async with trust_client(settings) as trust:
+        return await trust.refresh(gun)
+
+
+def _show_image(verified: VerifiedImage) -> None:
+    if Options.of().json:
+        output.answer_json(verify_verb.as_json(verified))
+        return
+    output.answer(f"{verified.reference or verified.target}")
+    output.answer(f"  digest    {verified.digest}")
+    output.answer(f"  length    {verified.length}")
+    for signer in verified.signers:
+        keys = ", ".join(keyid[:_SHORT] for keyid in signer.keyids)
+        output.answer(f"  signed by {signer.role} (keys {keys})")
+    for role, version in verified.versions.items():
+        output.answer(f"  {role:<9} version {version}, {_until(verified.expires.get(role))}")
+    if verified.custom:
+        output.answer(f"  custom    {json.dumps(dict(verified.custom), sort_keys=True)}")
+
+
+def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
+    roles = [_role(trusted, name) for name in ("root", "targets", "snapshot", "timestamp")]
+    targets = trusted.role("targets", "root")
+    roles.extend(
+        {
+            "role": child.name,
+            "threshold": child.threshold,
+            "keyids": list(child.keyids),
+            "paths": list(child.paths or []),
+        }
+        for child in (delegated_roles(targets.signed) if targets is not None else [])
+    )
+    if Options.of().json:
+        output.answer_json({"gun": gun, "dialect": trusted.dialect.name, "roles": roles})
+        return
+    output.answer(f"{gun} ({trusted.dialect.name})")
+    for role in roles:
+        keys = ", ".join(keyid[:_SHORT] for keyid in role["keyids"])
+        line = f"  {role['role']:<9} {role['threshold']} of {len(role['keyids'])} keys ({keys})"
+        if "version" in role:
+            line += f", version {role['version']}, {_until(role['expires_at'])}"
+        if "paths" in role:
+            line += f", paths {' '.join(role['paths'])}"
+        output.answer(line)
+
+
+def _role(trusted: TrustedSet, name: str) -> dict[str, Any]:
+    entry = trusted.root.signed.roles[name]
+    found: TrustedMetadata[Any] | None = {
+        "root": trusted.root,
+        "timestamp": trusted.timestamp,
+        "snapshot": trusted.snapshot,
+    }.get(name) or trusted.role(name, "root")
+    content: dict[str, Any] = {
+        "role": name,
+        "threshold": entry.threshold,
+        "keyids": list(entry.keyids),
+    }
+    if found is not None:
+        content |= {"version": found.version, "expires_at": found.expires_at}
+    return content
+
+
+def _until(at: datetime | None) -> str:
+    if at is None:
+        return "no expiry known"
+    left = at - datetime.now(UTC)
+    days = left.days
+    lasting = f"{days} days" if days > 1 else f"{max(int(left.total_seconds() // 3600), 0)} h"
+    return f"until {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({lasting})"

@@ -1,0 +1,71 @@
+"""``tabellion list``: what is signed in a GUN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tabellion.cli import output
+from tabellion.cli.clients import trust_client, work
+from tabellion.cli.context import (
+    Options,
+    Settings,
+    common_options,
+    offline_option,
+    settle,
+    trust_options,
+)
+from tabellion.cli.subject import gun_argument, gun_of
+from tabellion.core.names import Gun
+from tabellion.core.search import TargetMatch
+
+
+@click.command()
+@gun_argument
+@trust_options
+@offline_option
+@common_options
+def command(name: str | None, gun: str | None) -> None:
+    """List every signed target of GUN: name, digest, length, signing role. All is verified.
+
+    \b
+    Examples:
+      tabellion list registry.example/team/app
+      tabellion list --json --gun models.example/llm
+    """  # noqa: D301  # \b is click's mark
+    settings, wanted = settle(), gun_of(name, gun)
+    matches = work(_targets(settings, wanted), f"reading {wanted}")
+    if Options.of().json:
+        output.answer_json([as_json(match) for match in matches])
+        return
+    if not matches:
+        output.say(f"nothing is signed in {wanted} yet")
+    rows = [
+        (match.path, digest_of(match), match.target.length, match.role.role) for match in matches
+    ]
+    output.table(("TARGET", "DIGEST", "LENGTH", "SIGNED BY"), rows)
+
+
+async def _targets(settings: Settings, gun: Gun) -> list[TargetMatch]:
+    async with trust_client(settings) as trust:
+        return list(await trust.targets(gun))
+
+
+def digest_of(match: TargetMatch) -> str:
+    """Give the first digest of a target, sha256 before others."""
+    return next((f"{name}:{value}" for name, value in sorted(match.target.hashes.items())), "-")
+
+
+def as_json(match: TargetMatch) -> dict[str, Any]:
+    """Give a target with the role that signed it."""
+    return {
+        "target": match.path,
+        "digest": digest_of(match),
+        "length": match.target.length,
+        "custom": match.target.unrecognized_fields.get("custom"),
+        "role": match.role.role,
+        "delegated_by": match.delegated_by,
+        "version": match.role.version,
+        "expires": match.role.expires_at.isoformat(),
+    }

@@ -1,0 +1,47 @@
+"""``tabellion publish``: publish what was staged, or add signatures to what waits for some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tabellion.cli.clients import publisher, work
+from tabellion.cli.context import common_options, settle, trust_options
+from tabellion.cli.publishing import tell
+from tabellion.cli.subject import gun_argument, gun_of
+
+if TYPE_CHECKING:
+    from tabellion.publish.publisher import Published
+
+
+@click.command()
+@gun_argument
+@click.option(
+    "--cosign",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Add the signatures of keys here to FILE, and publish it when there are enough.",
+)
+@trust_options
+@common_options
+def command(name: str | None, gun: str | None, cosign: Path | None) -> None:
+    """Publish the staged changes of GUN, all of them at once or none.
+
+    \b
+    Examples:
+      tabellion publish registry.example/team/app
+      tabellion publish --cosign app-targets-7.json
+    """  # noqa: D301  # \b is click's mark
+    settings = settle()
+    wanted = None if cosign is not None and name is None and gun is None else gun_of(name, gun)
+
+    async def publish() -> Published:
+        async with publisher(settings) as author:
+            if cosign is not None:
+                return await author.cosign(cosign)
+            return await author.publish(str(wanted))
+
+    published = work(publish(), f"publishing {wanted or cosign}")
+    tell(published, str(wanted or published.gun), published.gun)

@@ -1,0 +1,63 @@
+"""What the publishing verbs have in common: options, and how an outcome is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tabellion.cli import output
+from tabellion.cli.context import Options
+
+if TYPE_CHECKING:
+    from tabellion.publish.publisher import Published
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+no_publish_option = click.option(
+    "--no-publish",
+    "staged",
+    is_flag=True,
+    help="Only stage it; `tabellion publish` publishes.",
+)
+role_option = click.option(
+    "--role", metavar="ROLE", help="Sign as this role; by default the one whose key is here."
+)
+
+
+def tell(published: Published | None, what: str, gun: str) -> None:
+    """Tell what became of a change; the JSON answer holds the same."""
+    if Options.of().json:
+        output.answer_json(as_json(published, gun))
+        return
+    if published is None:
+        output.say(f"{what}: staged, not published")
+        output.hint(f"publish it: tabellion publish {gun}")
+    elif published.incomplete is not None:
+        missing = ", ".join(f"{role}: {count} more" for role, count in published.missing.items())
+        output.say(f"{what}: signed, but signatures are missing ({missing}); nothing published")
+        output.hint(f"the next signer runs: tabellion publish --cosign {published.incomplete.name}")
+        output.answer(str(published.incomplete))
+    elif not published.versions:
+        output.say(f"{what}: nothing had to change")
+    else:
+        versions = ", ".join(
+            f"{role} version {number}" for role, number in published.versions.items()
+        )
+        again = f", at attempt {published.attempts}" if published.attempts > 1 else ""
+        output.say(f"{what}: published ({versions}{again})")
+
+
+def as_json(published: Published | None, gun: str) -> dict[str, Any]:
+    """Give an outcome."""
+    if published is None:
+        return {"gun": gun, "state": "staged"}
+    return {
+        "gun": published.gun,
+        "state": "published" if published.incomplete is None else "incomplete",
+        "versions": dict(published.versions),
+        "attempts": published.attempts,
+        "incomplete": str(published.incomplete) if published.incomplete else None,
+        "missing": dict(published.missing),
+    }

@@ -1,0 +1,33 @@
+"""``tabellion reset``: drop staged changes."""
+
+from __future__ import annotations
+
+import click
+
+from tabellion.cli import output
+from tabellion.cli.clients import publisher, work
+from tabellion.cli.context import Options, common_options, settle
+from tabellion.cli.subject import gun_argument, gun_of
+
+
+@click.command()
+@gun_argument
+@common_options
+def command(name: str | None, gun: str | None) -> None:
+    """Drop the staged changes of GUN. What is published stays.
+
+    \b
+    Examples:
+      tabellion reset registry.example/team/app
+    """  # noqa: D301  # \b is click's mark
+    settings, wanted = settle(), gun_of(name, gun)
+
+    async def reset() -> int:
+        async with publisher(settings) as author:
+            return await author.reset(wanted)
+
+    dropped = work(reset())
+    if Options.of().json:
+        output.answer_json({"gun": wanted, "dropped": dropped})
+    else:
+        output.say(f"{wanted}: {dropped} staged change{'' if dropped == 1 else 's'} dropped")

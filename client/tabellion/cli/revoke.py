@@ -1,0 +1,40 @@
+"""``tabellion revoke``: take a signature back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tabellion.cli.clients import publisher, work
+from tabellion.cli.context import common_options, settle, trust_options
+from tabellion.cli.publishing import no_publish_option, role_option, tell
+from tabellion.cli.subject import image_argument, subject_of
+
+if TYPE_CHECKING:
+    from tabellion.publish.publisher import Published
+
+
+@click.command()
+@image_argument
+@role_option
+@no_publish_option
+@trust_options
+@common_options
+def command(image: str, gun: str | None, role: str | None, staged: bool) -> None:  # noqa: FBT001
+    """Withdraw IMAGE: from now on it's refused by those who verify.
+
+    \b
+    Examples:
+      tabellion revoke registry.example/team/app:1.1
+      tabellion revoke --role alice registry.example/team/app:1.1
+      tabellion revoke --gun models.example/llm weights.bin
+    """  # noqa: D301  # \b is click's mark
+    settings, subject = settle(), subject_of(image, gun)
+    target = subject.target
+
+    async def revoke() -> Published | None:
+        async with publisher(settings) as author:
+            return await author.revoke(subject.gun, target, role=role, publish=not staged)
+
+    tell(work(revoke(), f"revoking {subject}"), f"{subject} is revoked", subject.gun)

@@ -1,0 +1,79 @@
+"""``tabellion verify``: the verified digest on stdout, or exit 1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tabellion.cli import output
+from tabellion.cli.clients import trust_client, work
+from tabellion.cli.context import (
+    Options,
+    Settings,
+    common_options,
+    offline_option,
+    settle,
+    trust_options,
+)
+from tabellion.cli.subject import Subject, image_argument, subject_of
+
+if TYPE_CHECKING:
+    from tabellion.verify import VerifiedImage
+
+
+@click.command()
+@image_argument
+@click.option("--platform", metavar="OS/ARCH", help="Give the digest for this platform.")
+@trust_options
+@offline_option
+@common_options
+def command(image: str, gun: str | None, platform: str | None) -> None:
+    """Verify IMAGE and print its digest.
+
+    The whole chain is checked: root, timestamp, snapshot, targets, delegations, freshness. The
+    registry isn't asked. Exit status 1: it must not be used; 3: could not find out.
+
+    \b
+    Examples:
+      tabellion verify registry.example/team/app:1.2
+      tabellion verify --root root.json registry.example/team/app:1.2   (the first time)
+      tabellion verify registry.example/team/app@sha256:7b2f...
+      tabellion verify --gun models.example/llm weights.bin
+      docker pull registry.example/team/app@$(tabellion verify registry.example/team/app:1.2)
+    """  # noqa: D301  # \b is click's mark
+    settings, subject = settle(), subject_of(image, gun)
+    verified = work(verify(settings, subject, platform), f"verifying {subject}")
+    if Options.of().json:
+        output.answer_json(as_json(verified))
+        return
+    signers = ", ".join(dict.fromkeys(signer.role for signer in verified.signers))
+    output.say(f"{subject} is signed by {signers}" + (" (last known)" if verified.offline else ""))
+    output.answer(str(verified.digest))
+
+
+async def verify(settings: Settings, subject: Subject, platform: str | None) -> VerifiedImage:
+    """Verify a subject by this run's settings."""
+    async with trust_client(settings) as trust:
+        if subject.reference is not None:
+            return await trust.verify(str(subject.reference), platform=platform)
+        return await trust.verify_target(subject.gun, subject.target)
+
+
+def as_json(verified: VerifiedImage) -> dict[str, Any]:
+    """Give everything a verification found out."""
+    return {
+        "reference": str(verified.reference),
+        "gun": verified.gun,
+        "target": verified.target,
+        "digest": str(verified.digest),
+        "length": verified.length,
+        "custom": verified.custom,
+        "signers": [
+            {"role": signer.role, "keyids": list(signer.keyids)} for signer in verified.signers
+        ],
+        "versions": dict(verified.versions),
+        "expires": {role: at.isoformat() for role, at in verified.expires.items()},
+        "pinned": verified.pinned,
+        "offline": verified.offline,
+    }

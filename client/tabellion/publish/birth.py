@@ -1,0 +1,117 @@
+"""A GUN's first files: root version 1 and empty targets, made once and sent until they're there.
+
+They're kept in ``<home>/staged/<quoted gun>.init`` until the server has them: after a lost answer
+the very same bytes are sent again, which the server takes for what it has.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from securesystemslib.signer import Key, Signer
+from tuf.api.metadata import Role, Root, Targets
+
+from tabellion.core import strict_json
+from tabellion.core.dialect import TUF
+from tabellion.core.release import next_snapshot
+from tabellion.core.transitions import UploadedFile
+from tabellion.errors import CacheError, TabellionError
+from tabellion.publish import files
+from tabellion.publish.signing import Expiries, KeyRing
+
+_MAX_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Keys and thresholds of a GUN to be made.
+
+    Attributes:
+        keys: Top-level role to its public keys.
+        thresholds: Role to threshold; 1 where absent.
+    """
+
+    keys: Mapping[str, Sequence[Key]]
+    thresholds: Mapping[str, int]
+
+    def threshold(self, role: str) -> int:
+        """Give a role's threshold."""
+        return self.thresholds.get(role, 1)
+
+
+def first_files(
+    plan: Plan, ring: KeyRing, *, expiries: Expiries, now: datetime, local_snapshot: bool
+) -> list[UploadedFile]:
+    """Make and sign root, targets and, where the publisher holds its key, the snapshot."""
+    roles = {role: Role([], plan.threshold(role)) for role in plan.keys}
+    root = Root(expires=now + expiries.root, roles=roles, keys={}, consistent_snapshot=True)
+    for role, keys in plan.keys.items():
+        for key in keys:
+            root.add_key(key, role)
+    targets = Targets(expires=now + expiries.targets)
+    made = [
+        UploadedFile("root", TUF.sign(root, _signers(plan, ring, "root"))),
+        UploadedFile("targets", TUF.sign(targets, _signers(plan, ring, "targets"))),
+    ]
+    if local_snapshot:
+        snapshot = next_snapshot(
+            None, {"targets": (1, made[1].data)}, expires_at=now + expiries.snapshot
+        )
+        made.append(UploadedFile("snapshot", TUF.sign(snapshot, _signers(plan, ring, "snapshot"))))
+    return made
+
+
+class Pending:
+    """The files of a GUN whose first publication isn't known to have arrived. It blocks."""
+
+    def __init__(self, home: Path, gun: str) -> None:
+        self._path = home / "staged" / f"{quote(gun, safe='')}.init"
+
+    def read(self) -> list[UploadedFile]:
+        """Give the files, empty if nothing is pending."""
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _fault(self._path, error) from error
+        try:
+            content = strict_json.parse(data, max_bytes=_MAX_BYTES, what=str(self._path))
+            return [
+                UploadedFile(role, base64.b64decode(str(text), validate=True))
+                for role, text in content.items()
+            ]
+        except (TabellionError, ValueError) as error:
+            raise CacheError(
+                f"{self._path} can't be read: {error}", hint="delete it, then run init again"
+            ) from error
+
+    def write(self, content: Sequence[UploadedFile]) -> None:
+        """Keep the files."""
+        document = {item.role: base64.b64encode(item.data).decode() for item in content}
+        try:
+            files.write_atomic(self._path, json.dumps(document).encode())
+        except OSError as error:
+            raise _fault(self._path, error) from error
+
+    def drop(self) -> None:
+        """Forget the files."""
+        try:
+            files.remove(self._path)
+        except OSError as error:
+            raise _fault(self._path, error) from error
+
+
+def _signers(plan: Plan, ring: KeyRing, role: str) -> list[Signer]:
+    keyids = [key.keyid for key in plan.keys[role]]
+    return ring.open(keyids, at_most=len(keyids))
+
+
+def _fault(path: Path, error: OSError) -> CacheError:
+    return CacheError(f"{path} can't be used: {error.strerror or error}")

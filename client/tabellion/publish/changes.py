@@ -1,0 +1,272 @@
+"""Changes as data: kept on disk until published, applied again after a lost race.
+
+``<home>/staged/<quoted gun>.json`` holds the staged ones, replaced in one piece.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote, unquote
+
+from securesystemslib.signer import Key
+
+from tabellion.core import strict_json
+from tabellion.core.names import Digest
+from tabellion.core.roles import check_path_pattern, check_role_name, check_target_path
+from tabellion.errors import CacheError, InvalidNameError, TabellionError, UsageError
+from tabellion.publish import files
+from tabellion.publish.keystore import load_public_key
+
+_MAX_STAGED_BYTES: Final = 16_000_000
+
+
+@dataclass(frozen=True)
+class SignTarget:
+    """Sign a target.
+
+    Attributes:
+        target: Target path.
+        digest: Digest of its bytes.
+        length: Their number.
+        custom: More about it.
+        role: Role to sign as, None for the one whose key is here.
+    """
+
+    target: str
+    digest: Digest
+    length: int
+    custom: Mapping[str, Any] = field(default_factory=dict)
+    role: str | None = None
+
+    def __post_init__(self) -> None:
+        check_target_path(self.target)
+        if self.digest.algorithm != "sha256":
+            raise UsageError(
+                f"target {self.target[:80]!r} is given by {self.digest.algorithm}",
+                hint="give its sha256: that's what every client checks",
+            )
+        if self.length < 0:
+            raise UsageError(f"target {self.target[:80]!r} has length {self.length}")
+        _check_role(self.role)
+        try:
+            json.dumps(self.custom, allow_nan=False)
+            strict_json.canonical(dict(self.custom))
+        except (TabellionError, TypeError, ValueError, RecursionError) as error:
+            raise UsageError(
+                f"custom of {self.target[:80]!r} isn't JSON that can be signed: {error}",
+                hint="use objects, lists, text, integers, true, false and null",
+            ) from error
+
+    def __str__(self) -> str:
+        by = f" as {self.role}" if self.role else ""
+        return f"sign {self.target} {self.digest}{by}"
+
+
+@dataclass(frozen=True)
+class RevokeTarget:
+    """Withdraw a target from a role, or from every role whose key is here."""
+
+    target: str
+    role: str | None = None
+
+    def __post_init__(self) -> None:
+        check_target_path(self.target)
+        _check_role(self.role)
+
+    def __str__(self) -> str:
+        return f"revoke {self.target}{f' as {self.role}' if self.role else ''}"
+
+
+@dataclass(frozen=True)
+class AddSigner:
+    """Delegate paths to a role."""
+
+    name: str
+    keys: tuple[Key, ...]
+    paths: tuple[str, ...]
+    threshold: int = 1
+    terminating: bool = False
+
+    def __post_init__(self) -> None:
+        check_role_name(self.name)
+        if not self.paths:
+            raise InvalidNameError(f"signer {self.name} gets no path", hint="give '*' for all")
+        for pattern in self.paths:
+            check_path_pattern(pattern)
+        if not 1 <= self.threshold <= len({key.keyid for key in self.keys}):
+            raise UsageError(
+                f"signer {self.name} has threshold {self.threshold} with {len(self.keys)} keys",
+                hint="give as many keys as the threshold, or more",
+            )
+
+    def __str__(self) -> str:
+        keys = ", ".join(key.keyid[:12] for key in self.keys)
+        return f"add signer {self.name} for {' '.join(self.paths)} ({self.threshold} of {keys})"
+
+
+@dataclass(frozen=True)
+class RemoveSigner:
+    """Withdraw a delegation."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        check_role_name(self.name)
+
+    def __str__(self) -> str:
+        return f"remove signer {self.name}"
+
+
+Change: TypeAlias = SignTarget | RevokeTarget | AddSigner | RemoveSigner
+
+
+class Staged:
+    """The staged changes of one home folder. Its methods block."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "staged"
+
+    def guns(self) -> list[str]:
+        """List GUNs with staged changes."""
+        try:
+            found = [path.stem for path in self.folder.glob("*.json")]
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+        return sorted(unquote(stem) for stem in found)
+
+    def read(self, gun: str) -> list[Change]:
+        """Give a GUN's staged changes in order.
+
+        Raises:
+            CacheError: The file can't be read.
+        """
+        path = self._path(gun)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unusable(path, error) from error
+        try:
+            content = strict_json.parse(data, max_bytes=_MAX_STAGED_BYTES, what="staged changes")
+            if content.get("gun") != gun:
+                raise ValueError("it's of another GUN")  # noqa: TRY301  (one message for all)
+            return [_from_json(item) for item in content["changes"]]
+        except (TabellionError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheError(
+                f"staged changes {path} can't be read: {error}",
+                hint="drop them with: tabellion reset GUN",
+            ) from error
+
+    def add(self, gun: str, changes: Sequence[Change]) -> int:
+        """Stage more changes; gives how many there are now."""
+        with self._locked(gun):
+            held = [*self.read(gun), *changes]
+            self._write(gun, held)
+            return len(held)
+
+    def drop(self, gun: str, published: Sequence[Change]) -> None:
+        """Forget changes that were published; ones staged meanwhile stay."""
+        with self._locked(gun):
+            held = self.read(gun)
+            if list(published) == held[: len(published)]:
+                self._write(gun, held[len(published) :])
+
+    def reset(self, gun: str) -> int:
+        """Forget all, readable or not; gives how many there were."""
+        with self._locked(gun):
+            try:
+                count = len(self.read(gun))
+            except CacheError:
+                count = 1
+            self._write(gun, [])
+            return count
+
+    def _write(self, gun: str, changes: Sequence[Change]) -> None:
+        path = self._path(gun)
+        content = {"gun": gun, "changes": [_to_json(change) for change in changes]}
+        try:
+            if changes:
+                files.write_atomic(path, json.dumps(content, indent=1).encode())
+            else:
+                files.remove(path)
+        except OSError as error:
+            raise _unusable(path, error) from error
+
+    @contextlib.contextmanager
+    def _locked(self, gun: str) -> Iterator[None]:
+        path = self._path(gun).with_suffix(".lock")
+        try:
+            with files.locked(path):
+                yield
+        except OSError as error:
+            raise _unusable(path, error) from error
+
+    def _path(self, gun: str) -> Path:
+        return self.folder / f"{quote(gun, safe='')}.json"
+
+
+def _check_role(role: str | None) -> None:
+    if role is not None and role != "targets":
+        check_role_name(role)
+
+
+def _to_json(change: Change) -> dict[str, Any]:
+    match change:
+        case SignTarget():
+            return {
+                "kind": "sign",
+                "target": change.target,
+                "digest": str(change.digest),
+                "length": change.length,
+                "custom": dict(change.custom),
+                "role": change.role,
+            }
+        case RevokeTarget():
+            return {"kind": "revoke", "target": change.target, "role": change.role}
+        case AddSigner():
+            return {
+                "kind": "add-signer",
+                "name": change.name,
+                "keys": [{"keyid": key.keyid, **key.to_dict()} for key in change.keys],
+                "paths": list(change.paths),
+                "threshold": change.threshold,
+                "terminating": change.terminating,
+            }
+        case RemoveSigner():
+            return {"kind": "remove-signer", "name": change.name}
+
+
+def _from_json(item: dict[str, Any]) -> Change:
+    match item["kind"]:
+        case "sign":
+            return SignTarget(
+                item["target"],
+                Digest.parse(item["digest"]),
+                int(item["length"]),
+                item["custom"],
+                item["role"],
+            )
+        case "revoke":
+            return RevokeTarget(item["target"], item["role"])
+        case "add-signer":
+            keys = tuple(load_public_key(json.dumps(key).encode()) for key in item["keys"])
+            return AddSigner(
+                item["name"],
+                keys,
+                tuple(item["paths"]),
+                int(item["threshold"]),
+                item["terminating"] is True,
+            )
+        case "remove-signer":
+            return RemoveSigner(item["name"])
+    raise ValueError(f"unknown kind {str(item['kind'])[:40]!r}")
+
+
+def _unusable(path: Path, error: OSError) -> CacheError:
+    return CacheError(f"{path} can't be used: {error.strerror or error}")

@@ -1,0 +1,43 @@
+"""Waiting between attempts: full jitter, bounded in time and number."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+_BASE_SECONDS: Final = 0.05
+_CAP_SECONDS: Final = 3.0
+_RANDOM: Final = random.SystemRandom()
+
+
+@dataclass
+class Retries:
+    """One publication's attempts.
+
+    Attributes:
+        max_attempts: How often is enough after a lost race.
+        max_faults: How often is enough without a usable answer.
+        max_seconds: How long is enough.
+    """
+
+    max_attempts: int = 100
+    max_faults: int = 4
+    max_seconds: float = 300
+    attempts: int = 0
+    faults: int = 0
+    _began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+
+    async def pause(self, error: Exception, *, is_fault: bool) -> None:
+        """Wait before the next attempt, or raise ``error`` if it was the last."""
+        self.faults += is_fault
+        elapsed = asyncio.get_running_loop().time() - self._began
+        if (
+            self.attempts >= self.max_attempts
+            or self.faults > self.max_faults
+            or elapsed > self.max_seconds
+        ):
+            raise error
+        bound = min(_CAP_SECONDS, _BASE_SECONDS * 1.5 ** min(self.attempts, 12))
+        await asyncio.sleep(_RANDOM.uniform(0, bound))

@@ -1,0 +1,250 @@
+"""The server's routes that a publisher uses, each answer read with suspicion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from securesystemslib.signer import Key
+from yarl import URL
+
+from tabellion.core import strict_json
+from tabellion.core.roles import KNOWN_SCHEMES, key_material
+from tabellion.core.transitions import UploadedFile
+from tabellion.errors import (
+    AccessDeniedError,
+    ConflictError,
+    NotFoundError,
+    PublicationError,
+    RefusedPublicationError,
+    ServerAnswerError,
+    TabellionError,
+    TransferError,
+    UnreachableError,
+)
+from tabellion.transport.fetcher import HttpFetcher
+
+_MAX_ANSWER: Final = 4_000_000
+_MAX_TEXT: Final = 500
+_OK: Final = range(200, 300)
+_DENIED: Final = frozenset({401, 403})
+_SERVER_FAULTS: Final = range(500, 600)
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """What a tag came to mean at a moment, by the server's word.
+
+    Attributes:
+        kind: ``signed`` or ``revoked``.
+        target: Target path.
+        role: Role that said so.
+        version: Version of that role's file; with ``metadata_sha256`` it can be checked.
+        metadata_sha256: SHA-256 of that file.
+        digests: Hash algorithm to hex.
+        length: Number of bytes.
+        at: When it was published.
+        id: Pass the last one as ``before`` to read on.
+    """
+
+    kind: str
+    target: str
+    role: str
+    version: int
+    metadata_sha256: str
+    digests: Mapping[str, str]
+    length: int
+    at: datetime
+    id: int
+
+
+class ServerApi:
+    """Talks to one server."""
+
+    def __init__(self, server: str, *, ca: Path | None = None, token: str | None = None) -> None:
+        self._server = server.rstrip("/")
+        self._fetcher = HttpFetcher(ca=ca, token=token)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._fetcher.close()
+
+    async def metadata(self, gun: str, file_name: str, *, max_bytes: int) -> bytes:
+        """Fetch a metadata file, unverified.
+
+        Raises:
+            TransportError: No usable answer.
+        """
+        return await self._fetcher.fetch(f"{self._base(gun)}/{file_name}", max_bytes=max_bytes)
+
+    async def exists(self, gun: str) -> bool:
+        """Tell whether the server holds metadata for the GUN."""
+        try:
+            await self.metadata(gun, "1.root.json", max_bytes=_MAX_ANSWER)
+        except NotFoundError:
+            return False
+        return True
+
+    async def online_key(self, gun: str, role: str) -> Key:
+        """Give the server's own public key of a role for a GUN that may not exist yet.
+
+        Raises:
+            TransportError: No usable answer, or not a key that all clients read.
+        """
+        url = f"{self._base(gun)}/{role}.key?dialect=tuf"
+        content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        try:
+            keyid = content.pop("keyid", None)
+            key = Key.from_dict(str(keyid), content)
+            key_material(key)
+        except Exception as error:  # a foreign parser on a foreign answer
+            raise ServerAnswerError(f"{url} isn't a public key: {error}", status=200) from error
+        if keyid is None or (key.keytype, key.scheme) not in KNOWN_SCHEMES:
+            raise ServerAnswerError(
+                f"{url} is a key without id, or of a kind that not all clients read", status=200
+            )
+        return key
+
+    async def upload(self, gun: str, files: Sequence[UploadedFile]) -> Mapping[str, int]:
+        """Publish files, all or none; gives the versions that are current then.
+
+        Raises:
+            ConflictError: Somebody published first.
+            RefusedPublicationError: A rule is broken.
+            TransportError: No usable answer: it may have been published or not.
+        """
+        form = aiohttp.FormData(quote_fields=False)
+        for item in files:
+            form.add_field(
+                "files", item.data, filename=item.role, content_type="application/octet-stream"
+            )
+        url = f"{self._base(gun)}/"
+        status, body = await self._post(url, form)
+        if status not in _OK:
+            raise _refusal(gun, status, body)
+        versions = self._parse(url, body).get("versions", {})
+        return {
+            str(role): version
+            for role, version in (versions.items() if isinstance(versions, dict) else ())
+            if type(version) is int
+        }
+
+    async def history(
+        self, gun: str, *, target: str | None, before: int | None, limit: int
+    ) -> list[HistoryEntry]:
+        """List what the tags of a GUN meant when, newest first.
+
+        Raises:
+            TransportError: No usable answer.
+        """
+        query: dict[str, str | int] = {"limit": limit}
+        if target is not None:
+            query["target"] = target
+        if before is not None:
+            query["before"] = before
+        url = (
+            f"{self._server}/v1/history/{quote(gun, safe='/:')}?{urlencode(query, quote_via=quote)}"
+        )
+        content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        try:
+            return [_history_entry(item) for item in content["events"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerAnswerError(f"{url} isn't a history: {error}", status=200) from error
+
+    def _base(self, gun: str) -> str:
+        return f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/tuf"
+
+    async def _post(self, url: str, form: aiohttp.FormData) -> tuple[int, bytes]:
+        try:
+            async with self._fetcher.session().post(
+                URL(url, encoded=True), data=form, allow_redirects=False
+            ) as response:
+                body = bytearray()
+                async for chunk in response.content.iter_chunked(65_536):
+                    body += chunk
+                    if len(body) > _MAX_ANSWER:
+                        raise TransferError(f"{url}: the answer is longer than {_MAX_ANSWER} bytes")
+                return response.status, bytes(body)
+        except TabellionError:
+            raise
+        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+            raise UnreachableError(f"{url}: no answer in time") from error
+        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
+            raise TransferError(f"{url}: the answer was cut short") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise UnreachableError(f"{url}: {str(error) or type(error).__name__}") from error
+
+    def _parse(self, url: str, body: bytes) -> dict[str, Any]:
+        try:
+            return strict_json.parse(body, max_bytes=_MAX_ANSWER, what="the answer")
+        except TabellionError as error:
+            raise ServerAnswerError(f"{url}: {error.message}", status=200) from error
+
+
+def _refusal(gun: str, status: int, body: bytes) -> TabellionError:
+    """Turn an RFC 9457 answer, or anything else, into the error it stands for."""
+    try:
+        content: object = json.loads(body)
+    except ValueError:
+        content = None
+    problem: dict[str, Any] = content if isinstance(content, dict) else {}
+    detail = _text(problem.get("detail")) or f"the server answered {status}"
+    message, hint = f"{gun}: {detail}", _text(problem.get("hint"))
+    code = _text(problem.get("code")) or f"http-{status}"
+    if code == ConflictError.code:
+        versions = problem.get("versions")
+        known = versions.items() if isinstance(versions, dict) else ()
+        return ConflictError(
+            message,
+            versions={str(role): number for role, number in known if type(number) is int},
+            hint=hint,
+        )
+    if status in _DENIED:
+        return AccessDeniedError(message, hint=hint or "set TABELLION_TOKEN to a publisher's token")
+    if status == 404:  # noqa: PLR2004  (HTTP's own number)
+        return NotFoundError(message, hint=hint or "check the server's address")
+    if status in _SERVER_FAULTS or status == 429:  # noqa: PLR2004
+        return ServerAnswerError(message, status=status, hint=hint or "try again in a moment")
+    if "code" not in problem:
+        return ServerAnswerError(message, status=status, hint="is this a Tabellion server?")
+    refused: PublicationError = RefusedPublicationError(
+        message,
+        rule=_text(problem.get("rule")) or code,
+        role=_text(problem.get("role")) or None,
+        keyid=_text(problem.get("keyid")) or None,
+        hint=hint,
+    )
+    return refused
+
+
+def _text(value: object) -> str:
+    """Give a server's text fit for one line of a terminal."""
+    if not isinstance(value, str):
+        return ""
+    return "".join(char if char.isprintable() else " " for char in value)[:_MAX_TEXT].strip()
+
+
+def _history_entry(item: Mapping[str, Any]) -> HistoryEntry:
+    return HistoryEntry(
+        kind=_text(item["kind"]),
+        target=_text(item["target"]),
+        role=_text(item["role"]),
+        version=int(item["version"]),
+        metadata_sha256=_text(item["metadata_sha256"]),
+        digests={_text(name): _text(value) for name, value in dict(item["digests"]).items()},
+        length=int(item["length"]),
+        at=datetime.fromisoformat(str(item["at"])),
+        id=int(item["id"]),
+    )

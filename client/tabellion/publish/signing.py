@@ -1,0 +1,202 @@
+"""From a draft to signed files: which keys are here, what they sign, what's still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from securesystemslib.signer import Key, Signer
+from tuf.api.metadata import Role, Root, Targets
+
+from tabellion.core.dialect import Dialect
+from tabellion.core.release import next_snapshot
+from tabellion.core.roles import role_keys, verify_threshold
+from tabellion.core.transitions import OnlineKeys, UploadedFile, judge_publication
+from tabellion.errors import KeyStoreError, PassphraseError, ThresholdError
+from tabellion.publish.edits import Draft
+from tabellion.publish.keystore import KeyStore
+from tabellion.publish.passphrases import Passphrases
+from tabellion.publish.state import Current
+
+_RENEW_BELOW = 0.5
+"""Unchanged content is signed anew when less than this part of its lifetime is left."""
+
+
+@dataclass(frozen=True)
+class Expiries:
+    """How long what is signed here lasts."""
+
+    root: timedelta = timedelta(days=1825)
+    targets: timedelta = timedelta(days=365)
+    snapshot: timedelta = timedelta(days=90)
+
+
+@dataclass(frozen=True)
+class Built:
+    """Signed files, and what they lack.
+
+    Attributes:
+        files: Ready for upload.
+        versions: Role to version.
+        missing: Role to number of signatures that are missing.
+    """
+
+    files: tuple[UploadedFile, ...]
+    versions: Mapping[str, int]
+    missing: Mapping[str, int]
+
+
+class KeyRing:
+    """Opens the keys that are here, each once. Its methods block."""
+
+    def __init__(self, keystore: KeyStore, passphrases: Passphrases) -> None:
+        self.keystore = keystore
+        self.passphrases = passphrases
+        self._open: dict[str, Signer] = {}
+
+    def held(self) -> frozenset[str]:
+        """List the key ids whose private part is here."""
+        return frozenset(info.keyid for info in self.keystore.list())
+
+    def open(self, keyids: Sequence[str], *, at_most: int) -> list[Signer]:
+        """Open those of the keys that are here, ``at_most`` of them.
+
+        Raises:
+            PassphraseError: A passphrase is missing or wrong.
+            KeyStoreError: A key file can't be used.
+        """
+        infos = self.keystore.held(keyids)[:at_most]
+        return [self._signer(info.keyid, info.role, info.name) for info in infos]
+
+    def _signer(self, keyid: str, role: str, name: str) -> Signer:
+        if keyid not in self._open:
+            passphrase = self.passphrases.existing(role, keyid, name)
+            try:
+                self._open[keyid] = self.keystore.signer(keyid, passphrase)
+            except PassphraseError:
+                self.passphrases.forget(keyid)
+                raise
+        return self._open[keyid]
+
+
+def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> Built:
+    """Sign every changed role with the keys that are here.
+
+    Raises:
+        KeyStoreError: No key of a changed role is here.
+        PassphraseError: A passphrase is missing or wrong.
+    """
+    current, dialect = draft.current, draft.current.trusted.dialect
+    _renew(draft, now, expiries)
+    files: list[UploadedFile] = []
+    versions: dict[str, int] = {}
+    missing: dict[str, int] = {}
+    for role, payload in draft.payloads.items():
+        published = current.roles.get(role)
+        payload.version = published.version + 1 if published is not None else 1
+        payload.expires = now + expiries.targets
+        keys, entry = _keys_of(draft, role)
+        signers = ring.open(entry.keyids, at_most=entry.threshold)
+        if not signers:
+            raise no_key(current.gun, role, entry)
+        data = dialect.sign(payload, signers)
+        lacking = signatures_missing(dialect, role, data, keys, entry)
+        if lacking:
+            missing[role] = lacking
+        files.append(UploadedFile(role, data))
+        versions[role] = payload.version
+    if files and not missing:
+        files, versions = with_snapshot(current, files, versions, ring, expiries=expiries, now=now)
+    return Built(tuple(files), versions, missing)
+
+
+def with_snapshot(
+    current: Current,
+    files: Sequence[UploadedFile],
+    versions: Mapping[str, int],
+    ring: KeyRing,
+    *,
+    expiries: Expiries,
+    now: datetime,
+) -> tuple[list[UploadedFile], dict[str, int]]:
+    """Add a snapshot if its keys are here; else the server signs it."""
+    entry = current.root.roles["snapshot"]
+    if len(ring.held().intersection(entry.keyids)) < entry.threshold:
+        return list(files), dict(versions)
+    held = current.trusted.snapshot
+    snapshot = next_snapshot(
+        held.signed if held is not None else None,
+        {item.role: (versions[item.role], item.data) for item in files},
+        expires_at=now + expiries.snapshot,
+    )
+    signers = ring.open(entry.keyids, at_most=entry.threshold)
+    data = current.trusted.dialect.sign(snapshot, signers)
+    return (
+        [*files, UploadedFile("snapshot", data)],
+        {**versions, "snapshot": snapshot.version},
+    )
+
+
+def judge(current: Current, files: Sequence[UploadedFile], *, now: datetime) -> None:
+    """Ask the server's rules before the server: what breaks one isn't sent.
+
+    Raises:
+        RefusedPublicationError: A rule is broken.
+        VerificationError: A file is expired, too large or wrongly signed.
+    """
+    root = current.root
+    online = OnlineKeys(
+        snapshot=[]
+        if any(item.role == "snapshot" for item in files)
+        else _role_keys(root, "snapshot"),
+        timestamp=_role_keys(root, "timestamp"),
+    )
+    judge_publication(
+        current.as_served(),
+        files,
+        gun=current.gun,
+        online=online,
+        now=now,
+        limits=current.trusted.limits,
+    )
+
+
+def signatures_missing(
+    dialect: Dialect, role: str, data: bytes, keys: Mapping[str, Key], entry: Role
+) -> int:
+    """Tell how many valid signatures a file lacks."""
+    parsed = dialect.parse(role, data, max_bytes=max(len(data), 1))
+    try:
+        verify_threshold(parsed, role, keys, entry.keyids, entry.threshold)
+    except ThresholdError as error:
+        return error.needed - len(error.signed_by)
+    return 0
+
+
+def no_key(gun: str, role: str, entry: Role) -> KeyStoreError:
+    """Give the error for a role none of whose keys is here."""
+    wanted = ", ".join(keyid[:12] for keyid in entry.keyids)
+    return KeyStoreError(
+        f"no key of role {role} of {gun} is here",
+        hint=f"its keys are {wanted[:200]}; import one, or ask its holder",
+    )
+
+
+def _keys_of(draft: Draft, role: str) -> tuple[Mapping[str, Key], Role]:
+    """Give a role's keys as the draft will have them."""
+    delegator = draft.current.delegators.get(role, "targets")
+    by: Root | Targets = draft.current.root if delegator == "root" else draft.of(delegator)
+    return role_keys(by, role)
+
+
+def _renew(draft: Draft, now: datetime, expiries: Expiries) -> None:
+    """Sign unchanged content anew if it was spoken of and hasn't long to live."""
+    for role in draft.touched - draft.payloads.keys():
+        published = draft.current.roles.get(role)
+        if published is None or published.expires_at - now < expiries.targets * _RENEW_BELOW:
+            draft.edit(role)
+
+
+def _role_keys(root: Root, role: str) -> list[Key]:
+    return [root.keys[keyid] for keyid in root.roles[role].keyids if keyid in root.keys]

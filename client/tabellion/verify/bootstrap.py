@@ -1,0 +1,189 @@
+"""The first root of a GUN: given as a file, found by a root key's fingerprint, or at first use.
+
+A root once trusted is kept and comes first from then on; a pin given later must agree with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tabellion.core.limits import Limits
+from tabellion.core.roles import key_material
+from tabellion.core.trusted_set import TrustedSet
+from tabellion.errors import (
+    ConfigurationError,
+    NotFoundError,
+    UnknownGunError,
+    UntrustedRootError,
+    VerificationError,
+)
+from tabellion.verify.cache import MetadataCache
+
+FetchRoot = Callable[[int], Awaitable[bytes]]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """How a caller wants the first root to be trusted.
+
+    Attributes:
+        root: The root file, or where it is.
+        fingerprint: Id of a root key, or hex SHA-256 of its public bytes.
+        first_use: Trust the server's first root if nothing is known yet.
+    """
+
+    root: bytes | Path | None = None
+    fingerprint: str | None = None
+    first_use: bool = False
+
+    def read(self) -> bytes | None:
+        """Give the pinned root's bytes.
+
+        Raises:
+            ConfigurationError: The file can't be read.
+        """
+        if not isinstance(self.root, Path):
+            return self.root
+        try:
+            return self.root.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(
+                f"root file {self.root} can't be read: {error.strerror or error}",
+                hint="give the root file that the publisher handed out",
+            ) from error
+
+
+class Bootstrap:
+    """Finds the root to start an update of one GUN from."""
+
+    def __init__(
+        self, gun: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
+    ) -> None:
+        self._gun = gun
+        self._pin = pin
+        self._cache = cache
+        self._now = now
+        self._limits = limits
+
+    async def root(self, fetch: FetchRoot) -> tuple[bytes, str]:
+        """Give the root and, in words, why it's trusted.
+
+        Raises:
+            UntrustedRootError: Nothing is pinned, or the pin disagrees with what is kept or served.
+            UnknownGunError: The server holds no first root.
+        """
+        given = await asyncio.to_thread(self._pin.read)
+        kept = await asyncio.to_thread(self._newest_kept)
+        if kept is not None:
+            return await asyncio.to_thread(self._agreed, kept, given)
+        if given is not None:
+            await asyncio.to_thread(self._open, given)
+            found, how = given, "root file"
+        elif self._pin.fingerprint is not None:
+            found, how = await self._by_fingerprint(fetch), "root key"
+        elif self._pin.first_use:
+            found, how = await self._first(fetch), "first use"
+        else:
+            raise UntrustedRootError(
+                f"no root of {self._gun} is trusted yet",
+                hint="give its root file (--root) or root key fingerprint (--root-key)",
+            )
+        await asyncio.to_thread(self._cache.save_pin, how)
+        return found, how
+
+    def _newest_kept(self) -> TrustedSet | None:
+        """Open the current root, or after damage the newest one kept that is whole."""
+        candidates = [self._cache.load("root")]
+        candidates += [self._cache.load_root(n) for n in reversed(self._cache.root_versions())]
+        for data in candidates:
+            try:
+                if data is not None:
+                    return self._open(data)
+            except VerificationError:
+                continue
+        return None
+
+    def _agreed(self, kept: TrustedSet, given: bytes | None) -> tuple[bytes, str]:
+        if given is not None:
+            return self._agreed_file(kept, given)
+        if self._pin.fingerprint is not None and not self._is_kept_signed():
+            raise UntrustedRootError(
+                f"no root kept for {self._gun} is signed by the pinned key",
+                hint=f"if the pin is right, remove {self._cache.folder} and verify again",
+            )
+        return kept.root.data, self._cache.load_pin() or "kept root"
+
+    def _agreed_file(self, kept: TrustedSet, given: bytes) -> tuple[bytes, str]:
+        pinned = self._open(given)
+        same_version = self._cache.load_root(pinned.root.version)
+        if same_version is None:
+            # Nothing kept says otherwise: the update walks on from the file.
+            return given, "root file"
+        if same_version != given and self._is_whole(same_version):
+            raise UntrustedRootError(
+                f"another root version {pinned.root.version} is kept for {self._gun}",
+                hint=f"if the file is right, remove {self._cache.folder} and verify again",
+            )
+        newest = kept.root.data if kept.root.version >= pinned.root.version else given
+        return newest, "root file"
+
+    def _is_whole(self, data: bytes) -> bool:
+        try:
+            self._open(data)
+        except VerificationError:
+            return False
+        return True
+
+    def _is_kept_signed(self) -> bool:
+        for version in self._cache.root_versions():
+            data = self._cache.load_root(version)
+            try:
+                if data is not None and self._is_pinned(self._open(data)):
+                    return True
+            except VerificationError:
+                continue
+        return False
+
+    async def _by_fingerprint(self, fetch: FetchRoot) -> bytes:
+        """Walk the served roots, none of them trusted yet, to one that the pinned key signed."""
+        trusted = await asyncio.to_thread(self._open, await self._first(fetch))
+        for _ in range(self._limits.root_rotations):
+            if self._is_pinned(trusted):
+                return trusted.root.data
+            try:
+                data = await fetch(trusted.root.version + 1)
+            except NotFoundError:
+                break
+            await asyncio.to_thread(trusted.update_root, data)
+        raise UntrustedRootError(
+            f"no root served for {self._gun} is signed by the pinned key "
+            f"{str(self._pin.fingerprint)[:64]}"
+        )
+
+    def _is_pinned(self, trusted: TrustedSet) -> bool:
+        wanted = str(self._pin.fingerprint).strip().lower().removeprefix("sha256:")
+        root = trusted.root.signed
+        return any(
+            wanted in {keyid.lower(), *fingerprints(key_material(root.keys[keyid]))}
+            for keyid in trusted.root.signed_by
+        )
+
+    async def _first(self, fetch: FetchRoot) -> bytes:
+        try:
+            return await fetch(1)
+        except NotFoundError as error:
+            raise UnknownGunError(f"the server holds nothing for {self._gun}") from error
+
+    def _open(self, data: bytes) -> TrustedSet:
+        return TrustedSet(data, now=self._now, limits=self._limits)
+
+
+def fingerprints(material: bytes) -> set[str]:
+    """Give the spellings of a key's fingerprint: over its material, with and without its kind."""
+    bare = material.removeprefix(b"ed25519:")
+    return {hashlib.sha256(part).hexdigest() for part in (material, bare)}

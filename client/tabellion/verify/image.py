@@ -1,0 +1,141 @@
+"""What a verification gives: a digest, and who vouches for it until when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tuf.api.metadata import TargetFile
+
+from tabellion.core.names import Digest, Gun, Reference
+from tabellion.core.search import TargetMatch, index_manifests
+from tabellion.core.trusted_set import TrustedSet
+from tabellion.errors import InvalidNameError, MalformedMetadataError, NotSignedError
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A role that signed, with the ids of its keys that count."""
+
+    role: str
+    keyids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedImage:
+    """A digest that may be used, and why.
+
+    Attributes:
+        reference: What was asked for; None if it was plain data, not an image.
+        gun: Its collection.
+        target: Path under which it's signed: for an image the tag.
+        digest: The verified digest.
+        length: Bytes behind the digest; None if only its index's length is signed.
+        custom: What the signer added.
+        signers: The role that signed it.
+        versions: Version of each role that was relied on.
+        expires: Expiry of each role that was relied on.
+        offline: The server couldn't be asked; this is the last known state, still fresh.
+        pinned: How the root came to be trusted.
+    """
+
+    reference: Reference | None
+    gun: Gun
+    target: str
+    digest: Digest
+    length: int | None
+    custom: Mapping[str, Any]
+    signers: tuple[Signer, ...]
+    versions: Mapping[str, int]
+    expires: Mapping[str, datetime]
+    offline: bool
+    pinned: str
+
+
+def signed_digest(target: TargetFile, path: str) -> Digest:
+    """Give a target's digest, sha256 before sha512.
+
+    Raises:
+        MalformedMetadataError: It has neither in a usable form.
+    """
+    for algorithm in ("sha256", "sha512"):
+        value = target.hashes.get(algorithm)
+        if value is not None:
+            return _digest(f"{algorithm}:{value}", path)
+    raise MalformedMetadataError(f"target {path[:80]!r} has neither a sha256 nor a sha512 hash")
+
+
+def platform_digest(target: TargetFile, path: str, platform: str) -> tuple[Digest, int | None]:
+    """Give the child of a signed index for a platform; an image that's no index is itself.
+
+    Raises:
+        NotSignedError: The signed index has nothing for that platform.
+    """
+    children = index_manifests(target)
+    if not children:
+        return signed_digest(target, path), target.length
+    known = [str(child.get("platform")) for child in children]
+    for wanted in (platform, f"{platform}/v8"):  # arm64 is written with and without its variant
+        for child, name in zip(children, known, strict=True):
+            if name == wanted:
+                return _digest(str(child.get("digest")), path), _length(child)
+    raise NotSignedError(
+        f"{path!r} isn't signed for platform {platform[:40]!r}",
+        hint=f"signed are: {', '.join(sorted(set(known)))[:300]}",
+    )
+
+
+def child_length(target: TargetFile, digest: Digest) -> int | None:
+    """Give the length behind a digest that a target is or, as an index, lists."""
+    if target.hashes.get(digest.algorithm) == digest.hex:
+        return target.length
+    for child in index_manifests(target):
+        if child.get("digest") == str(digest):
+            return _length(child)
+    return None
+
+
+def describe(
+    trusted: TrustedSet,
+    match: TargetMatch,
+    *,
+    reference: Reference | None,
+    gun: Gun,
+    digest: Digest,
+    length: int | None,
+    offline: bool,
+    pinned: str,
+) -> VerifiedImage:
+    """Put together what was found out."""
+    files = [trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets, match.role]
+    relied_on = {file.role: file for file in files if file is not None}
+    custom = match.target.unrecognized_fields.get("custom")
+    return VerifiedImage(
+        reference=reference,
+        gun=gun,
+        target=match.path,
+        digest=digest,
+        length=length,
+        custom=custom if isinstance(custom, dict) else {},
+        signers=(Signer(match.role.role, match.role.signed_by),),
+        versions={role: file.version for role, file in relied_on.items()},
+        expires={role: file.expires_at for role, file in relied_on.items()},
+        offline=offline,
+        pinned=pinned,
+    )
+
+
+def _length(child: Mapping[str, object]) -> int | None:
+    length = child.get("length")
+    return length if isinstance(length, int) else None
+
+
+def _digest(text: str, path: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except InvalidNameError as error:
+        raise MalformedMetadataError(
+            f"target {path[:80]!r} is signed with {text[:80]!r}, which isn't a digest"
+        ) from error

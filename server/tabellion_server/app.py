@@ -1,0 +1,65 @@
+"""The application: wiring only, no port is opened here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.publishing import Publisher
+from tabellion_server.services.signing import Clock, ReleaseSigner
+from tabellion_server.services.timestamping import Renewer
+from tabellion_server.settings import Settings
+from tabellion_server.storage.interface import Store
+from tabellion_server.web.context import CONTEXT, Context
+from tabellion_server.web.problems import problems
+from tabellion_server.web.requests import IN_FLIGHT, InFlight, requests
+from tabellion_server.web.routes import add_routes
+
+
+def utc_now() -> datetime:
+    """Give the present moment."""
+    return datetime.now(UTC)
+
+
+def make_app(
+    settings: Settings, *, store: Store, online_keys: OnlineKeys, clock: Clock = utc_now
+) -> web.Application:
+    """Make the application; store and keys stay the caller's to close."""
+    files, locks = MetadataFiles(store), GunLocks()
+    signer = ReleaseSigner(
+        online_keys, snapshot_life=settings.snapshot_life, timestamp_life=settings.timestamp_life
+    )
+    publisher = Publisher(
+        store,
+        files,
+        signer,
+        locks,
+        clock=clock,
+        allow_example_keys=settings.is_loopback_only,
+    )
+    renewer = Renewer(store, files, signer, locks, clock=clock)
+    app = web.Application(middlewares=[requests, problems])
+    app[CONTEXT] = Context(settings, store, online_keys, files, publisher, renewer, locks)
+    app[IN_FLIGHT] = InFlight()
+    add_routes(app)
+    app.cleanup_ctx.append(_background)
+    return app
+
+
+async def _background(app: web.Application) -> AsyncIterator[None]:
+    """Sweep while the application lives; at its end, let what was begun finish."""
+    context = app[CONTEXT]
+    sweep = asyncio.create_task(context.renewer.sweep_forever())
+    yield
+    sweep.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sweep
+    await context.publisher.drain()
+    await context.renewer.drain()

@@ -1,0 +1,230 @@
+"""Publishing: judge, sign the server's part, commit all of it in one step."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from securesystemslib.signer import Key
+
+from tabellion.core.roles import key_material
+from tabellion.core.transitions import CurrentSet, Publication, UploadedFile, judge_publication
+from tabellion.errors import ConflictError, RefusedPublicationError
+from tabellion_server.keys.example_keys import EXAMPLE_KEYS
+from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.history import tag_events
+from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.signing import (
+    Clock,
+    Parsed,
+    ReleaseSigner,
+    online_public_keys,
+    parse_current,
+)
+from tabellion_server.storage.interface import (
+    Head,
+    StaleHeadError,
+    Store,
+    StoredFile,
+    TagEvent,
+)
+
+_ATTEMPTS: Final = 20
+_NUMBERED_ROOT = re.compile(r"([1-9][0-9]{0,17})\.root")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publication came to.
+
+    Attributes:
+        versions: Role to current version.
+        unchanged: Everything uploaded was served already.
+        is_new: The GUN didn't exist before.
+    """
+
+    versions: Mapping[str, int]
+    unchanged: bool
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    added: Sequence[StoredFile]
+    events: Sequence[TagEvent]
+    publication: Publication
+
+
+class Publisher:
+    """Accepts publications; what was begun ends, even if the sender goes away."""
+
+    def __init__(
+        self,
+        store: Store,
+        files: MetadataFiles,
+        signer: ReleaseSigner,
+        locks: GunLocks,
+        *,
+        clock: Clock,
+        allow_example_keys: bool,
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._signer = signer
+        self._locks = locks
+        self._clock = clock
+        self._allow_example_keys = allow_example_keys
+        self._running: set[asyncio.Task[Published]] = set()
+
+    async def publish(self, gun: str, upload: Sequence[UploadedFile]) -> Published:
+        """Accept an upload whole, or refuse it and change nothing.
+
+        A role may be given as ``3.root`` where several roots come at once.
+
+        Raises:
+            ConflictError: Built on versions that aren't current any more.
+            RefusedPublicationError: A rule is broken.
+            VerificationError: A file is malformed, too large, expired or wrongly signed.
+            StorageError: The store failed.
+        """
+        task = asyncio.create_task(self._publish(gun, upload))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self) -> None:
+        """Wait until no publication is running."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _publish(self, gun: str, upload: Sequence[UploadedFile]) -> Published:
+        head: Head | None = None
+        for _ in range(_ATTEMPTS):
+            async with self._locks.of(gun):
+                head = await self._store.head(gun)
+                fresh = await self._without_known_roots(gun, head, upload)
+                if head is not None and upload and not fresh:
+                    return Published(_versions(head), unchanged=True, is_new=False)
+                prepared = await self._prepare(gun, head, fresh)
+                if prepared.publication.unchanged and head is not None:
+                    return Published(_versions(head), unchanged=True, is_new=False)
+                try:
+                    after = await self._store.commit(
+                        gun,
+                        dialect=prepared.publication.dialect.name,
+                        expected_revision=head.revision if head else None,
+                        added=prepared.added,
+                        events=prepared.events,
+                        at=prepared.added[-1].stored_at,
+                    )
+                except StaleHeadError:
+                    continue  # another process of this server came first: judge again
+                return Published(_versions(after), unchanged=False, is_new=head is None)
+        raise ConflictError(
+            f"{gun} is being published to by too many others at once",
+            versions=_versions(head) if head else {},
+        )
+
+    async def _without_known_roots(
+        self, gun: str, head: Head | None, upload: Sequence[UploadedFile]
+    ) -> list[UploadedFile]:
+        """Name each file by its role, and drop old roots that are stored just so.
+
+        A publication sent again after a lost answer holds them, and isn't a conflict.
+        """
+        fresh: list[UploadedFile] = []
+        for item in upload:
+            numbered = _NUMBERED_ROOT.fullmatch(item.role)
+            if numbered is None:
+                fresh.append(item)
+                continue
+            stored = await self._store.read(gun, "root", int(numbered[1])) if head else None
+            if stored is None or stored.data != item.data:
+                fresh.append(replace(item, role="root"))
+        return fresh
+
+    async def _prepare(
+        self, gun: str, head: Head | None, upload: Sequence[UploadedFile]
+    ) -> _Prepared:
+        now = self._clock()
+        current = await self._files.current_set(head)
+        online = await online_public_keys(self._store, gun)
+
+        def judge() -> Publication:
+            judged = judge_publication(current, upload, gun=gun, online=online, now=now)
+            if not self._allow_example_keys:
+                _refuse_example_keys(judged)
+            return judged
+
+        publication = await asyncio.to_thread(judge)
+        if publication.unchanged:
+            return _Prepared([], [], publication)
+        return await self._complete(gun, current, publication, now)
+
+    async def _complete(
+        self, gun: str, current: CurrentSet | None, publication: Publication, now: datetime
+    ) -> _Prepared:
+        held = await parse_current(current)
+        root, dialect = publication.root.signed, publication.dialect
+        added = [_stored(item, now) for item in publication.roots]
+        added += [_stored(item, now) for item in publication.targets.values()]
+        snapshot: StoredFile | Parsed | None = publication.snapshot or held.get("snapshot")
+        if publication.snapshot is not None:
+            added.append(_stored(publication.snapshot, now))
+        if publication.needs_snapshot or snapshot is None:
+            snapshot = await self._signer.snapshot(
+                gun,
+                root=root,
+                previous=held.get("snapshot"),
+                files={
+                    role: (item.version, item.data) for role, item in publication.targets.items()
+                },
+                dialect=dialect,
+                now=now,
+            )
+            added.append(snapshot)
+        timestamp = await self._signer.timestamp(
+            gun,
+            root=root,
+            previous=held.get("timestamp"),
+            snapshot=snapshot,
+            dialect=dialect,
+            now=now,
+        )
+        added.append(timestamp)
+        after = {**held, **publication.targets}
+        events = await asyncio.to_thread(tag_events, held, after, at=now)
+        return _Prepared(added, events, publication)
+
+
+def _stored(item: Parsed, now: datetime) -> StoredFile:
+    return StoredFile(item.role, item.version, item.sha256, item.data, now)
+
+
+def _versions(head: Head) -> dict[str, int]:
+    return {role: ref.version for role, ref in head.files.items()}
+
+
+def _refuse_example_keys(publication: Publication) -> None:
+    """Refuse keys whose private halves come with the source."""
+    lists: list[tuple[str, Iterable[Key]]] = [
+        ("root", root.signed.keys.values()) for root in publication.roots
+    ]
+    for role, item in publication.targets.items():
+        if item.signed.delegations is not None:
+            lists.append((role, item.signed.delegations.keys.values()))
+    for role, keys in lists:
+        for key in keys:
+            if hashlib.sha256(key_material(key)).hexdigest() in EXAMPLE_KEYS:
+                raise RefusedPublicationError(
+                    f"{role} names key {key.keyid[:64]}, a published example key",
+                    rule="example-key",
+                    role=role,
+                    keyid=key.keyid,
+                    hint="anybody can sign with it; make your own: tabellion key generate",
+                )

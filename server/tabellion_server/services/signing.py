@@ -1,0 +1,123 @@
+"""The server's own part of a release: next snapshot and timestamp, signed by online keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root, Signed
+
+from tabellion.core.dialect import Dialect
+from tabellion.core.limits import Limits
+from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.release import next_snapshot, next_timestamp
+from tabellion.core.transitions import CurrentSet
+from tabellion.core.transitions import OnlineKeys as OnlinePublicKeys
+from tabellion.errors import KeyStoreError
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.storage.interface import OnlineKeyRow, Store, StoredFile
+
+Parsed = UnverifiedMetadata[Any]
+
+
+class Clock(Protocol):
+    """Gives the present moment, aware UTC."""
+
+    def __call__(self) -> datetime:
+        """Give it."""
+
+
+async def online_public_keys(store: Store, gun: str) -> OnlinePublicKeys:
+    """Give all public keys that the server can sign with for a GUN, old ones too."""
+    snapshot = await store.online_keys(gun, "snapshot")
+    timestamp = await store.online_keys(gun, "timestamp")
+    return OnlinePublicKeys([_key(row) for row in snapshot], [_key(row) for row in timestamp])
+
+
+def _key(row: OnlineKeyRow) -> Key:
+    try:
+        fields = json.loads(row.public)
+        return Key.from_dict(fields.pop("keyid"), fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise KeyStoreError(
+            f"online {row.role} key {row.keyid} is damaged", hint="restore the store from a backup"
+        ) from error
+
+
+async def parse_current(current: CurrentSet | None) -> dict[str, Parsed]:
+    """Read all files of a set, off the event loop."""
+    if current is None:
+        return {}
+    limits = Limits()
+
+    def work() -> dict[str, Parsed]:
+        return {
+            role: current.dialect.parse(role, data, max_bytes=limits.max_bytes(role))
+            for role, data in current.files.items()
+        }
+
+    return await asyncio.to_thread(work)
+
+
+class ReleaseSigner:
+    """Signs what comes after the present snapshot and timestamp."""
+
+    def __init__(
+        self, online: OnlineKeys, *, snapshot_life: timedelta, timestamp_life: timedelta
+    ) -> None:
+        self._online = online
+        self._lives = {"snapshot": snapshot_life, "timestamp": timestamp_life}
+
+    def life(self, role: str) -> timedelta:
+        """Give how long a fresh file of the role lives."""
+        return self._lives[role]
+
+    async def snapshot(
+        self,
+        gun: str,
+        *,
+        root: Root,
+        previous: Parsed | None,
+        files: Mapping[str, tuple[int, bytes]],
+        dialect: Dialect,
+        now: datetime,
+    ) -> StoredFile:
+        """Sign the next snapshot, naming ``files`` anew."""
+        signed = next_snapshot(
+            previous.signed if previous else None, files, expires_at=self._expiry("snapshot", now)
+        )
+        return await self._sign(gun, "snapshot", root=root, signed=signed, dialect=dialect, now=now)
+
+    async def timestamp(
+        self,
+        gun: str,
+        *,
+        root: Root,
+        previous: Parsed | None,
+        snapshot: StoredFile | Parsed,
+        dialect: Dialect,
+        now: datetime,
+    ) -> StoredFile:
+        """Sign the next timestamp, naming ``snapshot``."""
+        signed = next_timestamp(
+            previous.signed if previous else None,
+            snapshot.data,
+            snapshot.version,
+            expires_at=self._expiry("timestamp", now),
+        )
+        return await self._sign(
+            gun, "timestamp", root=root, signed=signed, dialect=dialect, now=now
+        )
+
+    def _expiry(self, role: str, now: datetime) -> datetime:
+        return now.replace(microsecond=0) + self._lives[role]
+
+    async def _sign(
+        self, gun: str, role: str, *, root: Root, signed: Signed, dialect: Dialect, now: datetime
+    ) -> StoredFile:
+        data = await self._online.sign(gun, role, root.roles[role].keyids, signed, dialect)
+        return StoredFile.of(role, signed.version, data, stored_at=now)

@@ -1,0 +1,212 @@
+"""Keeping timestamps and snapshots fresh: on read past half their life, and ahead of expiry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import Final
+
+from tabellion.core.dialect import dialect_named
+from tabellion.core.limits import Limits
+from tabellion.core.roles import key_material
+from tabellion.errors import TabellionError
+from tabellion_server.logs import log
+from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.signing import (
+    Clock,
+    Parsed,
+    ReleaseSigner,
+    online_public_keys,
+    parse_current,
+)
+from tabellion_server.storage.interface import (
+    Head,
+    StaleHeadError,
+    StorageError,
+    Store,
+    StoredFile,
+)
+
+_PATIENCE_SECONDS: Final = 2.0  # how long a reader waits while what is there is still valid
+_EXPIRIES_HELD: Final = 20_000
+_PAGE: Final = 200
+_ATTEMPTS: Final = 5
+
+
+class Renewer:
+    """Signs new timestamps, and new snapshots where the server holds the key; one at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        files: MetadataFiles,
+        signer: ReleaseSigner,
+        locks: GunLocks,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._signer = signer
+        self._locks = locks
+        self._clock = clock
+        self._expiries: OrderedDict[str, datetime] = OrderedDict()
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def ensure_fresh(self, gun: str) -> None:
+        """Renew what is past half its life; return at once otherwise.
+
+        A failure is logged, not raised: what is there may still be valid, and if it isn't,
+        clients say so better than we could.
+        """
+        head = await self._store.head(gun)
+        if head is None or not await self._is_due(head):
+            return
+        task = self._running.get(gun)
+        if task is None:
+            task = asyncio.create_task(self._renew_logged(gun))
+            self._running[gun] = task
+            task.add_done_callback(lambda _: self._running.pop(gun, None))
+        expires_at = await self._expires_at(head, "timestamp")
+        valid = expires_at is not None and expires_at > self._clock()
+        await asyncio.wait([task], timeout=_PATIENCE_SECONDS if valid else None)
+
+    async def sweep(self) -> int:
+        """Renew every GUN that is due; give how many GUNs were looked at."""
+        after: str | None = None
+        count = 0
+        while page := await self._store.guns("", after, _PAGE):
+            for head in page:
+                if await self._is_due(head):
+                    await self.ensure_fresh(head.gun)
+            count += len(page)
+            after = page[-1].gun
+        return count
+
+    async def sweep_forever(self) -> None:
+        """Sweep often enough that nothing expires unread; runs until cancelled."""
+        interval = min(3600.0, max(1.0, self._signer.life("timestamp").total_seconds() / 8))
+        while True:
+            try:
+                await self.sweep()
+            except TabellionError as error:
+                log().error("sweep.failed", problem=error.message, hint=error.hint)
+            except Exception:  # noqa: BLE001  (the sweep must outlive any fault)
+                log().exception("sweep.failed")
+            await asyncio.sleep(interval)
+
+    async def drain(self) -> None:
+        """Wait until nothing is being renewed."""
+        while self._running:
+            await asyncio.wait(list(self._running.values()))
+
+    async def _renew_logged(self, gun: str) -> None:
+        try:
+            await self._renew(gun)
+        except TabellionError as error:
+            log().error("timestamp.not_renewed", gun=gun, problem=error.message, hint=error.hint)
+        except Exception:  # noqa: BLE001  (a reader still gets what is there)
+            log().exception("timestamp.not_renewed", gun=gun)
+
+    async def _renew(self, gun: str) -> None:
+        for _ in range(_ATTEMPTS):
+            async with self._locks.of(gun):
+                head = await self._store.head(gun)
+                if head is None or not await self._is_due(head):
+                    return
+                try:
+                    added = await self._sign(head)
+                    await self._store.commit(
+                        gun,
+                        dialect=head.dialect,
+                        expected_revision=head.revision,
+                        added=added,
+                        at=added[-1].stored_at,
+                    )
+                except StaleHeadError:
+                    continue
+                log().info(
+                    "timestamp.renewed",
+                    gun=gun,
+                    versions={item.role: item.version for item in added},
+                )
+                return
+        raise StorageError(f"{gun} changed {_ATTEMPTS} times while its timestamp was renewed")
+
+    async def _sign(self, head: Head) -> list[StoredFile]:
+        now = self._clock()
+        held = await parse_current(await self._files.current_set(head))
+        dialect, root = dialect_named(head.dialect), held["root"].signed
+        added: list[StoredFile] = []
+        snapshot: Parsed | StoredFile = held["snapshot"]
+        if self._past_half("snapshot", held["snapshot"].signed.expires, now) and (
+            await self._holds_snapshot_key(head.gun, held["root"])
+        ):
+            snapshot = await self._signer.snapshot(
+                head.gun,
+                root=root,
+                previous=held["snapshot"],
+                files={},
+                dialect=dialect,
+                now=now,
+            )
+            added.append(snapshot)
+        timestamp = await self._signer.timestamp(
+            head.gun,
+            root=root,
+            previous=held["timestamp"],
+            snapshot=snapshot,
+            dialect=dialect,
+            now=now,
+        )
+        return [*added, timestamp]
+
+    async def _holds_snapshot_key(self, gun: str, root: Parsed) -> bool:
+        ours = {key_material(key) for key in (await online_public_keys(self._store, gun)).snapshot}
+        entry = root.signed.roles["snapshot"]
+        named = {key_material(root.signed.keys[keyid]) for keyid in entry.keyids}
+        return bool(len(ours & named) >= entry.threshold)
+
+    async def _is_due(self, head: Head) -> bool:
+        now = self._clock()
+        timestamp = await self._expires_at(head, "timestamp")
+        if timestamp is None or self._past_half("timestamp", timestamp, now):
+            return True
+        snapshot = await self._expires_at(head, "snapshot")
+        if snapshot is None or not self._past_half("snapshot", snapshot, now):
+            return False
+        root = await self._files.current(head, "root")
+        if root is None:
+            return False
+        dialect = dialect_named(head.dialect)
+        parsed = await asyncio.to_thread(
+            dialect.parse, "root", root.data, max_bytes=Limits().root_bytes
+        )
+        return await self._holds_snapshot_key(head.gun, parsed)
+
+    def _past_half(self, role: str, expires: datetime, now: datetime) -> bool:
+        return expires.replace(tzinfo=UTC) - now <= self._signer.life(role) / 2
+
+    async def _expires_at(self, head: Head, role: str) -> datetime | None:
+        ref = head.files.get(role)
+        if ref is None:
+            return None
+        found = self._expiries.get(ref.sha256)
+        if found is not None:
+            return found
+        item = await self._files.current(head, role)
+        if item is None:
+            return None
+        parsed = await asyncio.to_thread(
+            dialect_named(head.dialect).parse,
+            role,
+            item.data,
+            max_bytes=Limits().max_bytes(role),
+        )
+        moment = parsed.signed.expires.replace(tzinfo=UTC)
+        self._expiries[ref.sha256] = moment
+        while len(self._expiries) > _EXPIRIES_HELD:
+            self._expiries.popitem(last=False)
+        return moment

@@ -1,0 +1,318 @@
+"""The server's configuration: TOML and ``TABELLION_SECTION__KEY`` into frozen dataclasses.
+
+All faults of a file are reported at once, each with its line and key; unknown keys are faults.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from tabellion.errors import ConfigurationError
+
+_MIB: Final = 1024 * 1024
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_SQLITE: Final = "sqlite:///"
+_MAX_PORT: Final = 65535
+_MIN_TOKEN: Final = 16
+# Section to key to kind of value; what isn't here is a fault.
+_KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
+    "server": {
+        "listen": "addresses",
+        "workers": "count",
+        "write_token_file": "path",
+        "max_body_bytes": "count",
+        "shutdown_seconds": "count",
+        "log_format": "text",
+        "log_level": "text",
+    },
+    "server.tls": {"certificate": "path", "key": "path"},
+    "storage": {"url": "text"},
+    "keys": {"master_key_file": "path"},
+    "expiry": {"timestamp": "duration", "snapshot": "duration"},
+    "notary": {"timestamp": "duration", "snapshot": "duration"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Tell whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator decides; the defaults suit one machine and loopback.
+
+    Attributes:
+        listen: Addresses to accept connections on.
+        certificate: TLS certificate chain; None for plain HTTP.
+        certificate_key: Its private key.
+        write_token: What writers must send as a bearer token; None lets loopback write freely.
+        max_body_bytes: Largest publication.
+        shutdown_seconds: How long requests may take to finish after SIGTERM.
+        log_format: ``console`` or ``json``.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        storage_url: As configured.
+        sqlite_path: The SQLite file.
+        master_key_file: What seals the online keys.
+        timestamp_life: From signing to expiry.
+        snapshot_life: From signing to expiry.
+    """
+
+    listen: tuple[Address, ...] = (Address("127.0.0.1", 4443),)
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    write_token: str | None = field(default=None, repr=False)
+    max_body_bytes: int = 16 * _MIB
+    shutdown_seconds: int = 60
+    log_format: str = "console"
+    log_level: str = "info"
+    storage_url: str = "sqlite:///tabellion.db"
+    sqlite_path: Path = Path("tabellion.db")
+    master_key_file: Path = Path("master.key")
+    timestamp_life: timedelta = timedelta(days=1)
+    snapshot_life: timedelta = timedelta(days=30)
+
+    @property
+    def is_loopback_only(self) -> bool:
+        """Tell whether only this machine can reach the server."""
+        return all(address.is_loopback for address in self.listen)
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read a configuration file and the environment. Blocks.
+
+    Raises:
+        ConfigurationError: With every fault, one a line.
+    """
+    environ = os.environ if environ is None else environ
+    text = ""
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{path} can't be read: {error}", hint="give an existing file: --config FILE"
+            ) from error
+    reader = _Reader(path, text)
+    reader.take_file()
+    reader.take_environment(environ)
+    settings = reader.settings()
+    if reader.faults:
+        raise ConfigurationError(
+            "\n".join(reader.faults), hint="config/server.toml shows every key with its default"
+        )
+    return settings
+
+
+class _Reader:
+    """Collects values and faults; relative paths are relative to the file's folder."""
+
+    def __init__(self, path: Path | None, text: str) -> None:
+        self.name = str(path) if path else "configuration"
+        self.folder = path.absolute().parent if path else Path.cwd()
+        self.text = text
+        self.faults: list[str] = []
+        self.values: dict[str, Any] = {}
+        self.places: dict[str, str] = {}
+
+    def fault(self, key: str, problem: str) -> None:
+        self.faults.append(f"{self.places.get(key, self.name)}: {key}: {problem}")
+
+    def take_file(self) -> None:
+        try:
+            content = tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            self.faults.append(f"{self.name}: not TOML: {error}")
+            return
+        lines = _line_numbers(self.text)
+        for section, body in _sections(content):
+            for name, value in body.items():
+                key = f"{section}.{name}" if section else name
+                self.places[key] = f"{self.name}:{lines.get(key, 1)}"
+                self._take(section, name, value)
+
+    def take_environment(self, environ: Mapping[str, str]) -> None:
+        for variable, value in environ.items():
+            section, _, name = (
+                variable.removeprefix("TABELLION_").lower().replace("__", ".").rpartition(".")
+            )
+            if not variable.startswith("TABELLION_") or section not in _KNOWN:
+                continue
+            self.places[f"{section}.{name}"] = variable
+            is_list = _KNOWN[section].get(name) == "addresses" and "," in value
+            self._take(section, name, value.split(",") if is_list else value)
+
+    def _take(self, section: str, name: str, value: object) -> None:
+        key = f"{section}.{name}" if section else name
+        kind = _KNOWN.get(section, {}).get(name)
+        if kind is None:
+            self.fault(key, "there is no such key")
+            return
+        try:
+            self.values[key] = _CONVERT[kind](value, self.folder)
+        except ValueError as error:
+            self.fault(key, str(error))
+
+    def settings(self) -> Settings:
+        get, default = self.values.get, Settings()
+        url = get("storage.url", default.storage_url)
+        sqlite_path = default.sqlite_path
+        if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
+            sqlite_path = self.folder / url.removeprefix(_SQLITE)
+        else:
+            self.fault("storage.url", f"{url!r} isn't sqlite:///FILE, the engine of this release")
+        settings = Settings(
+            listen=get("server.listen", default.listen),
+            certificate=get("server.tls.certificate"),
+            certificate_key=get("server.tls.key"),
+            write_token=self._token(),
+            max_body_bytes=get("server.max_body_bytes", default.max_body_bytes),
+            shutdown_seconds=get("server.shutdown_seconds", default.shutdown_seconds),
+            log_format=get("server.log_format", default.log_format),
+            log_level=get("server.log_level", default.log_level),
+            storage_url=url,
+            sqlite_path=sqlite_path,
+            master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
+            timestamp_life=get("expiry.timestamp", default.timestamp_life),
+            snapshot_life=get("expiry.snapshot", default.snapshot_life),
+        )
+        self._check(settings)
+        return settings
+
+    def _check(self, settings: Settings) -> None:
+        if (settings.certificate is None) != (settings.certificate_key is None):
+            self.fault("server.tls", "give certificate and key, or neither")
+        for key in ("server.tls.certificate", "server.tls.key"):
+            given = self.values.get(key)
+            if given is not None and not given.is_file():
+                self.fault(key, f"there is no file {given}")
+        if settings.log_format not in {"console", "json"}:
+            self.fault("server.log_format", "give console or json")
+        if settings.log_level not in {"debug", "info", "warning", "error"}:
+            self.fault("server.log_level", "give debug, info, warning or error")
+        if self.values.get("server.workers", 1) != 1:
+            self.fault("server.workers", "this release runs one process; give 1")
+        if settings.timestamp_life > settings.snapshot_life:
+            self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
+        has_token = "server.write_token_file" in self.values
+        if not has_token and not settings.is_loopback_only:
+            self.fault(
+                "server.listen",
+                "others can reach this address, so set server.write_token_file, which says "
+                "who may write",
+            )
+
+    def _token(self) -> str | None:
+        path: Path | None = self.values.get("server.write_token_file")
+        if path is None:
+            return None
+        try:
+            mode = path.stat().st_mode
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            self.fault("server.write_token_file", f"{path} can't be read: {error}")
+            return None
+        if mode & stat.S_IRWXO:
+            self.fault("server.write_token_file", f"others may read it; chmod 600 {path}")
+        if len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable():
+            self.fault(
+                "server.write_token_file",
+                f"give {_MIN_TOKEN} or more printable characters: openssl rand -hex 32",
+            )
+        return token
+
+
+def _sections(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Flatten tables: a known section's sub-tables come as sections of their own."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    plain: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            found.extend(_sections(value, f"{prefix}.{name}" if prefix else name))
+        else:
+            plain[name] = value
+    return [(prefix, plain), *found] if plain else found
+
+
+def _line_numbers(text: str) -> dict[str, int]:
+    lines: dict[str, int] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]", line):
+            section = header[1]
+        elif entry := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
+            lines[f"{section}.{entry[1]}" if section else entry[1]] = number
+    return lines
+
+
+def _text(value: object, _folder: Path) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("give a text in quotes")
+    return value
+
+
+def _path(value: object, folder: Path) -> Path:
+    return folder / Path(_text(value, folder)).expanduser()
+
+
+def _count(value: object, _folder: Path) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value):
+        value = int(value)
+    if type(value) is not int or value < 1:
+        raise ValueError("give a whole number of 1 or more")
+    return value
+
+
+def _duration(value: object, folder: Path) -> timedelta:
+    match = _DURATION.fullmatch(_text(value, folder))
+    if match is None or int(match[1]) * _UNITS[match[2]] > 36500 * 86400:
+        raise ValueError("give a duration such as 90s, 30m, 12h or 30d")
+    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+
+
+def _addresses(value: object, folder: Path) -> tuple[Address, ...]:
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise ValueError("give at least one host:port")
+    return tuple(_address(_text(item, folder).strip()) for item in items)
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: write an IPv6 address as [::1]:4443")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > _MAX_PORT:
+        raise ValueError(f"{text!r} isn't host:port")
+    return Address(host, int(port))
+
+
+_CONVERT: Final = {
+    "text": _text,
+    "path": _path,
+    "count": _count,
+    "duration": _duration,
+    "addresses": _addresses,
+}

@@ -1,0 +1,90 @@
+"""Addresses under ``/v2/<gun>/_trust/tuf/``, read from the path as it was sent.
+
+A role's name is percent-encoded whole, so ``team%2Falice`` is one role and the path must not be
+decoded before it is taken apart.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from tabellion.core.names import Gun, parse_gun
+from tabellion.errors import InvalidNameError
+from tabellion_server.web.problems import RequestError
+
+_MARK: Final = "/_trust/tuf/"
+_FILE = re.compile(r"(?:([1-9][0-9]{0,18})\.)?([^/].*)\.json", re.DOTALL)
+_KEY = re.compile(r"(snapshot|timestamp)\.key")
+
+
+@dataclass(frozen=True, slots=True)
+class FileAddress:
+    """A metadata file; no version means the current one."""
+
+    role: str
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAddress:
+    """The server's public key for a role."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAddress:
+    """The GUN's whole metadata set, to publish to or to drop."""
+
+
+def nothing_here() -> RequestError:
+    """Make the answer to an address that can't exist."""
+    return RequestError("there is nothing at this address", status=404, name="not-found")
+
+
+def parse_trust_path(request: web.Request) -> tuple[Gun, FileAddress | KeyAddress | SetAddress]:
+    """Take the request's path apart.
+
+    Raises:
+        RequestError: 404, no such form.
+        InvalidNameError: The GUN's name is malformed.
+    """
+    raw = request.rel_url.raw_path
+    before, mark, rest = raw.removeprefix("/v2/").partition(_MARK)
+    if not raw.startswith("/v2/") or not mark:
+        raise nothing_here()
+    gun = parse_gun(decode(before))
+    name = decode(rest)
+    if not name:
+        return gun, SetAddress()
+    if key := _KEY.fullmatch(name):
+        return gun, KeyAddress(key[1])
+    if file := _FILE.fullmatch(name):
+        return gun, FileAddress(file[2], int(file[1]) if file[1] else None)
+    raise nothing_here()
+
+
+def parse_gun_path(request: web.Request, prefix: str) -> Gun:
+    """Give the GUN that is all of the path behind ``prefix``.
+
+    Raises:
+        InvalidNameError: Malformed.
+    """
+    return parse_gun(decode(request.rel_url.raw_path.removeprefix(prefix)))
+
+
+def decode(text: str) -> str:
+    """Undo percent-encoding once.
+
+    Raises:
+        InvalidNameError: Not UTF-8.
+    """
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError as error:
+        raise InvalidNameError("the address isn't UTF-8", hint="percent-encode UTF-8") from error

@@ -1,0 +1,31 @@
+"""What handlers share: services, settings, and the moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.publishing import Publisher
+from tabellion_server.services.timestamping import Renewer
+from tabellion_server.settings import Settings
+from tabellion_server.storage.interface import Store
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a handler may use."""
+
+    settings: Settings
+    store: Store
+    online: OnlineKeys
+    files: MetadataFiles
+    publisher: Publisher
+    renewer: Renewer
+    locks: GunLocks
+
+
+CONTEXT = web.AppKey("context", Context)

@@ -1,0 +1,170 @@
+"""The one map from errors to HTTP answers: RFC 9457, ``application/problem+json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from tabellion.errors import (
+    AccessDeniedError,
+    ConflictError,
+    InvalidNameError,
+    KeyStoreError,
+    MalformedMetadataError,
+    MetadataTooLargeError,
+    NotFoundError,
+    PublicationError,
+    RefusedPublicationError,
+    TabellionError,
+    ThresholdError,
+    UnknownGunError,
+    UsageError,
+    VerificationError,
+)
+from tabellion_server.logs import log
+from tabellion_server.storage.interface import StorageError, StoreCorruptionError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# The first class that fits decides.
+_STATUSES: Final[tuple[tuple[type[TabellionError], int], ...]] = (
+    (UnknownGunError, 404),
+    (NotFoundError, 404),
+    (AccessDeniedError, 401),
+    (ConflictError, 409),
+    (MetadataTooLargeError, 413),
+    (MalformedMetadataError, 400),
+    (RefusedPublicationError, 422),
+    (VerificationError, 422),
+    (PublicationError, 422),
+    (InvalidNameError, 400),
+    (KeyStoreError, 500),
+    (UsageError, 400),
+    (StoreCorruptionError, 500),
+    (StorageError, 503),
+)
+_TITLES: Final[Mapping[str, str]] = {
+    "unknown-gun": "Unknown GUN",
+    "not-found": "Not found",
+    "access-denied": "Access denied",
+    "version-conflict": "Somebody published first",
+    "metadata-too-large": "Metadata too large",
+    "malformed-metadata": "Malformed metadata",
+    "publication-refused": "Publication refused",
+    "invalid-name": "Invalid name",
+    "threshold": "Too few valid signatures",
+    "rollback": "Version went back",
+    "expired-metadata": "Expired metadata",
+    "storage": "Store unavailable",
+    "store-corruption": "Store damaged",
+    "key-store": "Server key unavailable",
+    "internal": "Internal error",
+    "body-too-large": "Body too large",
+    "malformed-body": "Malformed body",
+    "method-not-allowed": "Method not allowed",
+}
+# A publisher needs other advice than a verifier: these errors' own hints are for the latter.
+_UPLOAD_HINTS: Final[Mapping[type[TabellionError], str]] = {
+    MalformedMetadataError: "nothing was changed; write the file anew and publish again",
+    MetadataTooLargeError: "nothing was changed; split the role by delegations to keep it small",
+    ThresholdError: "nothing was changed; have enough holders of that role's keys sign it",
+    VerificationError: "nothing was changed; sign the file anew and publish again",
+    RefusedPublicationError: "nothing was changed; mend that file and publish again",
+}
+_RETRY_SECONDS: Final = "2"
+
+
+class RequestError(TabellionError):
+    """The request itself can't be answered, whatever the GUN's state."""
+
+    def __init__(self, message: str, *, status: int, name: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.name = name
+
+
+def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Give status and problem document of an error."""
+    if isinstance(error, RequestError):
+        status, code = error.status, error.name
+    else:
+        status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+        code = error.code
+    problem: dict[str, Any] = {
+        "type": f"urn:tabellion:problem:{code}",
+        "title": _TITLES.get(code, code.replace("-", " ").capitalize()),
+        "status": status,
+        "detail": error.message,
+        "code": code,
+        "hint": _hint(error),
+        "request_id": request_id,
+    }
+    for name in ("role", "keyid", "rule", "versions", "needed", "signed_by", "found", "expected"):
+        value = getattr(error, name, None)
+        if value is not None:
+            problem[name] = value
+    return status, problem
+
+
+def _hint(error: TabellionError) -> str:
+    if error.hint == type(error).default_hint:
+        for kind, hint in _UPLOAD_HINTS.items():
+            if isinstance(error, kind):
+                return hint
+    return error.hint
+
+
+def _answer(status: int, problem: Mapping[str, Any]) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
+    if status == 503:  # noqa: PLR2004
+        headers["Retry-After"] = _RETRY_SECONDS
+    if status == 401:  # noqa: PLR2004
+        headers["WWW-Authenticate"] = 'Bearer realm="tabellion"'
+    return web.Response(
+        status=status,
+        body=json.dumps(problem).encode(),
+        content_type="application/problem+json",
+        headers=headers,
+    )
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem; nothing of the inside gets out."""
+    request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
+    try:
+        return await handler(request)
+    except TabellionError as error:
+        status, problem = problem_of(error, request_id)
+        write = log().error if status >= 500 else log().info  # noqa: PLR2004
+        write("request.refused", code=problem["code"], status=status, problem=error.message)
+        return _answer(status, problem)
+    except web.HTTPException as error:
+        return _of_http(error, request_id)
+    except Exception:  # noqa: BLE001  (the last net: logged whole, told in one line)
+        log().exception("request.failed", path=request.path)
+        failure = RequestError(
+            "the server failed to answer",
+            status=500,
+            name="internal",
+            hint=f"tell its operator the request id {request_id}",
+        )
+        return _answer(*problem_of(failure, request_id))
+
+
+def _of_http(error: web.HTTPException, request_id: str) -> web.StreamResponse:
+    names = {
+        404: ("not-found", "there is nothing at this address"),
+        405: ("method-not-allowed", "this address doesn't take that method"),
+        413: ("body-too-large", "the body is larger than this server takes"),
+    }
+    name, detail = names.get(error.status, (error.reason.lower().replace(" ", "-"), error.reason))
+    failure = RequestError(detail, status=error.status, name=name)
+    answer = _answer(*problem_of(failure, request_id))
+    if "Allow" in error.headers:
+        answer.headers["Allow"] = error.headers["Allow"]
+    return answer

@@ -1,0 +1,147 @@
+"""Handlers under ``/v1/``: which GUNs there are, one GUN's state, and a tag's history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aiohttp import web
+
+from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.errors import UnknownGunError, UsageError
+from tabellion_server.services.signing import parse_current
+from tabellion_server.storage.interface import Head, TagEvent
+from tabellion_server.web.addresses import parse_gun_path
+from tabellion_server.web.context import CONTEXT
+
+_DEFAULT_LIMIT: Final = 100
+_MAX_LIMIT: Final = 1000
+_MAX_ID: Final = 2**63 - 1
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+async def list_guns(request: web.Request) -> web.Response:
+    """Answer ``/v1/guns?prefix=&after=&limit=``."""
+    limit = _number(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
+    prefix, after = request.query.get("prefix", ""), request.query.get("after")
+    heads = await request.app[CONTEXT].store.guns(prefix, after, limit + 1)
+    shown = heads[:limit]
+    return web.json_response(
+        {
+            "guns": [_summary(head) for head in shown],
+            "next": shown[-1].gun if len(heads) > limit else None,
+        },
+        headers=_NO_STORE,
+    )
+
+
+async def show_gun(request: web.Request) -> web.Response:
+    """Answer ``/v1/guns/<gun>``: roles, versions, expiry, signers, sizes."""
+    context = request.app[CONTEXT]
+    gun = parse_gun_path(request, "/v1/guns/")
+    await context.renewer.ensure_fresh(gun)
+    head = await context.store.head(gun)
+    if head is None:
+        raise UnknownGunError(f"there is nothing here for {gun}")
+    parsed = await parse_current(await context.files.current_set(head))
+    roles = await asyncio.to_thread(_roles, head, parsed)
+    return web.json_response({**_summary(head), "roles": roles}, headers=_NO_STORE)
+
+
+async def show_history(request: web.Request) -> web.Response:
+    """Answer ``/v1/history/<gun>?target=&before=&limit=``, newest first."""
+    context = request.app[CONTEXT]
+    gun = parse_gun_path(request, "/v1/history/")
+    limit = _number(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
+    before = _number(request, "before", 0, _MAX_ID) or None
+    if await context.store.head(gun) is None:
+        raise UnknownGunError(f"there is nothing here for {gun}")
+    events = await context.store.events(
+        gun, target=request.query.get("target"), before=before, limit=limit + 1
+    )
+    shown = events[:limit]
+    return web.json_response(
+        {
+            "gun": gun,
+            "events": [_entry(event) for event in shown],
+            "next": shown[-1].id if len(events) > limit else None,
+        },
+        headers=_NO_STORE,
+    )
+
+
+def _number(request: web.Request, name: str, default: int, maximum: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= maximum:
+        raise UsageError(
+            f"{name}={text[:40]!r} isn't a number from 1 to {maximum}", hint="leave it out"
+        )
+    return int(text)
+
+
+def _summary(head: Head) -> dict[str, Any]:
+    return {
+        "gun": head.gun,
+        "dialect": head.dialect,
+        "revision": head.revision,
+        "changed_at": _moment(head.changed_at),
+        "versions": {role: ref.version for role, ref in head.files.items()},
+    }
+
+
+def _roles(head: Head, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> dict[str, Any]:
+    """Describe every role that is published or delegated; the server verified them already."""
+    described: dict[str, Any] = {}
+    pending = [("root", role) for role in ("root", "targets", "snapshot", "timestamp")]
+    while pending:
+        delegator, role = pending.pop(0)
+        if role in described or delegator not in parsed:
+            continue
+        keys, entry = role_keys(parsed[delegator].signed, role)
+        item: dict[str, Any] = {
+            "delegator": delegator,
+            "keyids": list(entry.keyids),
+            "threshold": entry.threshold,
+        }
+        if role in parsed:
+            file, ref = parsed[role], head.files[role]
+            item |= {
+                "version": file.version,
+                "expires": _moment(file.signed.expires.replace(tzinfo=UTC)),
+                "sha256": ref.sha256,
+                "length": ref.length,
+                "signed_by": [keyid for keyid in entry.keyids if keyid in file.signatures],
+            }
+            if file.signed.type == "targets":
+                item["targets"] = len(file.signed.targets)
+                pending += [(role, child.name) for child in delegated_roles(file.signed)]
+        item["keys"] = {
+            keyid: {"keytype": keys[keyid].keytype, "scheme": keys[keyid].scheme}
+            for keyid in entry.keyids
+            if keyid in keys
+        }
+        described[role] = item
+    return described
+
+
+def _entry(event: TagEvent) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "kind": event.kind,
+        "target": event.target,
+        "role": event.role,
+        "version": event.version,
+        "metadata_sha256": event.metadata_sha256,
+        "digests": dict(event.digests),
+        "length": event.length,
+        "at": _moment(event.at),
+    }
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,85 @@
+"""What the terminal rules promise beyond what the scenarios show."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tabellion.cli import output
+
+PROGRAM = [sys.executable, "-m", "tabellion.cli"]
+
+
+def on_a_terminal(arguments: list[str], **variables: str) -> str:
+    """Run with stderr on a pseudo-terminal and give what it shows."""
+    ours, theirs = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    child = subprocess.Popen(
+        [*PROGRAM, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**environment, "TERM": "xterm", **variables},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # Linux says so when the other side is closed
+        pass
+    os.close(ours)
+    assert child.wait(30) == 2
+    return shown.decode()
+
+
+def test_an_error_is_coloured_on_a_terminal() -> None:
+    assert "\x1b[31mtabellion: error:\x1b[0m" in on_a_terminal(["nonsense"])
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_none_is_wanted(variables: dict[str, str]) -> None:
+    assert "\x1b" not in on_a_terminal(["nonsense"], **variables)
+
+
+def test_text_from_outside_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.error("bad \x1b[2J\r\nname\u202e", "a\x07b")
+    assert capsys.readouterr().err == ("tabellion: error: bad ?[2J? name?\nhint: a?b\n")
+
+
+def test_a_cell_cannot_fake_another_column(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(("A", "B"), [("x\ty", "z\nw")])
+    assert capsys.readouterr().out == "x?y\tz w\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, tabellion.cli.app as app; app.run(['--help']);"
+        "heavy = {'aiohttp', 'tuf', 'cryptography', 'rich', 'securesystemslib', 'asyncio'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_full_disk_under_stdout_is_told(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [*PROGRAM, "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+            timeout=30,
+        )
+    assert done.returncode == 3
+    assert done.stderr.startswith("tabellion: error: this machine refuses")
+    assert "Traceback" not in done.stderr

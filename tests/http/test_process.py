@@ -1,0 +1,299 @@
+"""The server as a process: crashes, endings, TLS, and its command line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import signal
+import ssl
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from securesystemslib.signer import Key
+
+from forge import Forge, target
+from http_site import signed
+
+GUN = "registry.example/app"
+CONFIG = """
+[server]
+listen = "127.0.0.1:0"
+[storage]
+url = "sqlite:///store/tabellion.db"
+"""
+
+
+class Server:
+    """``python -m tabellion_server serve`` and a publisher beside it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process = process
+        self.url = url
+        self.base = f"{url}/v2/{GUN}/_trust/tuf/"
+        self.log: list[str] = []
+
+
+@asynccontextmanager
+async def server(folder: Path, text: str = CONFIG) -> AsyncIterator[Server]:
+    config = folder / "server.toml"
+    config.write_text(text)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tabellion_server", "serve", "--config", str(config)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    seen = b""
+    while not (found := re.search(rb"listening\s+url=(\S+)", seen)):
+        line = await asyncio.wait_for(process.stderr.readline(), 30)
+        assert line, seen
+        seen += line
+    running = Server(process, found[1].decode())
+
+    async def collect(stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            running.log.append(line.decode())
+
+    reading = asyncio.create_task(collect(process.stderr))
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await reading
+
+
+async def forge_for(session: aiohttp.ClientSession, base: str) -> Forge:
+    forge = Forge()
+    for role in ("snapshot", "timestamp"):
+        async with session.get(f"{base}{role}.key") as response:
+            fields = await response.json()
+        forge.root.revoke_key(forge.root.roles[role].keyids[0], role)
+        forge.root.add_key(Key.from_dict(fields.pop("keyid"), fields), role)
+    return forge
+
+
+async def post(session: aiohttp.ClientSession, base: str, files: dict[str, bytes]) -> int:
+    form = aiohttp.FormData(quote_fields=False)
+    for role, data in files.items():
+        form.add_field("files", data, filename=role)
+    async with session.post(base, data=form) as response:
+        await response.read()
+        return response.status
+
+
+async def verified(session: aiohttp.ClientSession, base: str, forge: Forge) -> set[str]:
+    """Read the whole set as a client does; give the target paths."""
+
+    async def get(name: str) -> bytes:
+        async with session.get(base + name) as response:
+            assert response.status == 200, name
+            return await response.read()
+
+    forge.files["timestamp"] = await get("timestamp.json")
+    forge.files["snapshot"] = await get("snapshot.json")
+    forge.files["targets"] = await get("targets.json")
+    forge.files["root"] = await get("root.json")
+    trusted = forge.trusted(now=datetime.now(UTC))
+    role = trusted.role("targets", "root")
+    assert role is not None
+    return set(role.signed.targets)
+
+
+async def test_kill_at_any_moment_leaves_the_old_or_the_new_set(tmp_path: Path) -> None:
+    rng = random.Random(7)  # noqa: S311  (a seed, not a secret)
+    forge: Forge | None = None
+    acknowledged: set[str] = set()
+    sent: set[str] = set()
+    for turn in range(6):
+        async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+            if forge is None:
+                forge = await forge_for(session, running.base)
+                assert await post(session, running.base, signed(forge, "root", "targets")) == 200
+            present = await verified(session, running.base, forge)
+            assert acknowledged <= present <= sent
+            async with session.get(running.base + "targets.json") as response:
+                served = (await response.json())["signed"]
+            forge.targets.version = served["version"]
+            forge.targets.targets = {path: target(b"x", path) for path in present}
+            process = running.process
+            delay = rng.uniform(0.0, 0.25)
+            asyncio.get_running_loop().call_later(delay, process.kill)
+            for number in range(1000):
+                path = f"{turn}-{number}"
+                forge.targets.version += 1
+                forge.targets.targets[path] = target(b"x", path)
+                sent.add(path)
+                try:
+                    assert await post(session, running.base, signed(forge, "targets")) == 200
+                except (aiohttp.ClientError, ConnectionError):
+                    break
+                acknowledged.add(path)
+            assert await process.wait() == -signal.SIGKILL
+    assert acknowledged
+
+
+async def test_sigterm_finishes_the_publication_then_ends(tmp_path: Path) -> None:
+    async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+        forge = await forge_for(session, running.base)
+        data = signed(forge, "root", "targets")
+        started = asyncio.Event()
+
+        async def slow_body() -> AsyncIterator[bytes]:
+            for role, content in data.items():
+                disposition = f'form-data; name="files"; filename="{role}"'
+                yield f"--x\r\nContent-Disposition: {disposition}\r\n\r\n".encode()
+                yield content[:50]
+                started.set()
+                await asyncio.sleep(0.3)
+                yield content[50:] + b"\r\n"
+            yield b"--x--\r\n"
+
+        async def publish() -> int:
+            headers = {"Content-Type": "multipart/form-data; boundary=x"}
+            async with session.post(running.base, data=slow_body(), headers=headers) as response:
+                return response.status
+
+        publication = asyncio.create_task(publish())
+        await started.wait()
+        await asyncio.sleep(0.05)
+        running.process.terminate()
+        assert await asyncio.wait_for(publication, 20) == 200
+        assert await asyncio.wait_for(running.process.wait(), 20) == 0
+    async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+        assert await verified(session, running.base, forge) == set()
+
+
+async def test_files_on_disk_are_private(tmp_path: Path) -> None:
+    async with server(tmp_path):
+        for name in ("master.key", "store/tabellion.db"):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+async def run(*arguments: str, **environ: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tabellion_server", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **environ},
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def test_faults_of_the_configuration_end_with_status_2(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('[server]\nlisten = "x"\nzoo = 1\n')
+    for verb in ("serve", "check-config"):
+        status, output = await run(verb, "--config", str(config))
+        assert status == 2
+        assert "server.toml:2: server.listen" in output
+        assert "server.toml:3: server.zoo" in output
+        assert "Traceback" not in output
+    config.write_text(CONFIG)
+    assert (await run("check-config", "--config", str(config)))[0] == 0
+    assert (await run("serve", "--nonsense"))[0] == 2
+
+
+@pytest.mark.parametrize("content", [b"short", b"", b"\xff" * 44])
+async def test_a_bad_master_key_stops_the_start(tmp_path: Path, content: bytes) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text(CONFIG)
+    (tmp_path / "master.key").write_bytes(content)
+    (tmp_path / "master.key").chmod(0o600)
+    status, output = await run("serve", "--config", str(config))
+    assert (status, "master.key" in output, "Traceback" in output) == (2, True, False)
+
+
+async def test_a_lost_master_key_is_not_replaced_beside_a_store(tmp_path: Path) -> None:
+    async with server(tmp_path):
+        pass
+    (tmp_path / "master.key").unlink()
+    status, output = await run("serve", "--config", str(tmp_path / "server.toml"))
+    assert (status, "Traceback" in output) == (2, False)
+    assert not (tmp_path / "master.key").exists()
+
+
+async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
+    async with server(tmp_path) as running:
+        address = running.url.removeprefix("http://")
+        config = tmp_path / "other.toml"
+        config.write_text(CONFIG.replace("127.0.0.1:0", address))
+        status, output = await run("serve", "--config", str(config))
+        assert (status, "can't listen on" in output, "Traceback" in output) == (2, True, False)
+
+
+def certificate(folder: Path, name: str) -> bytes:
+    """Write server.pem and server.key; give the certificate in DER."""
+    from datetime import timedelta  # noqa: PLC0415
+
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "server.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    (folder / "server.pem").write_bytes(made.public_bytes(pem))
+    return made.public_bytes(serialization.Encoding.DER)
+
+
+async def shown_certificate(url: str, **bounds: Any) -> bytes | None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for name, value in bounds.items():
+        setattr(context, name, value)
+    host, port = url.removeprefix("https://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    der: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        await writer.wait_closed()
+    return der
+
+
+async def test_tls_takes_a_changed_certificate_and_keeps_it_if_the_next_is_broken(
+    tmp_path: Path,
+) -> None:
+    first = certificate(tmp_path, "first")
+    tls = '[server.tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
+    async with server(tmp_path, CONFIG + tls) as running:
+        assert running.url.startswith("https://")
+        assert await shown_certificate(running.url) == first
+        second = certificate(tmp_path, "second")
+        await until(lambda: any("certificate.reloaded" in line for line in running.log))
+        assert await shown_certificate(running.url) == second
+        (tmp_path / "server.pem").write_text("broken")
+        await until(lambda: any("certificate.not_reloaded" in line for line in running.log))
+        assert await shown_certificate(running.url) == second
+
+
+async def until(is_so: Any) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110  (another process makes it so)
+            await asyncio.sleep(0.1)

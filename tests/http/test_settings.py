@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tabellion.errors import ConfigurationError
+from tabellion_server.settings import Address, Settings, load_settings
+
+SHIPPED = Path(__file__).parents[2] / "config" / "server.toml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "server.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_configuration_is_the_defaults() -> None:
+    shipped, default = load_settings(SHIPPED, {}), Settings()
+    for name in Settings.__dataclass_fields__:
+        if name not in {"sqlite_path", "master_key_file"}:
+            assert getattr(shipped, name) == getattr(default, name), name
+    assert shipped.sqlite_path == SHIPPED.parent / "tabellion.db"
+
+
+def test_paths_are_relative_to_the_file_and_durations_read(tmp_path: Path) -> None:
+    text = '[storage]\nurl="sqlite:///a.db"\n[keys]\nmaster_key_file="m"\n[expiry]\ntimestamp="90s"'
+    settings = load_settings(write(tmp_path, text), {})
+    assert settings.sqlite_path == tmp_path / "a.db"
+    assert settings.master_key_file == tmp_path / "m"
+    assert settings.timestamp_life == timedelta(seconds=90)
+
+
+def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, '[server]\nlisten = "127.0.0.1:1"\n')
+    environ = {"TABELLION_SERVER__LISTEN": "[::1]:2,localhost:3", "TABELLION_SERVER": "http://x"}
+    settings = load_settings(path, environ)
+    assert settings.listen == (Address("::1", 2), Address("localhost", 3))
+    assert settings.is_loopback_only
+
+
+def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '[server]\nlisten = "nowhere"\ncolour = 1\n[storage]\nurl = "mysql://x"\n'
+        '[expiry]\ntimestamp = "2x"\n[zoo]\ncat = 1\n[server.tls]\nkey = "none.pem"\n',
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(path, {"TABELLION_EXPIRY__SNAPSHOT": "soon"})
+    text = caught.value.message
+    for part in (
+        f"{path}:2: server.listen: ",
+        f"{path}:3: server.colour: there is no such key",
+        f"{path}:5: storage.url: ",
+        f"{path}:7: expiry.timestamp: ",
+        f"{path}:9: zoo.cat: ",
+        f"{path}:11: server.tls.key: ",
+        "server.tls: give certificate and key",
+        "TABELLION_EXPIRY__SNAPSHOT: expiry.snapshot: ",
+    ):
+        assert part in text, text
+
+
+def test_other_machines_may_only_reach_a_server_that_says_who_may_write(tmp_path: Path) -> None:
+    path = write(tmp_path, '[server]\nlisten = "0.0.0.0:4443"\n')
+    with pytest.raises(ConfigurationError, match="write_token_file"):
+        load_settings(path, {})
+    token = tmp_path / "token"
+    token.write_text("x" * 32)
+    environ = {"TABELLION_SERVER__WRITE_TOKEN_FILE": str(token)}
+    token.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        load_settings(path, environ)
+    token.chmod(0o600)
+    settings = load_settings(path, environ)
+    assert settings.write_token == "x" * 32
+    assert "xxx" not in repr(settings)
+
+
+@pytest.mark.parametrize("text", ["[server", "server = 1", "listen = 1", "\x00"])
+def test_a_broken_file_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        load_settings(write(tmp_path, text), {})
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        load_settings(tmp_path / "none.toml", {})

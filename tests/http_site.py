@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import ClientResponse, FormData
+from aiohttp.test_utils import TestClient
+from securesystemslib.signer import CryptoSigner, Key
+from tuf.api.metadata import Root, Targets
+from yarl import URL
+
+from forge import Forge
+from tabellion_server.storage.sqlite import SqliteStore
+
+GUN = "registry.example/team/app"
+
+
+@dataclass
+class Clock:
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Site:
+    """A real server on loopback, and what a publisher and a reader do with it."""
+
+    client: TestClient[Any, Any]
+    store: SqliteStore
+    clock: Clock
+    gun: str = GUN
+
+    def url(self, name: str) -> URL:
+        return URL(str(self.client.make_url(f"/v2/{self.gun}/_trust/tuf/")) + name, encoded=True)
+
+    async def get(self, name: str, **headers: str) -> ClientResponse:
+        return await self.client.session.get(self.url(name), headers=headers)
+
+    async def body(self, name: str) -> bytes:
+        response = await self.get(name)
+        assert response.status == 200, await response.text()
+        return await response.read()
+
+    async def post(self, files: Mapping[str, bytes], **headers: str) -> ClientResponse:
+        form = FormData(quote_fields=False)
+        for role, data in files.items():
+            form.add_field("files", data, filename=role)
+        return await self.client.session.post(self.url(""), data=form, headers=headers)
+
+    async def key(self, role: str) -> Key:
+        response = await self.get(f"{role}.key")
+        assert response.status == 200
+        fields = await response.json()
+        return Key.from_dict(fields.pop("keyid"), fields)
+
+    async def forge(self) -> Forge:
+        """Make a publisher whose root names the server's online keys."""
+        forge = Forge()
+        root: Root = forge.root
+        for role in ("snapshot", "timestamp"):
+            root.revoke_key(root.roles[role].keyids[0], role)
+            root.add_key(await self.key(role), role)
+        return forge
+
+    async def publish(self, forge: Forge, *roles: str) -> dict[str, Any]:
+        response = await self.post(signed(forge, *roles))
+        assert response.status == 200, await response.text()
+        return dict(await response.json())
+
+    async def everything(self) -> tuple[Any, ...]:
+        """Give all that a publication could change."""
+        return (
+            await self.store.head(self.gun),
+            await self.store.events(self.gun),
+            await self.store.guns(),
+        )
+
+
+def signed(forge: Forge, *roles: str) -> dict[str, bytes]:
+    return {role: forge.sign(role, payload(forge, role)) for role in roles}
+
+
+def payload(forge: Forge, role: str) -> Root | Targets:
+    if role == "root":
+        return forge.root
+    return forge.targets if role == "targets" else forge.delegated[role]
+
+
+def new_signer() -> CryptoSigner:
+    return CryptoSigner.generate_ed25519()

@@ -1,0 +1,248 @@
+"""The wrapper on an engine that only writes down what it is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tabellion.core.names import Digest
+from tabellion.docker import run_engine
+from tabellion.errors import EngineError, NotSignedError, TabellionError, UsageError
+
+DIGEST = Digest.of(b"signed")
+ENGINE = """#!{python}
+import json, os, pathlib, sys
+words = sys.argv[1:]
+text = [pathlib.Path(w.partition("=")[2]).read_text() for w in words if w.startswith("--file=")]
+if "-" in words:
+    text = [sys.stdin.read()]
+with open(os.environ["ENGINE_LOG"], "a") as log:
+    log.write(json.dumps([words, text]) + "\\n")
+if "inspect" in words:
+    sys.exit(int(os.environ.get("ENGINE_INSPECT", "1")))
+if "pull" in words:
+    sys.exit(int(os.environ.get("ENGINE_PULL", "0")))
+sys.exit(int(os.environ.get("ENGINE_STATUS", "0")))
+"""
+AS_PROCESS = """
+import asyncio, sys
+from tabellion.core.names import Digest
+from tabellion.docker import run_engine
+class Image: digest = Digest.of(b"signed")
+async def verify(text): return Image()
+sys.exit(asyncio.run(run_engine(sys.argv[2:], engine=sys.argv[1], verify=verify)))
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    digest: Digest = DIGEST
+
+
+async def verify(text: str) -> Image:
+    if "unsigned" in text:
+        raise NotSignedError(f"nobody signed {text}")
+    return Image()
+
+
+@dataclass
+class Recorder:
+    """An engine program and what it was told."""
+
+    folder: Path
+
+    def program(self, name: str = "docker") -> str:
+        path = self.folder / name
+        path.write_text(ENGINE.format(python=sys.executable))
+        path.chmod(0o755)
+        return str(path)
+
+    @property
+    def told(self) -> list[list[str]]:
+        return [words for words, _ in self.lines]
+
+    @property
+    def lines(self) -> list[tuple[list[str], list[str]]]:
+        log = self.folder / "log"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    monkeypatch.setenv("ENGINE_LOG", str(tmp_path / "log"))
+    monkeypatch.chdir(tmp_path)
+    return Recorder(tmp_path)
+
+
+def run_process(recorder: Recorder, *words: str, engine: str = "docker") -> int:
+    return subprocess.run(
+        [sys.executable, "-c", AS_PROCESS, recorder.program(engine), *words], check=False
+    ).returncode
+
+
+async def test_pull_tells_the_engine_the_digest_only(recorder: Recorder) -> None:
+    status = await run_engine(
+        ["--debug", "pull", "-q", "r.io/a:1"], engine=recorder.program(), verify=verify
+    )
+    assert status == 0
+    assert recorder.told == [
+        ["--debug", "pull", "-q", f"r.io/a@{DIGEST}"],
+        ["--debug", "tag", f"r.io/a@{DIGEST}", "r.io/a:1"],
+    ]
+
+
+async def test_podman_gets_full_names_and_may_pull_several(recorder: Recorder) -> None:
+    engine = recorder.program("podman")
+    await run_engine(["pull", "alpine", "docker://r.io/b:2"], engine=engine, verify=verify)
+    assert recorder.told == [
+        ["pull", f"docker.io/library/alpine@{DIGEST}"],
+        ["tag", f"docker.io/library/alpine@{DIGEST}", "docker.io/library/alpine:latest"],
+        ["pull", f"r.io/b@{DIGEST}"],
+        ["tag", f"r.io/b@{DIGEST}", "r.io/b:2"],
+    ]
+
+
+async def test_a_digest_reference_gets_no_tag(recorder: Recorder) -> None:
+    await run_engine(["pull", f"a@{DIGEST}"], engine=recorder.program(), verify=verify)
+    assert recorder.told == [["pull", f"a@{DIGEST}"]]
+
+
+async def test_a_failed_pull_tags_nothing_and_keeps_its_status(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_PULL", "18")
+    assert await run_engine(["pull", "a"], engine=recorder.program(), verify=verify) == 18
+    assert len(recorder.told) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pull unsigned",
+        "pull signed unsigned",
+        "run unsigned",
+        "create --rm unsigned",
+        "run --mount type=image,source=unsigned,target=/x signed",
+        "build --build-context x=docker-image://unsigned .",
+        "build --build-arg BUILDKIT_SYNTAX=unsigned .",
+        "build --build-arg WHICH=unsigned .",
+        "build -f Other .",
+        "pull --all-tags signed",
+        "run --odd signed",
+        "build https://host.example/x.git",
+        "build -f Absent .",
+        "pull dir:/x",
+        "run UPPER",
+    ],
+)
+async def test_a_refusal_starts_nothing(recorder: Recorder, line: str) -> None:
+    (recorder.folder / "Dockerfile").write_text("ARG WHICH=signed\nFROM $WHICH\n")
+    (recorder.folder / "Other").write_text("FROM signed\nCOPY --from=unsigned /x /y\n")
+    with pytest.raises(TabellionError):
+        await run_engine(line.split(), engine=recorder.program(), verify=verify)
+    assert recorder.told == []
+
+
+def test_run_fetches_tags_and_becomes_the_command(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_STATUS", "0")
+    words = (
+        "--debug",
+        "run",
+        "-it",
+        "--platform",
+        "linux/arm64",
+        "r.io/a:1",
+        "sh",
+        "-c",
+        "r.io/a:1",
+    )
+    assert run_process(recorder, *words) == 0
+    pinned = f"r.io/a@{DIGEST}"
+    assert recorder.told == [
+        ["--debug", "image", "inspect", pinned],
+        ["--debug", "pull", "--platform=linux/arm64", pinned],
+        ["--debug", "tag", pinned, "r.io/a:1"],
+        ["--debug", "run", "-it", "--platform", "linux/arm64", pinned, "sh", "-c", "r.io/a:1"],
+    ]
+
+
+def test_run_does_not_pull_what_is_here(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_INSPECT", "0")
+    assert run_process(recorder, "create", "--mount=type=image,src=r.io/b,dst=/b", "r.io/a") == 0
+    assert [words for words in recorder.told if "pull" in words] == []
+    assert recorder.told[-1] == [
+        "create",
+        f"--mount=type=image,src=r.io/b@{DIGEST},dst=/b",
+        f"r.io/a@{DIGEST}",
+    ]
+
+
+def test_pull_never_asks_for_nothing(recorder: Recorder) -> None:
+    assert run_process(recorder, "run", "--pull=never", "r.io/a") == 0
+    assert recorder.told == [["run", "--pull=never", f"r.io/a@{DIGEST}"]]
+
+
+def test_other_commands_keep_words_and_status(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_STATUS", "42")
+    assert run_process(recorder, "exec", "-it", "x", "sh", "--odd", "") == 42
+    assert recorder.told == [["exec", "-it", "x", "sh", "--odd", ""]]
+
+
+async def test_build_gets_a_copy_with_digests_and_leaves_the_file(recorder: Recorder) -> None:
+    file = recorder.folder / "Dockerfile"
+    text = "ARG V=1\nFROM r.io/a:$V AS x\nFROM x\nRUN true\n"
+    file.write_text(text)
+    words = ["build", "--build-arg", "V=2", "-t", "mine", "."]
+    assert await run_engine(words, engine=recorder.program(), verify=verify) == 0
+    ((told, (built,)),) = recorder.lines
+    assert [word for word in told if not word.startswith("--file=")] == words
+    assert built == text.replace("r.io/a:$V", f"r.io/a@{DIGEST}")
+    assert file.read_text() == text
+    copy = next(word for word in told if word.startswith("--file="))
+    assert not Path(copy.removeprefix("--file=")).exists()
+
+
+async def test_build_points_a_named_file_to_the_copy(recorder: Recorder) -> None:
+    (recorder.folder / "Other").write_text("FROM r.io/a")
+    words = ["build", "--file=Other", "."]
+    await run_engine(words, engine=recorder.program(), verify=verify)
+    ((told, (built,)),) = recorder.lines
+    assert told[0::2] == ["build", "."]
+    assert built == f"FROM r.io/a@{DIGEST}"
+
+
+def test_a_dockerfile_from_standard_input_is_verified_too(recorder: Recorder) -> None:
+    subprocess.run(
+        [sys.executable, "-c", AS_PROCESS, recorder.program(), "build", "-"],
+        check=True,
+        input=b"FROM r.io/a:1\n",
+    )
+    ((told, (built,)),) = recorder.lines
+    assert (told, built) == (["build", "-"], f"FROM r.io/a@{DIGEST}\n")
+
+
+async def test_an_unknown_or_absent_engine_is_said_so(recorder: Recorder) -> None:
+    with pytest.raises(EngineError):
+        await run_engine(["pull", "a"], engine="rocket", verify=verify)
+    absent = str(recorder.folder / "absent" / "docker")
+    with pytest.raises(EngineError, match="can't be started"):
+        await run_engine(["pull", "a"], engine=absent, verify=verify)
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b\x08\xff", b"FROM a\0"])
+async def test_an_archive_is_no_dockerfile(recorder: Recorder, data: bytes) -> None:
+    (recorder.folder / "Dockerfile").write_bytes(data)
+    with pytest.raises(UsageError):
+        await run_engine(["build", "."], engine=recorder.program(), verify=verify)
+    assert recorder.told == []
