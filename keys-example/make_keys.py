@@ -38,7 +38,6 @@ EXAMPLE_KEY_FINGERPRINTS: Final[frozenset[str]] = frozenset(
 {lines}
     }}
 )
-EXAMPLE_KEYS: Final = EXAMPLE_KEY_FINGERPRINTS
 '''
 
 

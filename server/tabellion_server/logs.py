@@ -50,6 +50,8 @@ def configure_logs(settings: Settings) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s"
     )
+    # It logs each malformed request line with a trace; our own middleware logs what is a defect.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def log() -> Any:  # noqa: ANN401  (structlog's own type is a lazy proxy)

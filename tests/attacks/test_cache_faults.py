@@ -138,6 +138,7 @@ _PIECES = st.one_of(
 )
 def test_mutated_bytes_give_the_signed_digest_or_our_error(
     tmp_path_factory: pytest.TempPathFactory,
+    *,
     name: str,
     position: int,
     piece: bytes,

@@ -56,6 +56,18 @@ def wait_until_closed(port: int) -> None:
         time.sleep(0.1)
 
 
+def test_a_proxy_in_the_environment_is_not_asked() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tabellion.cli", "demo", "--exit"],
+        env={**os.environ, "http_proxy": "http://127.0.0.1:1", "NO_PROXY": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_ctrl_c_after_the_story_ends_all_with_status_0(
     demo: subprocess.Popen[str], tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ async def test_mutated_publications_are_refused_and_change_nothing(site: Site, s
     for _ in range(60):
         mutated = bytearray(body)
         for _ in range(rng.randint(1, 4)):
-            place = rng.randrange(end)
+            place = rng.randrange(min(end, len(mutated)))
             match rng.randrange(3):
                 case 0:
                     mutated[place] ^= 1 << rng.randrange(8)
@@ -54,7 +54,19 @@ async def test_mutated_publications_are_refused_and_change_nothing(site: Site, s
 async def test_nonsense_addresses_get_an_answer_below_500(site: Site, seed: int) -> None:
     rng = random.Random(seed)  # noqa: S311  (a seed, not a secret)
     parts = ["v2", "v1", "guns", "history", "_trust", "tuf", "a", "%2F", "%00", "..", "1", "root"]
-    parts += ["%", "%zz", "json", "🐳", "'", '"', "$", "%ff", "9" * 30, "x" * 300, "timestamp.key"]
+    parts += [
+        "%",
+        "%zz",
+        "json",
+        "%F0%9F%90%B3",
+        "'",
+        '"',
+        "$",
+        "%ff",
+        "9" * 30,
+        "x" * 300,
+        "timestamp.key",
+    ]
     before = await site.everything()
     for _ in range(150):
         path = "/" + "".join(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -52,7 +54,7 @@ class Person:
             server.url, home=home, trust=self.trust, passphrases=Passphrases(environ=PASSPHRASES)
         )
 
-    async def __aenter__(self) -> Person:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -218,12 +220,8 @@ async def test_forty_publishers_at_once_lose_nothing_and_a_reader_never_fails(
     async with Person(server, tmp_path / "owner") as owner:
         made: Initialized = await owner.publisher.init(gun)
         people = [Person(server, tmp_path / f"p{number}", made.root) for number in range(40)]
-        (targets_key,) = made.targets_keys
-        pem = owner.keys.export(targets_key.keyid, "private")
         for person in people:
-            person.keys.import_(
-                pem, "targets", passphrase=PASSPHRASES["TABELLION_TARGETS_PASSPHRASE"], gun=gun
-            )
+            shutil.copytree(owner.keys.folder, person.keys.folder)
         done = asyncio.Event()
         seen: list[int] = []
 

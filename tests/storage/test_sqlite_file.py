@@ -1,7 +1,5 @@
 """The SQLite store's file: private, durable, refused when foreign or damaged."""
 
-
-
 from __future__ import annotations
 
 import asyncio

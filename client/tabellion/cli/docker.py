@@ -19,6 +19,7 @@ from tabellion.cli.context import (
 )
 
 if TYPE_CHECKING:
+    from tabellion.core.names import Digest, Reference
     from tabellion.verify import VerifiedImage
 
 
@@ -52,10 +53,19 @@ def command(argv: tuple[str, ...]) -> int:
 def run_on_verified(settings: Settings, argv: tuple[str, ...]) -> int:
     """Run the engine; returns its exit status if this process isn't replaced by it."""
     from tabellion.docker import run_engine  # noqa: PLC0415  # not needed for help
+    from tabellion.registry import RegistryClient  # noqa: PLC0415  # same
 
     async def verify(image: str) -> VerifiedImage:
         with output.progress(f"verifying {image}"):
             async with trust_client(settings) as trust:
                 return await trust.verify(image)
 
-    return asyncio.run(run_engine(argv, engine=settings.engine, verify=verify))
+    async def tag_digest(reference: Reference) -> Digest:
+        async with RegistryClient(
+            insecure=settings.insecure_registries, ca=settings.ca
+        ) as registry:
+            return (await registry.manifest(reference)).digest
+
+    return asyncio.run(
+        run_engine(argv, engine=settings.engine, verify=verify, tag_digest=tag_digest)
+    )

@@ -193,7 +193,7 @@ class TrustedSet:
         if meta is None:
             raise NotSignedError(
                 f"role {role[:80]!r} is delegated to, but has published nothing yet",
-                hint=f"its signer publishes once: tabellion publish GUN --role {role[:80]}",
+                hint=f"its signer signs once: tabellion sign --role {role[:80]} IMAGE",
             )
         return meta
 

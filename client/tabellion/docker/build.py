@@ -46,6 +46,10 @@ async def run_build(command: Command, engine: str, resolver: Resolver) -> int:
         TabellionError: An image isn't verified; nothing was built.
     """
     words = list(command.words)
+    if command.values("--cache-from"):
+        print(  # noqa: T201  # for the person at the terminal
+            "tabellion: layers from --cache-from aren't verified", file=sys.stderr
+        )
     contexts = await _pin_contexts(command, words, resolver)
     arguments = _build_arguments(command)
     await _pin_values(command, words, resolver)

@@ -13,7 +13,7 @@ from typing import Final
 from tabellion.docker.build import run_build
 from tabellion.docker.command import Command, Flag, flag_words, parse_command
 from tabellion.docker.engine import engine_name, is_present, replace_process, run_child
-from tabellion.docker.images import Resolver, SignedImage, Verify
+from tabellion.docker.images import Resolver, SignedImage, TagDigest, Verify
 from tabellion.errors import UsageError
 
 # Flags of run and create that say how to fetch an image; our own pull gets them too.
@@ -25,13 +25,17 @@ _FETCH_FLAGS: Final = frozenset(
 )  # fmt: skip
 
 
-async def run_engine(argv: Sequence[str], *, engine: str, verify: Verify) -> int:
+async def run_engine(
+    argv: Sequence[str], *, engine: str, verify: Verify, tag_digest: TagDigest | None = None
+) -> int:
     """Run an engine's command on verified images only.
 
     Args:
         argv: Words after the engine's name, as typed: ``["run", "-it", "alpine", "sh"]``.
         engine: ``docker``, ``podman`` or ``nerdctl``, or a path that ends in one of them.
         verify: Verifies a reference; gives its signed digest or raises.
+        tag_digest: Gives what the registry's tag points to now: a tag that was pushed over is
+            refused before anything is pulled. Without it the signed digest is pulled all the same.
 
     Returns:
         The engine's exit status; on ``run``, ``create`` and what isn't verified this process
@@ -50,7 +54,7 @@ async def run_engine(argv: Sequence[str], *, engine: str, verify: Verify) -> int
                 file=sys.stderr,
             )
         replace_process(engine, argv)
-    resolver = Resolver(name, verify)
+    resolver = Resolver(name, verify, tag_digest)
     if command.verb == "build":
         return await run_build(command, engine, resolver)
     if command.verb == "pull":
@@ -67,6 +71,8 @@ async def _pull(command: Command, engine: str, resolver: Resolver) -> int:
     if not command.operands:
         replace_process(engine, command.words)  # its own message tells what is missing
     images = {at: await resolver.resolve(command.words[at]) for at in command.operands}
+    for image in images.values():
+        await resolver.verify_tag(image)
     for at, image in images.items():
         others = set(images) - {at}
         words = [
@@ -96,7 +102,7 @@ async def _run(command: Command, engine: str, resolver: Resolver) -> int:
             images.extend([image] if image is not None else [])
     status = 0
     for image in images:
-        status = status or _fetch(command, engine, image)
+        status = status or await _fetch(command, engine, image, resolver)
     if status == 0:
         replace_process(engine, words)
     return status
@@ -118,12 +124,13 @@ async def _pin_mount(flag: Flag, words: list[str], resolver: Resolver) -> Signed
     return found
 
 
-def _fetch(command: Command, engine: str, image: SignedImage) -> int:
+async def _fetch(command: Command, engine: str, image: SignedImage, resolver: Resolver) -> int:
     """Pull by digest unless it is here, and tag; never when the user said ``--pull=never``."""
     if "never" in command.values("--pull"):
         return 0
     globals_ = command.globals
     if not is_present(engine, [*globals_, "image", "inspect", image.pinned]):
+        await resolver.verify_tag(image)
         flags = flag_words(command, _FETCH_FLAGS)
         status = run_child(engine, [*globals_, "pull", *flags, image.pinned], quiet=True)
         if status != 0:

@@ -18,9 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
     Encoding,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
     load_pem_public_key,
@@ -30,7 +28,7 @@ from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 from tabellion.core.names import Digest
 from tabellion.core.roles import KNOWN_SCHEMES, MIN_RSA_BITS, key_material, rsa_bits
 from tabellion.errors import KeyStoreError, PassphraseError, TabellionError
-from tabellion.publish import files
+from tabellion.publish import files, pkcs8
 
 KeyType = Literal["ed25519", "ecdsa", "rsa"]
 KEY_TYPES: Final[tuple[KeyType, ...]] = ("ed25519", "ecdsa", "rsa")
@@ -365,9 +363,7 @@ def _check_fit(key: Key) -> None:
 def _encrypted(private: PrivateKeyTypes, passphrase: str) -> bytes:
     if not passphrase:
         raise PassphraseError("the passphrase for a key is empty", hint="use 8 characters or more")
-    return private.private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase.encode())
-    )
+    return pkcs8.encrypt(private, passphrase.encode())
 
 
 def _open(pem: bytes, passphrase: str, what: str) -> PrivateKeyTypes:

@@ -416,7 +416,7 @@ class Publisher:
         async with self._locks[gun]:
             retries = Retries()
             while True:
-                retries.attempts += 1
+                retries.begin()
                 try:
                     return await self._attempt(gun, changes, retries)
                 except ConflictError as error:

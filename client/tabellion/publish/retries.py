@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _BASE_SECONDS: Final = 0.05
-_CAP_SECONDS: Final = 3.0
+_CAP_SECONDS: Final = 6.0
 _RANDOM: Final = random.SystemRandom()
 
 
@@ -28,16 +28,24 @@ class Retries:
     attempts: int = 0
     faults: int = 0
     _began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    _attempt_began: float = 0.0
+
+    def begin(self) -> None:
+        """Count an attempt and take its time: the wait after it goes by how long it took."""
+        self.attempts += 1
+        self._attempt_began = asyncio.get_running_loop().time()
 
     async def pause(self, error: Exception, *, is_fault: bool) -> None:
         """Wait before the next attempt, or raise ``error`` if it was the last."""
         self.faults += is_fault
-        elapsed = asyncio.get_running_loop().time() - self._began
+        now = asyncio.get_running_loop().time()
+        elapsed, took = now - self._began, now - self._attempt_began
         if (
             self.attempts >= self.max_attempts
             or self.faults > self.max_faults
             or elapsed > self.max_seconds
         ):
             raise error
-        bound = min(_CAP_SECONDS, _BASE_SECONDS * 1.5 ** min(self.attempts, 12))
+        # Under load an attempt takes longer: shorter waits would only make more lost races.
+        bound = min(_CAP_SECONDS, max(_BASE_SECONDS, took) * 2 ** min(self.attempts, 6))
         await asyncio.sleep(_RANDOM.uniform(0, bound))

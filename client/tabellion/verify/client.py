@@ -33,9 +33,11 @@ from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
     DigestMismatchError,
+    MixAndMatchError,
     NotFoundError,
     NotSignedError,
     ServerAnswerError,
+    ThresholdError,
     TransferError,
     TransportError,
     UnreachableError,
@@ -213,6 +215,17 @@ class TrustClient:
             self._views.pop(name, None)
             return view.trusted
 
+    async def load_roles(
+        self, gun: str, search: Callable[[TrustedSet], Generator[RoleRequest, None, T]]
+    ) -> T:
+        """Update a GUN, then run a search of ``tabellion.core.search`` to its end."""
+        async with self._updated(parse_gun(gun)) as view:
+            return await view.search(search(view.trusted))
+
+    def cache(self, gun: str) -> MetadataCache:
+        """Give the cache of a GUN, to pin a root in it."""
+        return MetadataCache.of(self._home, parse_gun(gun))
+
     @contextlib.asynccontextmanager
     async def _updated(self, gun: Gun) -> AsyncIterator[View]:
         """Hold a GUN, read no earlier than this call."""
@@ -224,9 +237,16 @@ class TrustClient:
                 if view is None or view.began <= asked:
                     self._views.pop(gun, None)
                     self._last_ordinal = next(self._ordinals)
-                    view = await self._update(gun, cache, self._last_ordinal)
+                    view = await self._update_whole(gun, cache, self._last_ordinal)
                     self._views[gun] = view
                 yield view
+
+    async def _update_whole(self, gun: Gun, cache: MetadataCache, ordinal: int) -> View:
+        try:
+            return await self._update(gun, cache, ordinal)
+        except (MixAndMatchError, ThresholdError, NotFoundError):
+            # A publication may have come between two requests; once more sees it whole.
+            return await self._update(gun, cache, ordinal)
 
     async def _update(self, gun: Gun, cache: MetadataCache, ordinal: int) -> View:
         base_url = f"{self._server}/v2/{quote(gun, safe='/:@')}/_trust/tuf"

@@ -77,10 +77,11 @@ def platform_digest(target: TargetFile, path: str, platform: str) -> tuple[Diges
     if not children:
         return signed_digest(target, path), target.length
     known = [str(child.get("platform")) for child in children]
-    for wanted in (platform, f"{platform}/v8"):  # arm64 is written with and without its variant
-        for child, name in zip(children, known, strict=True):
-            if name == wanted:
-                return _digest(str(child.get("digest")), path), _length(child)
+    pairs = list(zip(children, known, strict=True))
+    exact = [child for child, name in pairs if name == platform]
+    # arm64 is written with and without its variant: any variant does if none was asked for.
+    for child in exact or [item for item, name in pairs if name.startswith(f"{platform}/")]:
+        return _digest(str(child.get("digest")), path), _length(child)
     raise NotSignedError(
         f"{path!r} isn't signed for platform {platform[:40]!r}",
         hint=f"signed are: {', '.join(sorted(set(known)))[:300]}",
@@ -129,7 +130,7 @@ def describe(
 
 def _length(child: Mapping[str, object]) -> int | None:
     length = child.get("length")
-    return length if isinstance(length, int) else None
+    return length if type(length) is int and length >= 0 else None
 
 
 def _digest(text: str, path: str) -> Digest:

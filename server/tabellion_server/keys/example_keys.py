@@ -16,4 +16,3 @@ EXAMPLE_KEY_FINGERPRINTS: Final[frozenset[str]] = frozenset(
         "a2325451bd0d7a2601994fec88c2b9df4282ba6b9a20d159f1f8911611c160e2",
     }
 )
-EXAMPLE_KEYS: Final = EXAMPLE_KEY_FINGERPRINTS

@@ -15,7 +15,7 @@ from securesystemslib.signer import Key
 from tabellion.core.roles import key_material
 from tabellion.core.transitions import CurrentSet, Publication, UploadedFile, judge_publication
 from tabellion.errors import ConflictError, RefusedPublicationError
-from tabellion_server.keys.example_keys import EXAMPLE_KEYS
+from tabellion_server.keys.example_keys import EXAMPLE_KEY_FINGERPRINTS
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.history import tag_events
 from tabellion_server.services.locks import GunLocks
@@ -220,7 +220,7 @@ def _refuse_example_keys(publication: Publication) -> None:
             lists.append((role, item.signed.delegations.keys.values()))
     for role, keys in lists:
         for key in keys:
-            if hashlib.sha256(key_material(key)).hexdigest() in EXAMPLE_KEYS:
+            if hashlib.sha256(key_material(key)).hexdigest() in EXAMPLE_KEY_FINGERPRINTS:
                 raise RefusedPublicationError(
                     f"{role} names key {key.keyid[:64]}, a published example key",
                     rule="example-key",

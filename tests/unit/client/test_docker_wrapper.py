@@ -246,3 +246,81 @@ async def test_an_archive_is_no_dockerfile(recorder: Recorder, data: bytes) -> N
     with pytest.raises(UsageError):
         await run_engine(["build", "."], engine=recorder.program(), verify=verify)
     assert recorder.told == []
+
+
+async def build(recorder: Recorder, line: str, engine: str = "docker") -> tuple[list[str], str]:
+    status = await run_engine(line.split(), engine=recorder.program(engine), verify=verify)
+    assert status == 0
+    ((told, texts),) = recorder.lines
+    return told, texts[0] if texts else ""
+
+
+async def test_podman_reads_a_containerfile_and_its_from_flag(recorder: Recorder) -> None:
+    (recorder.folder / "Containerfile").write_text("FROM unsigned\nCOPY --from=r.io/b /x /y\n")
+    told, built = await build(recorder, "build --from r.io/a", "podman")
+    assert told[2:] == ["--from", f"r.io/a@{DIGEST}"]
+    assert built == f"FROM unsigned\nCOPY --from=r.io/b@{DIGEST} /x /y\n"
+
+
+async def test_named_contexts_and_frontends_are_pinned(recorder: Recorder) -> None:
+    (recorder.folder / "Dockerfile").write_text("FROM one\nCOPY --from=two /x /y\n")
+    told, built = await build(
+        recorder,
+        "build --build-context one=docker-image://r.io/a --build-context=two=./dir"
+        " --build-arg BUILDKIT_SYNTAX=r.io/front .",
+    )
+    assert f"one=docker-image://r.io/a@{DIGEST}" in told
+    assert "--build-context=two=./dir" in told
+    assert f"BUILDKIT_SYNTAX=r.io/front@{DIGEST}" in told
+    assert built == "FROM one\nCOPY --from=two /x /y\n"
+
+
+async def test_platform_arguments_and_the_environment_fill_names(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM", "team")
+    asked: list[str] = []
+
+    async def note(text: str) -> Image:
+        asked.append(text)
+        return Image()
+
+    (recorder.folder / "Dockerfile").write_text("ARG TEAM\nFROM r.io/$TEAM/a-$TARGETARCH:1\n")
+    words = ["build", "--platform", "linux/arm64", "--build-arg", "TEAM", "."]
+    await run_engine(words, engine=recorder.program(), verify=note)
+    assert asked == ["r.io/team/a-arm64:1"]
+
+
+async def test_the_ignore_file_of_a_dockerfile_goes_with_its_copy(recorder: Recorder) -> None:
+    (recorder.folder / "Other").write_text("FROM r.io/a")
+    (recorder.folder / "Other.dockerignore").write_text("secret\n")
+    engine = recorder.folder / "docker"
+    recorder.program()
+    engine.write_text(
+        '#!/bin/sh\nfor word in "$@"; do\n'
+        'case "$word" in --file=*) f="${word#--file=}";; esac; done\n'
+        'grep -q secret "$f.dockerignore"\n'
+    )
+    assert await run_engine(["build", "--file=Other", "."], engine=str(engine), verify=verify) == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "build",
+        "build -f - -",
+        "build -f F -",
+        "build --build-arg-file F .",
+        "build -f https://host.example/F .",
+        "build absent",
+        "build -f . .",
+        "buildx --builder x build .",
+    ],
+)
+async def test_a_build_that_cannot_be_judged_is_a_usage_error(
+    recorder: Recorder, line: str
+) -> None:
+    (recorder.folder / "F").write_text("FROM r.io/a")
+    with pytest.raises(UsageError):
+        await run_engine(line.split(), engine=recorder.program(), verify=verify)
+    assert recorder.told == []
