@@ -224,7 +224,7 @@ async def test_fast_forwarded_versions_are_forgotten_when_online_keys_rotate(
 @pytest.mark.parametrize(
     "fault", ["stall", "cut_short", "endless", "compressed", "elsewhere", "broken", "html"]
 )
-async def test_http_that_lies_is_our_error_and_heals(
+async def test_b49_http_that_lies_is_our_error_and_heals(
     mirror: Mirror, tmp_path: Path, name: str, fault: str
 ) -> None:
     mirror.faults[name] = getattr(mirrors, fault)
@@ -279,7 +279,7 @@ async def test_a_cache_torn_at_any_byte_heals(mirror: Mirror, tmp_path: Path, na
         assert place.read_bytes() == whole
 
 
-async def test_many_processes_share_a_cache(mirror: Mirror, tmp_path: Path) -> None:
+async def test_b46_many_processes_share_a_cache(mirror: Mirror, tmp_path: Path) -> None:
     root = tmp_path / "root.json"
     root.write_bytes(mirror.files["1.root.json"])
     program = (

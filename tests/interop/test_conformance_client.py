@@ -76,7 +76,7 @@ async def test_a_bad_first_root_makes_no_request(mirror: Mirror, tmp_path: Path)
     assert mirror.requests == []
 
 
-async def test_download_verifies_and_keeps(mirror: Mirror, tmp_path: Path) -> None:
+async def test_b43_b44_download_verifies_and_keeps(mirror: Mirror, tmp_path: Path) -> None:
     folder = await initialized(mirror, tmp_path)
     downloads = tmp_path / "targets"
     downloads.mkdir()

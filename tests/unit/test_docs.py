@@ -31,3 +31,12 @@ def test_ci_takes_its_test_command_from_the_readme() -> None:
 def test_no_registry_host_is_named() -> None:
     for path in ("pyproject.toml", "README.md", ".ci/run"):
         assert "pypi.org" not in (ROOT / path).read_text()
+
+
+def test_every_rule_of_the_checklist_has_a_test_named_after_it() -> None:
+    defined = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    names = re.findall(r"def test_((?:[ab]\d\d_)+)", defined)
+    found = {rule for name in names for rule in name.strip("_").split("_")}
+    expected = {f"a{number:02}" for number in range(1, 20)}
+    expected |= {f"b{number}" for number in range(20, 50)}
+    assert expected <= found, f"rules without a test: {sorted(expected - found)}"

@@ -26,6 +26,8 @@ from tabellion.errors import (
 
 _MAX_REDIRECTS: Final = 3
 _CHUNK_BYTES: Final = 65_536
+_GRACE_SECONDS: Final = 5.0
+_MIN_BYTES_PER_SECOND: Final = 1024
 _NOT_FOUND: Final = frozenset({404, 410})
 _DENIED: Final = frozenset({401, 403})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -162,9 +164,13 @@ async def _read_bounded(place: URL, response: aiohttp.ClientResponse, max_bytes:
             f"{place}: {response.content_length} bytes announced, the limit is {max_bytes}"
         )
     body = bytearray()
+    clock = asyncio.get_running_loop().time
+    begun_at = clock()
     try:
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
             body += chunk
+            if len(body) < (clock() - begun_at - _GRACE_SECONDS) * _MIN_BYTES_PER_SECOND:
+                raise TransferError(f"{place}: slower than {_MIN_BYTES_PER_SECOND} bytes a second")
             if len(body) > max_bytes:
                 raise TransferError(f"{place}: longer than the limit of {max_bytes} bytes")
     except TimeoutError as error:

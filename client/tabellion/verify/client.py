@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ from tabellion.errors import (
     VerificationError,
 )
 from tabellion.transport.fetcher import Fetcher, HttpFetcher
+from tabellion.transport.mirrors import MirroredFetcher
 from tabellion.verify.bootstrap import Bootstrap, Pin
 from tabellion.verify.cache import MetadataCache
 from tabellion.verify.image import (
@@ -97,6 +98,7 @@ class TrustClient:
         limits: Limits | None = None,
         clock: Callable[[], datetime] | None = None,
         fetcher: Fetcher | None = None,
+        mirrors: Sequence[str] = (),
     ) -> None:
         """Take what verifying needs; nothing is read or sent yet.
 
@@ -112,6 +114,7 @@ class TrustClient:
             limits: Bounds on sizes and counts.
             clock: Gives the current moment, aware.
             fetcher: Gets the files; HTTP by default. The caller closes its own.
+            mirrors: Base URLs to ask, in turn, for what the server can't give.
 
         Raises:
             ConfigurationError: The server isn't an http(s) URL, or the CA file can't be used.
@@ -125,6 +128,8 @@ class TrustClient:
         self._clock = clock or (lambda: datetime.now(UTC))
         self._own_fetcher = HttpFetcher(ca=ca) if fetcher is None else None
         self._fetcher: Fetcher = fetcher or self._own_fetcher or HttpFetcher(ca=ca)
+        if mirrors:
+            self._fetcher = MirroredFetcher(self._fetcher, self._server, mirrors)
         self._ordinals = itertools.count(1)
         self._last_ordinal = 0
         self._locks: dict[Gun, asyncio.Lock] = {}

@@ -133,6 +133,8 @@ class Updater:
             return None
 
     async def _fetch(self, trusted: TrustedSet, role: str, version: int | None) -> bytes:
+        if role != "root" and not trusted.root.signed.consistent_snapshot:
+            version = None  # 5.3.12
         name = trusted.dialect.file_name(role, version)
         return await self._fetcher.fetch(
             f"{self._base_url}/{name}", max_bytes=self._limits.max_bytes(role)
