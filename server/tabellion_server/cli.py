@@ -71,6 +71,11 @@ async def run_server(settings: Settings) -> None:
     tls = await asyncio.to_thread(_tls_context, settings) if settings.certificate else None
     # A missing master key beside a store that is there is a loss, not a first start.
     is_first_start = not await asyncio.to_thread(settings.sqlite_path.exists)
+    if not is_first_start and not await asyncio.to_thread(settings.master_key_file.exists):
+        raise ConfigurationError(
+            f"master key file {settings.master_key_file} is gone, but the store is here",
+            hint="restore the key file from its backup; a new one can't open the keys in the store",
+        )
     master = await asyncio.to_thread(
         MasterKey.load_or_create, settings.master_key_file, create=is_first_start
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
 import mirror as mirrors
 from forge import LATER, NOW, Forge, target
@@ -305,3 +305,29 @@ async def test_many_tasks_share_a_client(mirror: Mirror, tmp_path: Path) -> None
     async with client(mirror, tmp_path) as trust:
         images = await asyncio.gather(*(trust.verify(IMAGE) for _ in range(20)))
     assert {image.digest for image in images} == {DIGEST}
+
+
+async def test_a_root_that_names_its_own_key_like_the_pinned_one_is_refused(
+    mirror: Mirror, forge: Forge, tmp_path: Path
+) -> None:
+    pinned = forge.signers["root"][0].public_key.keyid
+    evil = Forge()
+    key = evil.signers["root"][0].public_key
+    alias = SSlibKey(pinned, key.keytype, key.scheme, dict(key.keyval))
+    evil.signers["root"] = [CryptoSigner(evil.signers["root"][0]._private_key, alias)]
+    evil.root.revoke_key(key.keyid, "root")
+    evil.root.add_key(alias, "root")
+    evil.targets.targets["1.2"] = target(b"evil")
+    mirror.files.clear()
+    mirror.publish(evil)
+    await refused(UntrustedRootError, mirror, tmp_path, root=None, root_fingerprint=pinned)
+
+
+async def test_a_root_of_something_else_given_by_mistake_does_not_stay(
+    mirror: Mirror, forge: Forge, tmp_path: Path
+) -> None:
+    other = Forge(signers={"root": forge.signers["root"]}).release()["root"]
+    with pytest.raises(ThresholdError):
+        await verify(mirror, tmp_path, root=other)
+    assert cached(tmp_path) == {}
+    assert (await verify(mirror, tmp_path)).digest == DIGEST

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -113,11 +114,23 @@ def key_material(key: Key) -> bytes:
 
 
 def rsa_bits(key: Key) -> int | None:
-    """Give the size of an RSA key in bits, None for other kinds."""
-    if key.keytype != "rsa":
+    """Give the size of an RSA key in bits, None for other kinds.
+
+    Raises:
+        MalformedMetadataError: The public part isn't a key of the type that it is said to be.
+    """
+    if key.keytype == "ed25519":
         return None
     loaded = load_pem_public_key(str(key.keyval.get("public")).encode())
-    return loaded.key_size if isinstance(loaded, RSAPublicKey) else None
+    if key.keytype == "rsa" and isinstance(loaded, RSAPublicKey):
+        return loaded.key_size
+    if (
+        key.keytype == "ecdsa"
+        and isinstance(loaded, EllipticCurvePublicKey)
+        and isinstance(loaded.curve, SECP256R1)
+    ):
+        return None
+    raise MalformedMetadataError(f"key {key.keyid[:64]} isn't of its type {key.keytype[:20]}")
 
 
 def verify_threshold(

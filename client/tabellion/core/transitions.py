@@ -285,7 +285,9 @@ def _judge_targets(judgement: _Judgement) -> None:
                 role=role,
                 hint="the holder of the targets key adds it: tabellion signer add GUN NAME",
             )
-    for role in reached.intersection(judgement.targets) - {"targets"}:
+    # A changed delegation may put a silent role before one that has published.
+    rearranged = any(item.signed.delegations for item in judgement.targets.values())
+    for role in (reached if rearranged else reached.intersection(judgement.targets)) - {"targets"}:
         _verify_paths(judgement, role)
 
 
@@ -294,9 +296,6 @@ def _verify_tree(judgement: _Judgement) -> set[str]:
 
     So that a change of keys never leaves a file behind that readers must refuse.
     """
-    changed = set(judgement.targets)
-    if judgement.roots:
-        changed.add("root")
     reached: set[str] = set()
     pending: list[tuple[str, str]] = [("root", "targets")]
     while pending:
@@ -304,8 +303,7 @@ def _verify_tree(judgement: _Judgement) -> set[str]:
         item = judgement.targets_role(role)
         if item is None:
             continue
-        if {delegator, role} & changed:
-            _verify_delegate(judgement, delegator, role, item)
+        _verify_delegate(judgement, delegator, role, item)
         if role in reached:
             continue
         reached.add(role)
@@ -334,11 +332,13 @@ def _verify_delegate(
 
 def _verify_paths(judgement: _Judgement, role: str) -> None:
     """Refuse a target that no delegation to its role covers: no client would find it (A15)."""
-    item = judgement.targets[role]
-    for path in item.signed.targets:
+    item = judgement.targets_role(role)
+    for path in item.signed.targets if item is not None else ():
         blocking = _search_block(judgement, role, path)
         if blocking is None:
             continue
+        if blocking == "" and role not in judgement.targets:
+            continue  # the delegator narrowed the paths of what stays: that is its right
         if blocking == "":
             raise RefusedPublicationError(
                 f"{role} isn't delegated the target path {path[:80]!r}",
@@ -359,7 +359,7 @@ def _verify_paths(judgement: _Judgement, role: str) -> None:
 def _search_block(judgement: _Judgement, role: str, path: str) -> str | None:
     """Walk as a client does: None if ``role`` is reached, a blocking role, or ''."""
     pending, visited = ["targets"], set[str]()
-    while pending:
+    while pending and len(visited) <= judgement.limits.delegations:
         name = pending.pop()
         if name == role:
             return None
@@ -467,7 +467,8 @@ def _verify_signed(
 
 
 def _holds_threshold(root: Root, role: str, held: Sequence[Key]) -> bool:
-    material = {key_material(key) for key in held}
+    # By id and material: the server looks its keys up by id when it signs.
+    material = {(key.keyid, key_material(key)) for key in held}
     entry = root.roles[role]
-    ours = {key_material(root.keys[keyid]) for keyid in entry.keyids} & material
+    ours = {(keyid, key_material(root.keys[keyid])) for keyid in entry.keyids} & material
     return len(ours) >= entry.threshold

@@ -91,10 +91,10 @@ def parse_command(words: Sequence[str], engine: str) -> Command:
         sub = words[at]
         if sub in _GROUPS[verb]:
             verb, at = ("build" if sub == "b" else sub), at + 1
-        elif verb == "buildx" and sub.startswith("-"):  # its --builder may precede its verb
+        elif sub.startswith("-") and sub not in {"--help", "-h"}:  # its verb comes behind
             raise UsageError(
-                f"{sub!r} before the verb of buildx can't be judged",
-                hint="write it after: buildx build --builder NAME",
+                f"{sub!r} before the verb of {verb} can't be judged",
+                hint=f"write flags behind the verb: {verb} VERB {sub}",
             )
         else:
             verb = sub if sub in UNVERIFIED_VERBS else ""

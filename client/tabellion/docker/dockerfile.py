@@ -15,7 +15,8 @@ from tabellion.errors import UsageError
 
 _DIRECTIVE = re.compile(r"(?:#|//)\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S+)")
 _INSTRUCTION = re.compile(r"\s*([A-Za-z]+)(?=\s|$)")
-_HEREDOC = re.compile(r"<<-?\s*([\"']?)([A-Za-z_][A-Za-z0-9_]*)\1")
+_HEREDOC = re.compile(r"""[0-9]*<<(-?)(["']?)([A-Za-z_][A-Za-z0-9_]*)\2""")
+_LOOKS_LIKE_INSTRUCTION = re.compile(r"\s*(FROM|COPY|ADD|RUN|ONBUILD)\b", re.IGNORECASE)
 _VARIABLE = re.compile(
     r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+])([^{}$]*))?\})"
 )
@@ -105,7 +106,8 @@ def _read_directives(text: str, state: _State) -> str:
         raise UsageError("the Dockerfile starts with JSON", hint="write # syntax=... instead")
     escape, offset = "\\", 0
     seen: set[str] = set()
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+    # BuildKit ends lines at \n alone; splitlines would also end them at form feeds and others.
+    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), start=1):
         if number == 1 and line.startswith("#!"):
             offset += len(line)
             continue
@@ -128,20 +130,20 @@ def _instructions(text: str, escape: str) -> list[_Instruction]:
     found: list[_Instruction] = []
     characters: list[str] = []
     offsets: list[int] = []
-    pending: list[str] = []
+    pending: list[_Heredoc] = []
     offset, first = 0, 0
     continued = re.compile(re.escape(escape) + r"[ \t]*$")
     for number, line in enumerate(text.split("\n"), start=1):
         start, offset = offset, offset + len(line) + 1
         body = line.removesuffix("\r")
-        if pending:
-            if body.strip() == pending[0]:
-                pending.pop(0)
+        if _is_in_heredoc(pending, body, number):
             continue
         if not body.strip() or body.lstrip("\ufeff \t").startswith("#"):
             continue  # also within a continued instruction: docker goes on over both
         match = continued.search(body)
         kept = body[: match.start()] if match else body
+        if match and kept.endswith(escape):
+            raise _unclear(number, "a line that ends in two escape characters")
         if not characters:
             first = number
             if number == 1 and kept.startswith("\ufeff"):
@@ -151,12 +153,61 @@ def _instructions(text: str, escape: str) -> list[_Instruction]:
         if match is None:
             instruction = _finish(characters, offsets, first)
             found.append(instruction)
-            if instruction.keyword in {"RUN", "COPY", "ADD"}:
-                pending = [item[2] for item in _HEREDOC.finditer(instruction.text)]
+            pending = _read_heredocs(instruction)
             characters, offsets = [], []
+    if pending:
+        raise _unclear(first, f"a heredoc that {pending[0].name} never ends")
     if characters:
         found.append(_finish(characters, offsets, first))
     return found
+
+
+def _is_in_heredoc(pending: list[_Heredoc], line: str, number: int) -> bool:
+    if not pending:
+        return False
+    if pending[0].ends_at(line):
+        pending.pop(0)
+    elif _LOOKS_LIKE_INSTRUCTION.match(line):
+        # Builders without heredocs would take this line for an instruction.
+        raise _unclear(number, "a heredoc line that reads like an instruction")
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Heredoc:
+    name: str
+    strips_tabs: bool
+
+    def ends_at(self, line: str) -> bool:
+        return (line.lstrip("\t") if self.strips_tabs else line) == self.name
+
+
+def _read_heredocs(instruction: _Instruction) -> list[_Heredoc]:
+    """Find heredocs; where ``<<`` could be read in two ways, refuse.
+
+    A builder that sees no heredoc where we see one would fetch a ``FROM`` that we skipped.
+    """
+    text = instruction.text
+    if instruction.keyword not in {"RUN", "COPY", "ADD", "ONBUILD"}:
+        return []
+    words = list(_WORD.finditer(text))
+    found = [match for word in words if (match := _HEREDOC.fullmatch(word[0]))]
+    starts = [word.start() for word in words if _HEREDOC.fullmatch(word[0])]
+    if text.count("<<") != len(found):
+        raise _unclear(instruction.line, "a << that isn't plainly a heredoc")
+    if found:
+        before = text[: starts[-1]]
+        is_json = any(word[0].startswith("[") for word in words)
+        if instruction.keyword == "ONBUILD" or is_json or any(c in before for c in "\"'`\\#"):
+            raise _unclear(instruction.line, "a << that isn't plainly a heredoc")
+    return [_Heredoc(match[3], bool(match[1])) for match in found]
+
+
+def _unclear(line: int, what: str) -> UsageError:
+    return UsageError(
+        f"line {line} of the Dockerfile has {what}: builders read it differently",
+        hint="write it so that it can be read in one way only",
+    )
 
 
 def _finish(characters: list[str], offsets: list[int], line: int) -> _Instruction:
@@ -184,6 +235,7 @@ def _declare(instruction: _Instruction, state: _State) -> None:
 
 def _read_from(instruction: _Instruction, state: _State) -> None:
     words = [item for item in _WORD.finditer(instruction.text)][1:]  # noqa: C416  # then sliced
+    _refuse_quoted_flags(words, instruction.line)
     while words and words[0][0].startswith("--"):
         words.pop(0)
     if not words:
@@ -202,6 +254,7 @@ def _read_flags(instruction: _Instruction, state: _State) -> None:
     words = [item for item in _WORD.finditer(instruction.text)][1:]  # noqa: C416  # then sliced
     if instruction.keyword == "ONBUILD" and words:
         words.pop(0)
+    _refuse_quoted_flags(words, instruction.line)
     for word in words:
         if not word[0].startswith("--"):
             break
@@ -216,6 +269,15 @@ def _read_flags(instruction: _Instruction, state: _State) -> None:
                     place = (at + len("from="), at + len(part))
                     _add_named(source, instruction, place, state)
                 at += len(part) + 1
+
+
+def _refuse_quoted_flags(words: list[re.Match[str]], line: int) -> None:
+    """Refuse quotes and escapes among the leading flags: builders take them away, or don't."""
+    for word in words:
+        if not word[0].lstrip("\"'`\\").startswith("-"):
+            return
+        if any(character in word[0] for character in "\"'`\\"):
+            raise _unclear(line, f"the quoted flag {word[0][:60]!r}")
 
 
 def _add_named(

@@ -111,13 +111,19 @@ async def _run(command: Command, engine: str, resolver: Resolver) -> int:
 async def _pin_mount(flag: Flag, words: list[str], resolver: Resolver) -> SignedImage | None:
     """Verify ``--mount type=image,source=IMAGE``, which is fetched like the image itself."""
     fields = (flag.value or "").split(",")
-    pairs = {field.partition("=")[0]: field.partition("=")[2] for field in fields}
-    if pairs.get("type") != "image":
+    if '"' in (flag.value or ""):
+        raise UsageError(
+            f"--mount {flag.value} is quoted and can't be judged", hint="write it without quotes"
+        )
+    pairs = {
+        field.partition("=")[0].strip().casefold(): field.partition("=")[2] for field in fields
+    }
+    if pairs.get("type", "").strip().casefold() != "image":
         return None
     found = None
     for number, field in enumerate(fields):
         key, _, value = field.partition("=")
-        if key in {"source", "src"} and value:
+        if key.strip().casefold() in {"source", "src"} and value:
             found = await resolver.resolve(value)
             fields[number] = f"{key}={found.pinned}"
     words[flag.value_at] = words[flag.value_at][: flag.offset] + ",".join(fields)

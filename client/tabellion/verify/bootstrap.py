@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from securesystemslib.signer import Key
+
 from tabellion.core.limits import Limits
 from tabellion.core.roles import key_material
+from tabellion.core.strict_json import canonical
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
@@ -168,10 +171,8 @@ class Bootstrap:
     def _is_pinned(self, trusted: TrustedSet) -> bool:
         wanted = str(self._pin.fingerprint).strip().lower().removeprefix("sha256:")
         root = trusted.root.signed
-        return any(
-            wanted in {keyid.lower(), *fingerprints(key_material(root.keys[keyid]))}
-            for keyid in trusted.root.signed_by
-        )
+        # Never by the id that the file gives a key: whoever writes the file chooses it.
+        return any(wanted in fingerprints(root.keys[keyid]) for keyid in trusted.root.signed_by)
 
     async def _first(self, fetch: FetchRoot) -> bytes:
         try:
@@ -183,7 +184,11 @@ class Bootstrap:
         return TrustedSet(data, now=self._now, limits=self._limits)
 
 
-def fingerprints(material: bytes) -> set[str]:
-    """Give the spellings of a key's fingerprint: over its material, with and without its kind."""
-    bare = material.removeprefix(b"ed25519:")
-    return {hashlib.sha256(part).hexdigest() for part in (material, bare)}
+def fingerprints(key: Key) -> set[str]:
+    """Give the spellings of a key's fingerprint, all computed from the key itself.
+
+    They are its TUF key id (4.2.2) and the SHA-256 of its material, with and without its kind.
+    """
+    material = key_material(key)
+    spelled = (material, material.removeprefix(b"ed25519:"), canonical(key.to_dict()))
+    return {hashlib.sha256(part).hexdigest() for part in spelled}

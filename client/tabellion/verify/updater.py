@@ -43,6 +43,7 @@ class Updater:
         self._cache = cache
         self._now = now
         self._limits = limits or Limits()
+        self._unkept_roots: list[tuple[int, bytes]] = []
 
     async def start(self, root_data: bytes) -> TrustedSet:
         """Begin from a root the caller trusts (5.2), without any request."""
@@ -50,7 +51,11 @@ class Updater:
 
     async def update_roots(self, trusted: TrustedSet, *, offline: bool = False) -> None:
         """Walk to the newest root (5.3), through the cache, then over the network."""
-        await _off_loop(lambda: self._keep_root(trusted, trusted.root.data))
+        # The first roots of a GUN are kept once they led to a timestamp: a root of something else
+        # that was given by mistake must not stay.
+        is_first = await _off_loop(lambda: self._cache.load("root")) is None
+        keep = self._unkept_roots.append if is_first else self._keep_root
+        await _off_loop(lambda: keep((trusted.root.version, trusted.root.data)))
         for _ in range(self._limits.root_rotations):
             data = await self._next_root(trusted, offline=offline)
             if data is None:
@@ -60,7 +65,7 @@ class Updater:
             if have_online_keys_changed(old, trusted.root.signed):
                 # Before the new root is kept: killed in between, the next run comes here again.
                 await _off_loop(lambda: self._cache.drop("timestamp", "snapshot"))  # 5.3.11
-            await _off_loop(lambda data=data: self._keep_root(trusted, data))  # type: ignore[misc]
+            await _off_loop(lambda data=data: keep((trusted.root.version, data)))  # type: ignore[misc]
         trusted.finish_root()
 
     async def update_online(self, trusted: TrustedSet) -> None:
@@ -72,7 +77,10 @@ class Updater:
             raise UnknownGunError(
                 f"{self._base_url} holds no timestamp: nothing is here"
             ) from error
-        if await _off_loop(lambda: trusted.update_timestamp(data)):
+        is_new = await _off_loop(lambda: trusted.update_timestamp(data))
+        for root in self._unkept_roots:
+            await _off_loop(lambda root=root: self._keep_root(root))  # type: ignore[misc]
+        if is_new:
             await _off_loop(lambda: self._cache.save("timestamp", data))
         await _off_loop(lambda: self._load_snapshot(trusted))
         if not trusted.is_snapshot_current():
@@ -140,9 +148,10 @@ class Updater:
             f"{self._base_url}/{name}", max_bytes=self._limits.max_bytes(role)
         )
 
-    def _keep_root(self, trusted: TrustedSet, data: bytes) -> None:
-        if self._cache.load_root(trusted.root.version) != data or self._cache.load("root") != data:
-            self._cache.save_root(trusted.root.version, data)
+    def _keep_root(self, root: tuple[int, bytes]) -> None:
+        version, data = root
+        if self._cache.load_root(version) != data or self._cache.load("root") != data:
+            self._cache.save_root(version, data)
 
     def _load_timestamp(self, trusted: TrustedSet, *, strict: bool = False) -> None:
         data = self._cache.load("timestamp")

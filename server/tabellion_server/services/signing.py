@@ -17,7 +17,7 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.transitions import CurrentSet
 from tabellion.core.transitions import OnlineKeys as OnlinePublicKeys
-from tabellion.errors import KeyStoreError
+from tabellion.errors import KeyStoreError, RefusedPublicationError
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.storage.interface import OnlineKeyRow, Store, StoredFile
 
@@ -90,7 +90,15 @@ class ReleaseSigner:
         signed = next_snapshot(
             previous.signed if previous else None, files, expires_at=self._expiry("snapshot", now)
         )
-        return await self._sign(gun, "snapshot", root=root, signed=signed, dialect=dialect, now=now)
+        file = await self._sign(gun, "snapshot", root=root, signed=signed, dialect=dialect, now=now)
+        if len(file.data) > Limits().snapshot_bytes:
+            raise RefusedPublicationError(
+                f"the snapshot would have {len(file.data)} bytes, more than clients read",
+                rule="snapshot-size",
+                role="snapshot",
+                hint="use fewer roles",
+            )
+        return file
 
     async def timestamp(
         self,

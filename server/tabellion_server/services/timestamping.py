@@ -164,9 +164,10 @@ class Renewer:
         return [*added, timestamp]
 
     async def _holds_snapshot_key(self, gun: str, root: Parsed) -> bool:
-        ours = {key_material(key) for key in (await online_public_keys(self._store, gun)).snapshot}
+        held = (await online_public_keys(self._store, gun)).snapshot
+        ours = {(key.keyid, key_material(key)) for key in held}
         entry = root.signed.roles["snapshot"]
-        named = {key_material(root.signed.keys[keyid]) for keyid in entry.keyids}
+        named = {(keyid, key_material(root.signed.keys[keyid])) for keyid in entry.keyids}
         return bool(len(ours & named) >= entry.threshold)
 
     async def _is_due(self, head: Head) -> bool:

@@ -29,7 +29,7 @@ def check_write_access(request: web.Request) -> None:
     if token is None:
         return
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    fits = hmac.compare_digest(given.strip().encode(), token.encode())
+    fits = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode())
     if scheme.lower() != "bearer" or not fits:
         raise AccessDeniedError(
             "writing here needs the server's write token",

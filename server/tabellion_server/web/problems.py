@@ -75,6 +75,7 @@ _UPLOAD_HINTS: Final[Mapping[type[TabellionError], str]] = {
     VerificationError: "nothing was changed; sign the file anew and publish again",
     RefusedPublicationError: "nothing was changed; mend that file and publish again",
 }
+_INTERNAL: Final = 500
 _RETRY_SECONDS: Final = "2"
 
 
@@ -98,9 +99,10 @@ def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, A
         "type": f"urn:tabellion:problem:{code}",
         "title": _TITLES.get(code, code.replace("-", " ").capitalize()),
         "status": status,
-        "detail": error.message,
+        # What went wrong inside is for the log: texts of internal errors name paths and more.
+        "detail": error.message if status < _INTERNAL else "the server can't do that now",
         "code": code,
-        "hint": _hint(error),
+        "hint": _hint(error) if status < _INTERNAL else "its log has more under the request id",
         "request_id": request_id,
     }
     for name in ("role", "keyid", "rule", "versions", "needed", "signed_by", "found", "expected"):
@@ -111,7 +113,7 @@ def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, A
 
 
 def _hint(error: TabellionError) -> str:
-    if error.hint == type(error).default_hint:
+    if error.hint == type(error).default_hint and not isinstance(error, UnknownGunError):
         for kind, hint in _UPLOAD_HINTS.items():
             if isinstance(error, kind):
                 return hint

@@ -77,7 +77,8 @@ def _number(request: web.Request, name: str, default: int, maximum: int) -> int:
     text = request.query.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= maximum:
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(maximum))
+    if not is_number or not 0 < int(text) <= maximum:
         raise UsageError(
             f"{name}={text[:40]!r} isn't a number from 1 to {maximum}", hint="leave it out"
         )

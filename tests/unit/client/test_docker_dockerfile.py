@@ -29,7 +29,7 @@ def names(text: str, **arguments: str) -> list[str]:
         ("// syntax=front\nFROM a", ["front", "a"]),
         ("# comment\n# syntax=x\nFROM a", ["a"]),
         ("FROM a\nRUN --mount=type=bind,from=tool,source=/x /x", ["a", "tool"]),
-        ("FROM a\nRUN <<EOF\nFROM hidden\nEOF\nFROM b", ["a", "b"]),
+        ("FROM a\nRUN <<EOF\nhidden\nEOF\nFROM b", ["a", "b"]),
         ("FROM a\nRUN echo FROM b\n", ["a"]),
         ("FROM a\r\nFROM b\r\n", ["a", "b"]),
         ("\ufeffFROM a\n", ["a"]),
@@ -96,3 +96,24 @@ def test_any_text_gives_places_that_hold_or_a_usage_error(text: str) -> None:
         return
     for image in found:
         assert 0 <= image.start < image.end <= len(text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'RUN echo "<<EOF"', "RUN cat <<<foo", "RUN echo $((1<<X))", "RUN cat << EOF",
+        "RUN cat <<E-F", 'RUN ["sh", "-c", "cat <<EOF"]', "RUN <<EOF\nx\n EOF", "RUN <<EOF\nFROM b",
+        "ONBUILD RUN <<EOF\nx\nEOF", "RUN <<EOF\nx", "RUN echo \\\\",
+        'COPY --"from=evil" a b', "COPY --fro\\m=evil a b", 'COPY --chown="0: 0" --from=evil a b',
+        'RUN --mount=type=bind,target="/a b" --mount=from=evil true', 'COPY "--from=evil" a b',
+        'FROM --platform="a b" evil',
+    ],
+)  # fmt: skip
+def test_what_builders_read_differently_is_refused(line: str) -> None:
+    with pytest.raises(UsageError):
+        find_images(f"FROM a\n{line}\nFROM evil\n")
+
+
+def test_a_form_feed_hides_no_syntax_line() -> None:
+    images = find_images("# check=skip=all\x0cx\n# syntax=evil/fe\nFROM a\n")
+    assert [image.name for image in images] == ["evil/fe", "a"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from securesystemslib.signer import CryptoSigner, Signer
+from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 from tuf.api.metadata import Snapshot, Targets
 
 from forge import NOW, Forge, target
@@ -236,3 +236,67 @@ def test_thresholds_must_be_reachable_and_keys_listed(forge: Forge) -> None:
     forge.root.roles["targets"].keyids.append("f" * 64)
     root = TUF.sign(forge.root, forge.signers["root"])
     refused("missing-key", lambda: judge(forge, current, ("root", root)))
+
+
+def test_the_servers_key_under_another_id_is_not_the_servers(forge: Forge) -> None:
+    online = forge.online()
+    renamed = [
+        SSlibKey("ab" * 32, key.keytype, key.scheme, dict(key.keyval)) for key in online.timestamp
+    ]
+    files = (("root", forge.files["root"]), ("targets", forge.files["targets"]))
+    other = OnlineKeys(online.snapshot, renamed)
+    refused("timestamp-is-online", lambda: judge(forge, None, *files, online=other))
+
+
+def test_a_delegation_that_leads_again_to_a_role_of_other_keys_is_refused(forge: Forge) -> None:
+    old = forge.delegate("alice", ["*"])
+    forge.release()
+    without = copy.deepcopy(forge.targets)
+    assert forge.targets.delegations is not None
+    again = copy.deepcopy(forge.targets.delegations)
+    new = CryptoSigner.generate_ed25519()
+    forge.targets.revoke_key(old.public_key.keyid, "alice")
+    forge.targets.add_key(new.public_key, "alice")
+    forge.targets.version = 2
+    forge.delegated["alice"].version = 2
+    forge.signers["alice"] = [new]
+    forge.release()
+    without.delegations = again
+    without.version = 3
+    data = TUF.sign(without, forge.signers["targets"])
+    refused("orphaned-role", lambda: judge(forge, forge.current(), ("targets", data)))
+
+
+def test_a_silent_role_put_before_one_that_published_is_refused(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    forge.delegated["alice"].targets["9"] = target(b"x", "9")
+    forge.release()
+    current = forge.current()
+    forge.delegate("silent", ["*"])
+    assert forge.targets.delegations is not None
+    roles = forge.targets.delegations.roles
+    assert roles is not None
+    forge.targets.delegations.roles = {"silent": roles["silent"], "alice": roles["alice"]}
+    data = next_targets(forge)
+    refused("unreachable-target", lambda: judge(forge, current, ("targets", data)))
+
+
+def test_a_target_behind_more_roles_than_clients_visit_is_refused(forge: Forge) -> None:
+    for number in range(40):
+        forge.delegate(f"r{number}", ["*"])
+    forge.release()
+    current = forge.current()
+    forge.delegated["r39"].targets["9"] = target(b"x", "9")
+    with pytest.raises(RefusedPublicationError):
+        judge(forge, current, ("r39", next_targets(forge, "r39")))
+
+
+def test_a_key_that_is_not_of_its_type_is_refused(forge: Forge) -> None:
+    rsa = CryptoSigner.generate_rsa().public_key
+    current = forge.current()
+    forge.root.version = 2
+    forge.root.add_key(
+        SSlibKey("cd" * 32, "ecdsa", "ecdsa-sha2-nistp256", dict(rsa.keyval)), "targets"
+    )
+    root = TUF.sign(forge.root, forge.signers["root"])
+    refused("unreadable-key", lambda: judge(forge, current, ("root", root)))
