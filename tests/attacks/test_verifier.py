@@ -22,6 +22,7 @@ from mirror import Mirror, serving
 from tabellion import TrustClient
 from tabellion.core.names import Digest
 from tabellion.errors import (
+    ConfigurationError,
     DigestMismatchError,
     ExpiredMetadataError,
     InvalidNameError,
@@ -141,6 +142,15 @@ async def test_children_of_a_signed_index_are_verified_and_picked_by_platform(
         assert (await trust.verify(f"{GUN}@{child}")).digest == child
         picked = await trust.verify(f"{GUN}:multi", platform="linux/arm64")
         assert (picked.digest, picked.length) == (child, 3)
+        again = await trust.verify(f"{GUN}:multi@{child}", platform="linux/arm64")
+        assert again.digest == child
+        index.unrecognized_fields["custom"]["manifests"].append(
+            {"digest": str(DIGEST), "platform": "linux/amd64", "length": 5}
+        )
+        forge.targets.version = 3
+        mirror.publish(forge)
+        with pytest.raises(DigestMismatchError):
+            await trust.verify(f"{GUN}:multi@{child}", platform="linux/amd64")
         with pytest.raises(NotSignedError, match="s390x"):
             await trust.verify(f"{GUN}:multi", platform="linux/s390x")
 
@@ -331,3 +341,8 @@ async def test_a_root_of_something_else_given_by_mistake_does_not_stay(
         await verify(mirror, tmp_path, root=other)
     assert cached(tmp_path) == {}
     assert (await verify(mirror, tmp_path)).digest == DIGEST
+
+
+async def test_what_is_no_fingerprint_is_said_to_be_none(mirror: Mirror, tmp_path: Path) -> None:
+    for text in ("abc", "zz" * 32, "a" * 65):
+        await refused(ConfigurationError, mirror, tmp_path, root=None, root_fingerprint=text)

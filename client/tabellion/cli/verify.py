@@ -47,6 +47,8 @@ def command(image: str, gun: str | None, platform: str | None) -> None:
     if Options.of().json:
         output.answer_json(as_json(verified))
         return
+    if verified.pinned == "first use" and settings.first_use:
+        output.say("its root is trusted because you asked to trust the first one seen")
     signers = ", ".join(dict.fromkeys(signer.role for signer in verified.signers))
     output.say(f"{subject} is signed by {signers}" + (" (last known)" if verified.offline else ""))
     output.answer(str(verified.digest))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,7 @@ from tabellion.errors import (
 )
 from tabellion.verify.cache import MetadataCache
 
+_FINGERPRINT = re.compile(r"(?:sha256:)?[0-9a-fA-F]{64}")
 FetchRoot = Callable[[int], Awaitable[bytes]]
 
 
@@ -43,6 +45,18 @@ class Pin:
     root: bytes | Path | None = None
     fingerprint: str | None = None
     first_use: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a fingerprint that can't be one.
+
+        Raises:
+            ConfigurationError: It isn't 64 hex digits.
+        """
+        if self.fingerprint is not None and not _FINGERPRINT.fullmatch(self.fingerprint.strip()):
+            raise ConfigurationError(
+                f"{self.fingerprint[:80]!r} isn't a root key fingerprint",
+                hint="a fingerprint has 64 hex digits, as tabellion init prints it",
+            )
 
     def read(self) -> bytes | None:
         """Give the pinned root's bytes.

@@ -121,7 +121,7 @@ class TrustClient:
         """
         _check_server(server)
         self._server = server.rstrip("/")
-        self._home = home
+        self._home = Path(home)
         self._pin = Pin(root, root_fingerprint, first_use)
         self._may_be_offline = offline == "last-known"
         self._limits = limits or Limits()
@@ -164,8 +164,12 @@ class TrustClient:
         gun = parse_gun(parsed.gun)
         async with self._updated(gun) as view:
             match = await _find(view, parsed)
-        if platform is not None and parsed.digest in {None, _own_digest(match)}:
+        if platform is not None:
             digest, length = platform_digest(match.target, match.path, platform)
+            if parsed.digest not in {None, _own_digest(match), digest}:
+                raise DigestMismatchError(
+                    f"{parsed.digest} isn't signed for {platform[:40]}, {digest} is"
+                )
         elif parsed.digest is not None:
             digest, length = parsed.digest, child_length(match.target, parsed.digest)
         else:
