@@ -255,7 +255,7 @@ def _judge_roots(judgement: _Judgement, online: OnlineKeys) -> None:
     if trusted is None:
         raise RefusedPublicationError("there is no root", rule="missing-root", role="root")
     verify_fresh("root", trusted.signed, judgement.now)
-    if not _holds_threshold(trusted.signed, "timestamp", online.timestamp):
+    if not holds_threshold(trusted.signed, "timestamp", online.timestamp):
         raise RefusedPublicationError(
             "the root's timestamp role needs keys that this server doesn't hold",
             rule="timestamp-is-online",
@@ -386,7 +386,7 @@ def _judge_snapshot(judgement: _Judgement, online: OnlineKeys) -> bool:
     root = judgement.root.signed
     held: UnverifiedMetadata[Snapshot] | None = judgement.current.get("snapshot")
     if judgement.snapshot is None:
-        if not _holds_threshold(root, "snapshot", online.snapshot):
+        if not holds_threshold(root, "snapshot", online.snapshot):
             if not judgement.targets and held is not None and _still_signed(judgement, held):
                 return False
             raise RefusedPublicationError(
@@ -466,8 +466,11 @@ def _verify_signed(
     verify_threshold(item, role, keys, entry.keyids, entry.threshold)
 
 
-def _holds_threshold(root: Root, role: str, held: Sequence[Key]) -> bool:
-    # By id and material: the server looks its keys up by id when it signs.
+def holds_threshold(root: Root, role: str, held: Sequence[Key]) -> bool:
+    """Tell whether these keys can sign for a root's role.
+
+    By id and material: the server looks its keys up by id when it signs.
+    """
     material = {(key.keyid, key_material(key)) for key in held}
     entry = root.roles[role]
     ours = {(keyid, key_material(root.keys[keyid])) for keyid in entry.keyids} & material

@@ -9,7 +9,7 @@ from typing import Final
 
 from tabellion.core.dialect import dialect_named
 from tabellion.core.limits import Limits
-from tabellion.core.roles import key_material
+from tabellion.core.transitions import holds_threshold
 from tabellion.errors import TabellionError
 from tabellion_server.logs import log
 from tabellion_server.services.files import MetadataFiles
@@ -165,10 +165,7 @@ class Renewer:
 
     async def _holds_snapshot_key(self, gun: str, root: Parsed) -> bool:
         held = (await online_public_keys(self._store, gun)).snapshot
-        ours = {(key.keyid, key_material(key)) for key in held}
-        entry = root.signed.roles["snapshot"]
-        named = {(keyid, key_material(root.signed.keys[keyid])) for keyid in entry.keyids}
-        return bool(len(ours & named) >= entry.threshold)
+        return holds_threshold(root.signed, "snapshot", held)
 
     async def _is_due(self, head: Head) -> bool:
         now = self._clock()
