@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tabellion.verify import Signer, SyncTrustClient, TrustClient, VerifiedImage
+    from tabellion.verify import Listing, Signer, SyncTrustClient, TrustClient, VerifiedImage
 
-__all__ = ["Signer", "SyncTrustClient", "TrustClient", "VerifiedImage"]
+__all__ = ["Listing", "Signer", "SyncTrustClient", "TrustClient", "VerifiedImage"]
 
 
 def __getattr__(name: str) -> object:

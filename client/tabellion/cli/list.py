@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from tabellion.cli.subject import gun_argument, gun_of
 from tabellion.core.names import Gun
 from tabellion.core.search import TargetMatch
 
+if TYPE_CHECKING:
+    from tabellion.verify import Listing
+
 
 @click.command()
 @gun_argument
@@ -35,7 +38,10 @@ def command(name: str | None, gun: str | None) -> None:
       tabellion list --json --gun models.example/llm
     """  # noqa: D301  # \b is click's mark
     settings, wanted = settle(), gun_of(name, gun)
-    matches = work(_targets(settings, wanted), f"reading {wanted}")
+    listing = work(_targets(settings, wanted), f"reading {wanted}")
+    matches = listing.targets
+    for error in listing.left_out:
+        output.warn(f"left out: {error.message}")
     if Options.of().json:
         output.answer_json([as_json(match) for match in matches])
         return
@@ -47,9 +53,9 @@ def command(name: str | None, gun: str | None) -> None:
     output.table(("TARGET", "DIGEST", "LENGTH", "SIGNED BY"), rows)
 
 
-async def _targets(settings: Settings, gun: Gun) -> list[TargetMatch]:
+async def _targets(settings: Settings, gun: Gun) -> Listing:
     async with trust_client(settings) as trust:
-        return list(await trust.targets(gun))
+        return await trust.targets(gun)
 
 
 def digest_of(match: TargetMatch) -> str:

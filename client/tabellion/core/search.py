@@ -2,7 +2,8 @@
 
 The searches are generators: they yield the role whose file they need, the caller loads it into
 the trusted set (or raises: the search then ends, it never goes on to a less trusted role), and
-resumes them.
+resumes them. Where many paths are looked through, one role that can't be had must not hide what
+doesn't depend on it: such a request is optional, and its failure is noted in the trusted set.
 
 Spec: TUF 1.0.34, 5.6.7.
 """
@@ -22,10 +23,17 @@ from tabellion.core.trusted_set import TrustedSet
 
 @dataclass(frozen=True, slots=True)
 class RoleRequest:
-    """A role that the search needs, and the delegator that led to it."""
+    """A role that the search needs, and the delegator that led to it.
+
+    Attributes:
+        role: Name of the role.
+        delegator: The role that led to it.
+        optional: If its file can't be had or trusted, ``TrustedSet.note_unusable`` is enough.
+    """
 
     role: str
     delegator: str
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,28 +53,36 @@ class TargetMatch:
     delegated_by: str
 
 
-def find_target(trusted: TrustedSet, path: str) -> Generator[RoleRequest, None, TargetMatch | None]:
+def find_target(
+    trusted: TrustedSet, path: str, *, optional: bool = False
+) -> Generator[RoleRequest, None, TargetMatch | None]:
     """Search the roles pre-order for a path.
+
+    Args:
+        trusted: What is trusted of the GUN; needed roles are loaded into it.
+        path: Target path.
+        optional: Whether a role that can't be had ends the search as "not found" (B41), for
+            whoever looks through many paths, instead of with its error.
 
     Returns:
         The first match, or None: nobody who may has signed it.
     """
-    pending = [RoleRequest("targets", "root")]
+    pending = [RoleRequest("targets", "root", optional)]
     visited: set[str] = set()
     while pending and len(visited) <= trusted.limits.delegations:
         request = pending.pop()
         if request.role in visited:
             continue
-        if trusted.role(request.role, request.delegator) is None:
-            yield request
-        role = _loaded(trusted, request)
+        role = yield from _load(trusted, request)
+        if role is None:
+            return None
         target = role.signed.targets.get(path)
         if target is not None:
             return TargetMatch(path, target, role, request.delegator)
         visited.add(request.role)
         children: list[RoleRequest] = []
         for name, terminating in roles_for_path(role.signed, path):
-            children.append(RoleRequest(name, request.role))
+            children.append(RoleRequest(name, request.role, optional))
             if terminating:
                 pending.clear()
                 break
@@ -75,30 +91,27 @@ def find_target(trusted: TrustedSet, path: str) -> Generator[RoleRequest, None, 
 
 
 def walk_roles(trusted: TrustedSet) -> Generator[RoleRequest, None, list[TrustedMetadata[Targets]]]:
-    """Visit all roles that are reachable and in the snapshot, pre-order."""
+    """Visit all roles that are reachable, in the snapshot, and usable, pre-order."""
     pending = [RoleRequest("targets", "root")]
-    visited: dict[str, TrustedMetadata[Targets]] = {}
+    visited: dict[str, TrustedMetadata[Targets] | None] = {}
     while pending and len(visited) <= trusted.limits.delegations:
         request = pending.pop()
         if request.role in visited or not _is_published(trusted, request.role):
             continue
-        if trusted.role(request.role, request.delegator) is None:
-            yield request
-        role = _loaded(trusted, request)
-        visited[request.role] = role
+        role = visited[request.role] = yield from _load(trusted, request)
+        children = delegated_roles(role.signed) if role is not None else []
         pending.extend(
-            RoleRequest(child.name, request.role)
-            for child in reversed(delegated_roles(role.signed))
+            RoleRequest(child.name, request.role, optional=True) for child in reversed(children)
         )
-    return list(visited.values())
+    return [role for role in visited.values() if role is not None]
 
 
 def find_all(trusted: TrustedSet) -> Generator[RoleRequest, None, list[TargetMatch]]:
-    """Resolve every path of every reachable role, as ``find_target`` would, sorted by path."""
+    """Resolve every path of every usable role, as ``find_target`` would, sorted by path."""
     roles = yield from walk_roles(trusted)
     found: list[TargetMatch] = []
     for path in sorted({path for role in roles for path in role.signed.targets}):
-        match = yield from find_target(trusted, path)
+        match = yield from find_target(trusted, path, optional=True)
         if match is not None:
             found.append(match)
     return found
@@ -111,6 +124,9 @@ def find_digest(
 
     A role may list a digest under a path that another role, asked first, answers otherwise:
     only what a path resolves to counts.
+
+    Raises:
+        TabellionError: Nothing resolves to it, and a role that might have couldn't be had.
     """
     roles = yield from walk_roles(trusted)
     paths = {
@@ -120,9 +136,11 @@ def find_digest(
         if names_digest(target, digest)
     }
     for path in paths:
-        match = yield from find_target(trusted, path)
+        match = yield from find_target(trusted, path, optional=True)
         if match is not None and names_digest(match.target, digest):
             return match
+    for error in trusted.unusable.values():
+        raise error
     return None
 
 
@@ -146,8 +164,16 @@ def _is_published(trusted: TrustedSet, role: str) -> bool:
     return trusted.snapshot is not None and f"{role}.json" in trusted.snapshot.signed.meta
 
 
-def _loaded(trusted: TrustedSet, request: RoleRequest) -> TrustedMetadata[Targets]:
+def _load(
+    trusted: TrustedSet, request: RoleRequest
+) -> Generator[RoleRequest, None, TrustedMetadata[Targets] | None]:
+    """Ask for a role unless it's there; None if it's optional and can't be had."""
+    edge = request.delegator, request.role
+    if trusted.role(request.role, request.delegator) is None and not (
+        request.optional and edge in trusted.unusable
+    ):
+        yield request
     role = trusted.role(request.role, request.delegator)
-    if role is None:
+    if role is None and not (request.optional and edge in trusted.unusable):
         raise RuntimeError(f"role {request.role} wasn't loaded before the search went on")
     return role

@@ -19,7 +19,13 @@ from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata
 from tabellion.core.roles import key_material, role_keys, verify_threshold
-from tabellion.errors import MixAndMatchError, NotSignedError, RollbackError, VerificationError
+from tabellion.errors import (
+    MixAndMatchError,
+    NotSignedError,
+    RollbackError,
+    TabellionError,
+    VerificationError,
+)
 
 S = TypeVar("S", bound=Signed)
 
@@ -33,6 +39,8 @@ class TrustedSet:
         root: The newest trusted root.
         timestamp: Trusted timestamp, or None.
         snapshot: Trusted snapshot, or None.
+        unusable: (delegator, role) to why that role's file couldn't be had or trusted, where a
+            search went on without it.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class TrustedSet:
         self.root: TrustedMetadata[Root] = _trust(unverified, "root", unverified.signed)
         self.timestamp: TrustedMetadata[Timestamp] | None = None
         self.snapshot: TrustedMetadata[Snapshot] | None = None
+        self.unusable: dict[tuple[str, str], TabellionError] = {}
         self._targets: dict[tuple[str, str], TrustedMetadata[Targets]] = {}
 
     def update_root(self, data: bytes) -> TrustedMetadata[Root]:
@@ -164,6 +173,10 @@ class TrustedSet:
         verify_fresh(role, trusted.signed, self.now)  # 5.6.5
         self._targets[delegator, role] = trusted
         return trusted
+
+    def note_unusable(self, role: str, delegator: str, error: TabellionError) -> None:
+        """Keep why an optional role is left out."""
+        self.unusable[delegator, role] = error
 
     def role(self, role: str, delegator: str) -> TrustedMetadata[Targets] | None:
         """Give a targets role as verified for that delegator, None if it wasn't yet."""

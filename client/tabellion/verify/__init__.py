@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tabellion.verify.client import TrustClient
+    from tabellion.verify.client import Listing, TrustClient
     from tabellion.verify.image import Signer, VerifiedImage
     from tabellion.verify.sync import SyncTrustClient
 
-__all__ = ["Signer", "SyncTrustClient", "TrustClient", "VerifiedImage"]
+__all__ = ["Listing", "Signer", "SyncTrustClient", "TrustClient", "VerifiedImage"]
 
 _HOMES = {
+    "Listing": "client",
     "Signer": "image",
     "SyncTrustClient": "sync",
     "TrustClient": "client",

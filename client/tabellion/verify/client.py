@@ -20,7 +20,6 @@ from urllib.parse import quote, urlsplit
 
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
-from tabellion.core.roles import delegated_roles
 from tabellion.core.search import (
     RoleRequest,
     TargetMatch,
@@ -28,6 +27,7 @@ from tabellion.core.search import (
     find_digest,
     find_target,
     names_digest,
+    walk_roles,
 )
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
@@ -37,11 +37,11 @@ from tabellion.errors import (
     NotFoundError,
     NotSignedError,
     ServerAnswerError,
+    TabellionError,
     ThresholdError,
     TransferError,
     TransportError,
     UnreachableError,
-    VerificationError,
 )
 from tabellion.transport.fetcher import Fetcher, HttpFetcher
 from tabellion.transport.mirrors import MirroredFetcher
@@ -80,6 +80,19 @@ class View:
     async def search(self, search: Generator[RoleRequest, None, T]) -> T:
         """Drive a search over the roles."""
         return await self.updater.search(self.trusted, search, offline=self.offline)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that is signed in a GUN.
+
+    Attributes:
+        targets: Each target as a search would resolve it, sorted by path.
+        left_out: Why delegated roles couldn't be had or trusted; what they speak for is missing.
+    """
+
+    targets: list[TargetMatch]
+    left_out: tuple[TabellionError, ...]
 
 
 class TrustClient:
@@ -207,29 +220,24 @@ class TrustClient:
         async with self._updated(name) as view:
             return await _find_path(view, name, path)
 
-    async def targets(self, gun: str) -> list[TargetMatch]:
+    async def targets(self, gun: str) -> Listing:
         """List all signed targets, each as a search would resolve it, sorted by path."""
         async with self._updated(parse_gun(gun)) as view:
-            return await view.search(find_all(view.trusted))
+            matches = await view.search(find_all(view.trusted))
+            return Listing(matches, tuple(view.trusted.unusable.values()))
 
     async def refresh(self, gun: str) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted.
 
-        A delegated role whose file is missing or must not be trusted is left out.
+        A delegated role whose file is missing or must not be trusted is left out; the set's
+        ``unusable`` tells why.
         """
         name = parse_gun(gun)
         async with self._updated(name) as view:
-            await _load_delegated(view, self._limits.delegations)
+            await view.search(walk_roles(view.trusted))
             # Whoever gets the set may change it; the next verification reads anew.
             self._views.pop(name, None)
             return view.trusted
-
-    async def load_roles(
-        self, gun: str, search: Callable[[TrustedSet], Generator[RoleRequest, None, T]]
-    ) -> T:
-        """Update a GUN, then run a search of ``tabellion.core.search`` to its end."""
-        async with self._updated(parse_gun(gun)) as view:
-            return await view.search(search(view.trusted))
 
     def cache(self, gun: str) -> MetadataCache:
         """Give the cache of a GUN, to pin a root in it."""
@@ -318,25 +326,6 @@ async def _find_path(view: View, gun: Gun, path: str) -> TargetMatch:
 
 def _own_digest(match: TargetMatch) -> object:
     return signed_digest(match.target, match.path)
-
-
-async def _load_delegated(view: View, limit: int) -> None:
-    seen = {"targets"}
-    pending = ["targets"]
-    for delegator in pending:
-        file = next(
-            (view.trusted.role(delegator, parent) for parent in ["root", *pending]
-             if view.trusted.role(delegator, parent) is not None),
-            None,
-        )  # fmt: skip
-        for child in delegated_roles(file.signed) if file is not None else []:
-            if child.name in seen or len(seen) > limit:
-                continue
-            seen.add(child.name)
-            request = RoleRequest(child.name, delegator)
-            with contextlib.suppress(VerificationError, NotFoundError):
-                await view.updater.load(view.trusted, request, offline=view.offline)
-                pending.append(child.name)
 
 
 def _check_server(server: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from tabellion.core.limits import Limits
 from tabellion.core.search import TargetMatch
 from tabellion.core.trusted_set import TrustedSet
-from tabellion.verify.client import TrustClient
+from tabellion.verify.client import Listing, TrustClient
 from tabellion.verify.image import VerifiedImage
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class SyncTrustClient:
         """Give who signed what under a path."""
         return self._run(self._client.target(gun, path))
 
-    def targets(self, gun: str) -> list[TargetMatch]:
+    def targets(self, gun: str) -> Listing:
         """List all signed targets."""
         return self._run(self._client.targets(gun))
 

@@ -6,6 +6,7 @@ Spec: TUF 1.0.34, section 5; the rules are in ``tabellion.core``, the order of r
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import TypeVar
@@ -70,7 +71,7 @@ class Updater:
 
     async def update_online(self, trusted: TrustedSet) -> None:
         """Fetch timestamp, snapshot and top-level targets (5.4 to 5.6)."""
-        await _off_loop(lambda: self._load_timestamp(trusted))
+        await _off_loop(lambda: self._load_cached("timestamp", trusted.load_timestamp))
         try:
             data = await self._fetch(trusted, "timestamp", None)
         except NotFoundError as error:
@@ -82,7 +83,7 @@ class Updater:
             await _off_loop(lambda root=root: self._keep_root(root))  # type: ignore[misc]
         if is_new:
             await _off_loop(lambda: self._cache.save("timestamp", data))
-        await _off_loop(lambda: self._load_snapshot(trusted))
+        await _off_loop(lambda: self._load_cached("snapshot", trusted.load_snapshot))
         if not trusted.is_snapshot_current():
             snapshot = await self._fetch(trusted, "snapshot", trusted.snapshot_meta.version)
             await _off_loop(lambda: trusted.update_snapshot(snapshot))
@@ -91,8 +92,11 @@ class Updater:
 
     async def load_known(self, trusted: TrustedSet) -> None:
         """Take everything from the cache; all of it must hold and be fresh."""
-        await _off_loop(lambda: self._load_timestamp(trusted, strict=True))
-        await _off_loop(lambda: self._load_snapshot(trusted, strict=True))
+        for role, take in (
+            ("timestamp", trusted.update_timestamp),
+            ("snapshot", trusted.update_snapshot),
+        ):
+            await _off_loop(functools.partial(self._load_cached, role, take, strict=True))
         await self.load(trusted, RoleRequest("targets", "root"), offline=True)
 
     async def load(
@@ -128,7 +132,12 @@ class Updater:
             step = await _off_loop(lambda: _advance(search))
             if not isinstance(step, RoleRequest):
                 return step[0]
-            await self.load(trusted, step, offline=offline)
+            try:
+                await self.load(trusted, step, offline=offline)
+            except (VerificationError, NotFoundError) as error:
+                if not step.optional:
+                    raise
+                trusted.note_unusable(step.role, step.delegator, error)
 
     async def _next_root(self, trusted: TrustedSet, *, offline: bool) -> bytes | None:
         version = trusted.root.version + 1
@@ -153,31 +162,17 @@ class Updater:
         if self._cache.load_root(version) != data or self._cache.load("root") != data:
             self._cache.save_root(version, data)
 
-    def _load_timestamp(self, trusted: TrustedSet, *, strict: bool = False) -> None:
-        data = self._cache.load("timestamp")
+    def _load_cached(
+        self, role: str, take: Callable[[bytes], object], *, strict: bool = False
+    ) -> None:
+        """Give the set a cached file; an absent or bad one is passed over unless ``strict``."""
+        data = self._cache.load(role)
         if data is None:
             if strict:
-                raise NotFoundError("no timestamp is in the cache")
+                raise NotFoundError(f"no {role} is in the cache")
             return
         try:
-            trusted.load_timestamp(data)
-            if strict:
-                trusted.update_timestamp(data)
-        except VerificationError:
-            if strict:
-                raise
-
-    def _load_snapshot(self, trusted: TrustedSet, *, strict: bool = False) -> None:
-        data = self._cache.load("snapshot")
-        if data is None:
-            if strict:
-                raise NotFoundError("no snapshot is in the cache")
-            return
-        try:
-            if strict:
-                trusted.update_snapshot(data)
-            else:
-                trusted.load_snapshot(data)
+            take(data)
         except VerificationError:
             if strict:
                 raise

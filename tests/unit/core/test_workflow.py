@@ -22,6 +22,7 @@ from tabellion.errors import (
     NotSignedError,
     RollbackError,
     ThresholdError,
+    VerificationError,
 )
 
 T = TypeVar("T")
@@ -44,7 +45,12 @@ def drive(
         while True:
             request = next(search)
             asked.append(request.role)
-            trusted.update_targets(files[request.role], request.role, request.delegator)
+            try:
+                trusted.update_targets(files[request.role], request.role, request.delegator)
+            except VerificationError as error:
+                if not request.optional:
+                    raise
+                trusted.note_unusable(request.role, request.delegator, error)
     except StopIteration as stop:
         return stop.value, asked
 
@@ -298,6 +304,40 @@ def test_b45_a_digest_counts_only_where_its_path_resolves_to_it(forge: Forge) ->
     assert found.path == "1.3"
     everything, _ = drive(trusted, find_all(trusted), files)
     assert [match.path for match in everything] == ["1.2", "1.3"]
+
+
+@pytest.fixture
+def broken_first(forge: Forge) -> dict[str, bytes]:
+    """A role asked before another one, whose file its keys didn't sign."""
+    forge.delegate("broken", ["b*"])
+    forge.delegate("whole", ["*"])
+    forge.delegated["whole"].targets["a"] = target(b"a", "a")
+    forge.delegated["whole"].targets["b"] = target(b"b", "b")
+    forge.signers["broken"] = [CryptoSigner.generate_ed25519()]
+    return forge.release()
+
+
+def test_b45_a_role_that_cannot_be_verified_hides_only_what_depends_on_it(
+    forge: Forge, broken_first: dict[str, bytes]
+) -> None:
+    trusted = forge.trusted()
+    match, _ = drive(trusted, find_digest(trusted, Digest.of(b"a")), broken_first)
+    assert match is not None
+    assert match.path == "a"
+    everything, asked = drive(trusted, find_all(trusted), broken_first)
+    assert [match.path for match in everything] == ["1.2", "a"]
+    assert asked == []  # neither the good nor the bad one is asked for again
+    assert list(trusted.unusable) == [("targets", "broken")]
+
+
+def test_b41_a_digest_behind_a_role_that_cannot_be_verified_is_refused_with_the_reason(
+    forge: Forge, broken_first: dict[str, bytes]
+) -> None:
+    trusted = forge.trusted()
+    with pytest.raises(ThresholdError):
+        drive(trusted, find_digest(trusted, Digest.of(b"b")), broken_first)
+    with pytest.raises(ThresholdError):
+        drive(trusted, find_target(trusted, "b"), broken_first)
 
 
 def test_b45_children_of_a_signed_index_are_signed(forge: Forge) -> None:
