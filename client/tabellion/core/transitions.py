@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Snapshot, Targets
@@ -21,13 +21,8 @@ from tabellion.core.fitness import verify_root_fit, verify_targets_fit
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.roles import (
-    TOP_LEVEL_ROLES,
-    delegated_roles,
-    key_material,
-    role_keys,
-    verify_threshold,
-)
+from tabellion.core.roles import TOP_LEVEL_ROLES, key_material
+from tabellion.core.targets_tree import TargetsTree, verify_signed_by
 from tabellion.core.trusted_set import verify_next_root
 from tabellion.errors import (
     ConflictError,
@@ -113,9 +108,6 @@ class _Judgement:
     @property
     def root(self) -> UnverifiedMetadata[Root]:
         return self.roots[-1] if self.roots else self.current["root"]
-
-    def targets_role(self, role: str) -> UnverifiedMetadata[Targets] | None:
-        return self.targets.get(role) or self.current.get(role)
 
 
 def judge_publication(
@@ -242,7 +234,7 @@ def _judge_roots(judgement: _Judgement, online: OnlineKeys) -> None:
                 )
             _conflict_unless_next(judgement, "root", root.version, expected)
         if trusted is None:
-            _verify_signed(root, root, "root")
+            verify_signed_by(root, root, "root")
         else:
             try:
                 verify_next_root(trusted.signed, root)
@@ -265,7 +257,7 @@ def _judge_roots(judgement: _Judgement, online: OnlineKeys) -> None:
 
 
 def _judge_targets(judgement: _Judgement) -> None:
-    if judgement.targets_role("targets") is None:
+    if "targets" not in {*judgement.targets, *judgement.current}:
         raise RefusedPublicationError(
             f"{judgement.gun} has no targets yet and the publication holds none",
             rule="missing-targets",
@@ -276,110 +268,12 @@ def _judge_targets(judgement: _Judgement) -> None:
         _conflict_unless_next(judgement, role, item.version, held.version + 1 if held else 1)
         verify_fresh(role, item.signed, judgement.now)
         verify_targets_fit(role, item.signed)
-    reached = _verify_tree(judgement)
-    for role in judgement.targets:
-        if role not in reached:
-            raise RefusedPublicationError(
-                f"nothing delegates to role {role[:80]!r}",
-                rule="unknown-role",
-                role=role,
-                hint="the holder of the targets key adds it: tabellion signer add GUN NAME",
-            )
-    # A changed delegation may put a silent role before one that has published.
-    rearranged = any(item.signed.delegations for item in judgement.targets.values())
-    for role in (reached if rearranged else reached.intersection(judgement.targets)) - {"targets"}:
-        _verify_paths(judgement, role)
-
-
-def _verify_tree(judgement: _Judgement) -> set[str]:
-    """Verify every reachable role against every delegator that leads to it.
-
-    So that a change of keys never leaves a file behind that readers must refuse.
-    """
-    reached: set[str] = set()
-    pending: list[tuple[str, str]] = [("root", "targets")]
-    while pending:
-        delegator, role = pending.pop()
-        item = judgement.targets_role(role)
-        if item is None:
-            continue
-        _verify_delegate(judgement, delegator, role, item)
-        if role in reached:
-            continue
-        reached.add(role)
-        pending.extend((role, child.name) for child in delegated_roles(item.signed))
-    return reached
-
-
-def _verify_delegate(
-    judgement: _Judgement, delegator: str, role: str, item: UnverifiedMetadata[Targets]
-) -> None:
-    by = judgement.root if delegator == "root" else judgement.targets_role(delegator)
-    if by is None:
-        return
-    try:
-        _verify_signed(item, by, role)
-    except ThresholdError as error:
-        if role in judgement.targets:
-            raise
-        raise RefusedPublicationError(
-            f"{role} version {item.version}, which stays, isn't signed by its new keys",
-            rule="orphaned-role",
-            role=role,
-            hint=f"publish {role} re-signed by the new keys in the same publication",
-        ) from error
-
-
-def _verify_paths(judgement: _Judgement, role: str) -> None:
-    """Refuse a target that no delegation to its role covers: no client would find it (A15)."""
-    item = judgement.targets_role(role)
-    for path in item.signed.targets if item is not None else ():
-        blocking = _search_block(judgement, role, path)
-        if blocking is None:
-            continue
-        if blocking == "" and role not in judgement.targets:
-            continue  # the delegator narrowed the paths of what stays: that is its right
-        if blocking == "":
-            raise RefusedPublicationError(
-                f"{role} isn't delegated the target path {path[:80]!r}",
-                rule="path-not-delegated",
-                role=role,
-                hint="the delegation's paths decide what a role may sign",
-            )
-        raise RefusedPublicationError(
-            f"{path[:80]!r} of {role} would never be found: {blocking}, asked before it, has "
-            "published nothing yet",
-            rule="unreachable-target",
-            role=role,
-            hint=f"the signer of {blocking} publishes once, or the targets key's holder lists "
-            f"{blocking} behind {role}",
-        )
-
-
-def _search_block(judgement: _Judgement, role: str, path: str) -> str | None:
-    """Walk as a client does: None if ``role`` is reached, a blocking role, or ''."""
-    pending, visited = ["targets"], set[str]()
-    while pending and len(visited) <= judgement.limits.delegations:
-        name = pending.pop()
-        if name == role:
-            return None
-        if name in visited:
-            continue
-        item = judgement.targets_role(name)
-        if item is None:
-            return name
-        if path in item.signed.targets:
-            return None  # an earlier role answers for it: lawful, that is what order is for
-        visited.add(name)
-        children: list[str] = []
-        if item.signed.delegations is not None:
-            for child, terminating in item.signed.delegations.get_roles_for_target(path):
-                children.append(child)
-                if terminating:
-                    pending.clear()
-                    break
-        pending.extend(reversed(children))
-    return ""
+    TargetsTree(
+        judgement.root,
+        judgement.targets,
+        judgement.current,
+        visits=judgement.limits.delegations,
+    ).verify()
 
 
 def _judge_snapshot(judgement: _Judgement, online: OnlineKeys) -> bool:
@@ -398,7 +292,7 @@ def _judge_snapshot(judgement: _Judgement, online: OnlineKeys) -> bool:
     snapshot = judgement.snapshot
     expected = held.version + 1 if held else 1
     _conflict_unless_next(judgement, "snapshot", snapshot.version, expected)
-    _verify_signed(snapshot, judgement.root, "snapshot")
+    verify_signed_by(snapshot, judgement.root, "snapshot")
     verify_fresh("snapshot", snapshot.signed, judgement.now)
     _verify_snapshot_content(judgement, snapshot, held)
     return False
@@ -406,7 +300,7 @@ def _judge_snapshot(judgement: _Judgement, online: OnlineKeys) -> bool:
 
 def _still_signed(judgement: _Judgement, held: UnverifiedMetadata[Snapshot]) -> bool:
     try:
-        _verify_signed(held, judgement.root, "snapshot")
+        verify_signed_by(held, judgement.root, "snapshot")
     except ThresholdError:
         return False
     return True
@@ -457,13 +351,6 @@ def _conflict_unless_next(judgement: _Judgement, role: str, version: int, expect
         rule="first-version",
         role=role,
     )
-
-
-def _verify_signed(
-    item: UnverifiedMetadata[Any], delegator: UnverifiedMetadata[Any], role: str
-) -> None:
-    keys, entry = role_keys(cast("Root | Targets", delegator.signed), role)
-    verify_threshold(item, role, keys, entry.keyids, entry.threshold)
 
 
 def holds_threshold(root: Root, role: str, held: Sequence[Key]) -> bool:

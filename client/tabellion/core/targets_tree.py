@@ -1,0 +1,153 @@
+"""A GUN's targets roles as they would be after a publication: is each signed, and found?
+
+Spec: TUF 1.0.34, 4.5 and 5.6.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tuf.api.metadata import Root, Targets
+
+from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.roles import delegated_roles, role_keys, roles_for_path, verify_threshold
+from tabellion.errors import RefusedPublicationError, ThresholdError
+
+
+@dataclass(frozen=True)
+class TargetsTree:
+    """What would be served.
+
+    Attributes:
+        root: The root in force afterwards.
+        new: Targets roles of the publication, by name.
+        current: Files served now, by role; those in ``new`` replace theirs.
+        visits: Roles that a client's search visits at most.
+    """
+
+    root: UnverifiedMetadata[Root]
+    new: Mapping[str, UnverifiedMetadata[Targets]]
+    current: Mapping[str, UnverifiedMetadata[Any]]
+    visits: int
+
+    def verify(self) -> None:
+        """Refuse what some client would have to refuse, or would never find.
+
+        Raises:
+            RefusedPublicationError: A role has no delegator, a role that stays isn't signed by
+                its new keys, or a target lies outside its role's paths or behind a silent role.
+            ThresholdError: A new file isn't signed by its role's keys.
+        """
+        reached = self._verify_signatures()
+        for role in self.new:
+            if role not in reached:
+                raise RefusedPublicationError(
+                    f"nothing delegates to role {role[:80]!r}",
+                    rule="unknown-role",
+                    role=role,
+                    hint="the holder of the targets key adds it: tabellion signer add GUN NAME",
+                )
+        # A changed delegation may put a silent role before one that has published.
+        rearranged = any(item.signed.delegations for item in self.new.values())
+        for role in (reached if rearranged else reached.intersection(self.new)) - {"targets"}:
+            self._verify_paths(role)
+
+    def _role(self, role: str) -> UnverifiedMetadata[Targets] | None:
+        return self.new.get(role) or self.current.get(role)
+
+    def _verify_signatures(self) -> set[str]:
+        """Verify every reachable role against every delegator that leads to it.
+
+        So that a change of keys never leaves a file behind that readers must refuse.
+        """
+        reached: set[str] = set()
+        pending: list[tuple[str, UnverifiedMetadata[Any]]] = [("targets", self.root)]
+        while pending:
+            role, delegator = pending.pop()
+            item = self._role(role)
+            if item is None:
+                continue
+            self._verify_delegate(item, delegator)
+            if role in reached:
+                continue
+            reached.add(role)
+            pending.extend((child.name, item) for child in delegated_roles(item.signed))
+        return reached
+
+    def _verify_delegate(
+        self, item: UnverifiedMetadata[Targets], delegator: UnverifiedMetadata[Any]
+    ) -> None:
+        try:
+            verify_signed_by(item, delegator, item.role)
+        except ThresholdError as error:
+            if item.role in self.new:
+                raise
+            raise RefusedPublicationError(
+                f"{item.role} version {item.version}, which stays, isn't signed by its new keys",
+                rule="orphaned-role",
+                role=item.role,
+                hint=f"publish {item.role} re-signed by the new keys in the same publication",
+            ) from error
+
+    def _verify_paths(self, role: str) -> None:
+        """Refuse a target that no delegation to its role covers: no client would find it (A15)."""
+        item = self._role(role)
+        for path in item.signed.targets if item is not None else ():
+            blocking = self._search_block(role, path)
+            if blocking is None:
+                continue
+            if blocking == "" and role not in self.new:
+                continue  # the delegator narrowed the paths of what stays: that is its right
+            if blocking == "":
+                raise RefusedPublicationError(
+                    f"{role} isn't delegated the target path {path[:80]!r}",
+                    rule="path-not-delegated",
+                    role=role,
+                    hint="the delegation's paths decide what a role may sign",
+                )
+            raise RefusedPublicationError(
+                f"{path[:80]!r} of {role} would never be found: {blocking}, asked before it, has "
+                "published nothing yet",
+                rule="unreachable-target",
+                role=role,
+                hint=f"the signer of {blocking} publishes once, or the targets key's holder lists "
+                f"{blocking} behind {role}",
+            )
+
+    def _search_block(self, role: str, path: str) -> str | None:
+        """Walk as a client does: None if ``role`` is reached, a blocking role, or ''."""
+        pending, visited = ["targets"], set[str]()
+        while pending and len(visited) <= self.visits:
+            name = pending.pop()
+            if name == role:
+                return None
+            if name in visited:
+                continue
+            item = self._role(name)
+            if item is None:
+                return name
+            if path in item.signed.targets:
+                return None  # an earlier role answers for it: lawful, that is what order is for
+            visited.add(name)
+            children: list[str] = []
+            for child, terminating in roles_for_path(item.signed, path):
+                children.append(child)
+                if terminating:
+                    pending.clear()
+                    break
+            pending.extend(reversed(children))
+        return ""
+
+
+def verify_signed_by(
+    item: UnverifiedMetadata[Any], delegator: UnverifiedMetadata[Any], role: str
+) -> None:
+    """Count a file's signatures by the keys that a delegator lists for a role.
+
+    Raises:
+        ThresholdError: Too few.
+    """
+    keys, entry = role_keys(cast("Root | Targets", delegator.signed), role)
+    verify_threshold(item, role, keys, entry.keyids, entry.threshold)
