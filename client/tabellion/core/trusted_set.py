@@ -102,6 +102,9 @@ class TrustedSet:
             ExpiredMetadataError: It, or the kept one, is expired.
             VerificationError: Too few signatures, malformed or too large.
         """
+        if self.timestamp is not None and self.timestamp.data == data:
+            verify_fresh("timestamp", self.timestamp.signed, self.now)
+            return False
         unverified = self._parse("timestamp", data)
         candidate: TrustedMetadata[Timestamp] = _trust(unverified, "timestamp", self.root.signed)
         if self.timestamp is not None:

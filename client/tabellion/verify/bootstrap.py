@@ -87,8 +87,8 @@ class Bootstrap:
         self._now = now
         self._limits = limits
 
-    async def root(self, fetch: FetchRoot) -> tuple[bytes, str]:
-        """Give the root and, in words, why it's trusted.
+    async def begin(self, fetch: FetchRoot) -> tuple[TrustedSet, str]:
+        """Give a set that holds the root, and, in words, why it's trusted.
 
         Raises:
             UntrustedRootError: Nothing is pinned, or the pin disagrees with what is kept or served.
@@ -99,12 +99,12 @@ class Bootstrap:
         if kept is not None:
             return await asyncio.to_thread(self._agreed, kept, given)
         if given is not None:
-            await asyncio.to_thread(self._open, given)
-            found, how = given, "root file"
+            found, how = await asyncio.to_thread(self._open, given), "root file"
         elif self._pin.fingerprint is not None:
             found, how = await self._by_fingerprint(fetch), "root key"
         elif self._pin.first_use:
-            found, how = await self._first(fetch), "first use"
+            first = await self._first(fetch)
+            found, how = await asyncio.to_thread(self._open, first), "first use"
         else:
             raise UntrustedRootError(
                 f"no root of {self._gun} is trusted yet",
@@ -125,7 +125,7 @@ class Bootstrap:
                 continue
         return None
 
-    def _agreed(self, kept: TrustedSet, given: bytes | None) -> tuple[bytes, str]:
+    def _agreed(self, kept: TrustedSet, given: bytes | None) -> tuple[TrustedSet, str]:
         if given is not None:
             return self._agreed_file(kept, given)
         if self._pin.fingerprint is not None and not self._is_kept_signed():
@@ -133,20 +133,20 @@ class Bootstrap:
                 f"no root kept for {self._gun} is signed by the pinned key",
                 hint=f"if the pin is right, remove {self._cache.folder} and verify again",
             )
-        return kept.root.data, self._cache.load_pin() or "kept root"
+        return kept, self._cache.load_pin() or "kept root"
 
-    def _agreed_file(self, kept: TrustedSet, given: bytes) -> tuple[bytes, str]:
+    def _agreed_file(self, kept: TrustedSet, given: bytes) -> tuple[TrustedSet, str]:
         pinned = self._open(given)
         same_version = self._cache.load_root(pinned.root.version)
         if same_version is None:
             # Nothing kept says otherwise: the update walks on from the file.
-            return given, "root file"
+            return pinned, "root file"
         if same_version != given and self._is_whole(same_version):
             raise UntrustedRootError(
                 f"another root version {pinned.root.version} is kept for {self._gun}",
                 hint=f"if the file is right, remove {self._cache.folder} and verify again",
             )
-        newest = kept.root.data if kept.root.version >= pinned.root.version else given
+        newest = kept if kept.root.version >= pinned.root.version else pinned
         return newest, "root file"
 
     def _is_whole(self, data: bytes) -> bool:
@@ -166,12 +166,12 @@ class Bootstrap:
                 continue
         return False
 
-    async def _by_fingerprint(self, fetch: FetchRoot) -> bytes:
+    async def _by_fingerprint(self, fetch: FetchRoot) -> TrustedSet:
         """Walk the served roots, none of them trusted yet, to one that the pinned key signed."""
         trusted = await asyncio.to_thread(self._open, await self._first(fetch))
         for _ in range(self._limits.root_rotations):
             if self._is_pinned(trusted):
-                return trusted.root.data
+                return trusted
             try:
                 data = await fetch(trusted.root.version + 1)
             except NotFoundError:

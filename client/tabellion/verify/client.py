@@ -278,8 +278,7 @@ class TrustClient:
             )
 
         bootstrap = Bootstrap(gun, self._pin, cache, now=now, limits=self._limits)
-        root, pinned = await bootstrap.root(fetch_root)
-        trusted = await updater.start(root)
+        trusted, pinned = await bootstrap.begin(fetch_root)
         try:
             await updater.update_roots(trusted)
             await updater.update_online(trusted)

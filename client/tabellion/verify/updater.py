@@ -14,7 +14,13 @@ from typing import TypeVar
 from tabellion.core.limits import Limits
 from tabellion.core.search import RoleRequest
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
-from tabellion.errors import AccessDeniedError, NotFoundError, UnknownGunError, VerificationError
+from tabellion.errors import (
+    AccessDeniedError,
+    NotFoundError,
+    RollbackError,
+    UnknownGunError,
+    VerificationError,
+)
 from tabellion.transport.fetcher import Fetcher
 from tabellion.verify.cache import MetadataCache
 
@@ -44,6 +50,8 @@ class Updater:
         self._cache = cache
         self._now = now
         self._limits = limits or Limits()
+        self._may_keep = False
+        self._seen_root = 0
         self._unkept_roots: list[tuple[int, bytes]] = []
 
     async def start(self, root_data: bytes) -> TrustedSet:
@@ -52,42 +60,36 @@ class Updater:
 
     async def update_roots(self, trusted: TrustedSet, *, offline: bool = False) -> None:
         """Walk to the newest root (5.3), through the cache, then over the network."""
-        # The first roots of a GUN are kept once they led to a timestamp: a root of something else
-        # that was given by mistake must not stay.
-        is_first = await _off_loop(lambda: self._cache.load("root")) is None
-        keep = self._unkept_roots.append if is_first else self._keep_root
-        await _off_loop(lambda: keep((trusted.root.version, trusted.root.data)))
-        for _ in range(self._limits.root_rotations):
-            data = await self._next_root(trusted, offline=offline)
-            if data is None:
+        left = await _off_loop(lambda: self._walk_kept(trusted))
+        while left > 0 and not offline:
+            try:
+                data = await self._fetch(trusted, "root", trusted.root.version + 1)
+            except (NotFoundError, AccessDeniedError):  # object stores say 403 for "no such file"
                 break
-            old = trusted.root.signed
-            await _off_loop(lambda data=data: trusted.update_root(data))  # type: ignore[misc]
-            if have_online_keys_changed(old, trusted.root.signed):
-                # Before the new root is kept: killed in between, the next run comes here again.
-                await _off_loop(lambda: self._cache.drop("timestamp", "snapshot"))  # 5.3.11
-            await _off_loop(lambda data=data: keep((trusted.root.version, data)))  # type: ignore[misc]
+            await _off_loop(functools.partial(self._take_root, trusted, data))
+            left -= 1
+        if trusted.root.version < self._seen_root:
+            raise RollbackError(
+                f"the kept root version {self._seen_root} is damaged and the server shows none",
+                role="root",
+                found=trusted.root.version,
+                expected=self._seen_root,
+            )
         trusted.finish_root()
 
     async def update_online(self, trusted: TrustedSet) -> None:
         """Fetch timestamp, snapshot and top-level targets (5.4 to 5.6)."""
         await _off_loop(lambda: self._load_cached("timestamp", trusted.load_timestamp))
         try:
-            data = await self._fetch(trusted, "timestamp", None)
+            timestamp = await self._fetch(trusted, "timestamp", None)
         except NotFoundError as error:
             raise UnknownGunError(
                 f"{self._base_url} holds no timestamp: nothing is here"
             ) from error
-        is_new = await _off_loop(lambda: trusted.update_timestamp(data))
-        for root in self._unkept_roots:
-            await _off_loop(lambda root=root: self._keep_root(root))  # type: ignore[misc]
-        if is_new:
-            await _off_loop(lambda: self._cache.save("timestamp", data))
-        await _off_loop(lambda: self._load_cached("snapshot", trusted.load_snapshot))
+        await _off_loop(lambda: self._take_timestamp(trusted, timestamp))
         if not trusted.is_snapshot_current():
             snapshot = await self._fetch(trusted, "snapshot", trusted.snapshot_meta.version)
-            await _off_loop(lambda: trusted.update_snapshot(snapshot))
-            await _off_loop(lambda: self._cache.save("snapshot", snapshot))
+            await _off_loop(lambda: self._take_snapshot(trusted, snapshot))
         await self.load(trusted, RoleRequest("targets", "root"))
 
     async def load_known(self, trusted: TrustedSet) -> None:
@@ -105,19 +107,15 @@ class Updater:
         """Load one targets role, from the cache if that file is the one named."""
         role, delegator = request.role, request.delegator
         meta = trusted.targets_meta(role)
-        cached = await _off_loop(lambda: self._cache.load(role))
-        if cached is not None:
-            try:
-                await _off_loop(lambda: trusted.update_targets(cached, role, delegator))
-            except VerificationError:
-                if offline:
-                    raise
-            else:
-                return
-        if offline:
-            raise NotFoundError(f"{role} isn't in the cache")
+
+        def take(data: bytes) -> None:
+            trusted.update_targets(data, role, delegator)
+
+        await _off_loop(lambda: self._load_cached(role, take, strict=offline))
+        if trusted.role(role, delegator) is not None:
+            return
         data = await self._fetch(trusted, role, meta.version)
-        await _off_loop(lambda: trusted.update_targets(data, role, delegator))
+        await _off_loop(lambda: take(data))
         await _off_loop(lambda: self._cache.save(role, data))
 
     async def search(
@@ -139,16 +137,6 @@ class Updater:
                     raise
                 trusted.note_unusable(step.role, step.delegator, error)
 
-    async def _next_root(self, trusted: TrustedSet, *, offline: bool) -> bytes | None:
-        version = trusted.root.version + 1
-        cached = await _off_loop(lambda: self._cache.load_root(version))
-        if cached is not None or offline:
-            return cached
-        try:
-            return await self._fetch(trusted, "root", version)
-        except (NotFoundError, AccessDeniedError):  # object stores say 403 for "no such file"
-            return None
-
     async def _fetch(self, trusted: TrustedSet, role: str, version: int | None) -> bytes:
         if role != "root" and not trusted.root.signed.consistent_snapshot:
             version = None  # 5.3.12
@@ -157,10 +145,53 @@ class Updater:
             f"{self._base_url}/{name}", max_bytes=self._limits.max_bytes(role)
         )
 
-    def _keep_root(self, root: tuple[int, bytes]) -> None:
-        version, data = root
+    def _walk_kept(self, trusted: TrustedSet) -> int:
+        """Take the roots kept after the trusted one; give how many more may be taken."""
+        # The first roots of a GUN are kept once they led to a timestamp: a root of something else
+        # that was given by mistake must not stay.
+        self._may_keep = self._cache.load("root") is not None
+        self._keep_root(trusted)
+        for left in range(self._limits.root_rotations, 0, -1):
+            data = self._cache.load_root(trusted.root.version + 1)
+            try:
+                if data is None:
+                    return left
+                self._take_root(trusted, data)
+            except VerificationError:
+                self._seen_root = trusted.root.version + 1
+                return left  # damaged: the server has it whole
+        return 0
+
+    def _take_root(self, trusted: TrustedSet, data: bytes) -> None:
+        old = trusted.root.signed
+        trusted.update_root(data)
+        if have_online_keys_changed(old, trusted.root.signed):
+            # Before the new root is kept: killed in between, the next run comes here again.
+            self._cache.drop("timestamp", "snapshot")  # 5.3.11
+        self._keep_root(trusted)
+
+    def _keep_root(self, trusted: TrustedSet) -> None:
+        root = trusted.root.version, trusted.root.data
+        if self._may_keep:
+            self._save_root(*root)
+        else:
+            self._unkept_roots.append(root)
+
+    def _save_root(self, version: int, data: bytes) -> None:
         if self._cache.load_root(version) != data or self._cache.load("root") != data:
             self._cache.save_root(version, data)
+
+    def _take_timestamp(self, trusted: TrustedSet, data: bytes) -> None:
+        is_new = trusted.update_timestamp(data)
+        for root in self._unkept_roots:
+            self._save_root(*root)
+        if is_new:
+            self._cache.save("timestamp", data)
+        self._load_cached("snapshot", trusted.load_snapshot)
+
+    def _take_snapshot(self, trusted: TrustedSet, data: bytes) -> None:
+        trusted.update_snapshot(data)
+        self._cache.save("snapshot", data)
 
     def _load_cached(
         self, role: str, take: Callable[[bytes], object], *, strict: bool = False
