@@ -1,11 +1,57 @@
-"""The demo's villain: a mirror on loopback that passes on the server's files, or others."""
+"""The demo's villains: a mirror on loopback that shows other files, and a thief of server keys."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
+from pathlib import Path
+
 import aiohttp
 from aiohttp import web
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner, Signer
 
 from tabellion.errors import UnreachableError
+
+# What whoever is root on the server's machine can do: the store and the master key lie there.
+_THEFT = """
+import asyncio, json, sys
+from pathlib import Path
+from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.storage.sqlite import SqliteStore
+
+async def main(folder, gun):
+    store = await SqliteStore.open(folder / "tabellion.db")
+    keys = OnlineKeys(store, MasterKey.load_or_create(folder / "master.key", create=False))
+    stolen = {}
+    for role in ("snapshot", "timestamp"):
+        keyid = (await keys.public_key(gun, role)).keyid
+        stolen[role] = (await keys.signer(gun, role, keyid)).private_bytes.decode()
+    await store.close()
+    print(json.dumps(stolen))
+
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+async def steal_online_keys(folder: Path, gun: str) -> dict[str, Signer]:
+    """Take the server's snapshot and timestamp keys of a GUN from its folder.
+
+    Raises:
+        UnreachableError: They can't be read.
+    """
+    thief = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _THEFT, str(folder), gun, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await thief.communicate()
+    if thief.returncode != 0:
+        raise UnreachableError(f"the keys in {folder} can't be read")
+    return {
+        role: CryptoSigner(load_pem_private_key(pem.encode(), None))
+        for role, pem in json.loads(output).items()
+    }
 
 
 class Mirror:

@@ -23,7 +23,7 @@ _TERMINATED = 128
 @click.command()
 @click.option("--exit", "exits", is_flag=True, help="End after the story, with status 0.")
 def command(exits: bool) -> int:  # noqa: FBT001  # click passes by keyword
-    """Show signing, hosting, verifying and five refused attacks, then keep serving.
+    """Show signing, hosting, verifying and seven refused attacks, then keep serving.
 
     Starts a real server on 127.0.0.1 with its data in a temporary folder, which goes away at the
     end. Nothing else on this machine is touched.

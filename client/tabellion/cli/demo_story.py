@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.metadata import Snapshot, Targets, Timestamp
 
-from tabellion.cli.attacker import Mirror
+from tabellion.cli.attacker import Mirror, steal_online_keys
 from tabellion.cli.clients import publisher
 from tabellion.cli.context import Settings
 from tabellion.core.dialect import TUF
@@ -172,26 +172,27 @@ class Story:
 
     async def _attack_with_a_key(self) -> None:
         self._show("\n6. An intruder signs a release with a key that isn't the publisher's")
-        forged = self._forge()
+        intruder = CryptoSigner.generate_ed25519()
+        forged = self._forge(intruder, intruder, intruder)
         self._show("   offered to the server")
         status, answer = await self._mirror.offer(GUN, "targets", forged["targets"])
         if status < HTTPStatus.BAD_REQUEST:
             raise NotRefusedError("the server took a release signed with the wrong key")
         self._show(f"     refused: {status} {HTTPStatus(status).phrase}, {answer}")
+        await self._expect("shown to the puller by the mirror", _shown(forged), ThresholdError)
+        stolen = await steal_online_keys(self._folder / "server", GUN)
+        forged = self._forge(intruder, stolen["snapshot"], stolen["timestamp"])
         await self._expect(
-            "shown to the puller by the mirror",
-            {
-                "timestamp.json": forged["timestamp"],
-                f"{_version(forged['snapshot'])}.snapshot.json": forged["snapshot"],
-                f"{_version(forged['targets'])}.targets.json": forged["targets"],
-            },
+            "shown by the server itself: broken into, its snapshot and timestamp keys stolen",
+            _shown(forged),
             ThresholdError,
         )
         self._mirror.replaced = {"timestamp.json": self._saved["1.0"]["timestamp.json"]}
 
-    def _forge(self) -> dict[str, bytes]:
-        """Make the next release, wholly in order but for the key."""
-        intruder = CryptoSigner.generate_ed25519()
+    def _forge(
+        self, targets_signer: Signer, snapshot_signer: Signer, timestamp_signer: Signer
+    ) -> dict[str, bytes]:
+        """Make the next release, wholly in order but for the keys."""
         signed = {
             content["_type"]: content
             for content in (json.loads(data)["signed"] for data in self._saved["1.1"].values())
@@ -201,15 +202,15 @@ class Story:
         timestamp = Timestamp.from_dict(signed["timestamp"])
         targets.version += 1
         targets.targets["1.1"].hashes["sha256"] = Digest.of(b"malware").hex
-        data = TUF.sign(targets, [intruder])
+        data = TUF.sign(targets, [targets_signer])
         expires_at = datetime.now(UTC) + _FAR
         after = next_snapshot(snapshot, {"targets": (targets.version, data)}, expires_at=expires_at)
-        snapshot_data = TUF.sign(after, [intruder])
+        snapshot_data = TUF.sign(after, [snapshot_signer])
         final = next_timestamp(timestamp, snapshot_data, after.version, expires_at=expires_at)
         return {
             "targets": data,
             "snapshot": snapshot_data,
-            "timestamp": TUF.sign(final, [intruder]),
+            "timestamp": TUF.sign(final, [timestamp_signer]),
         }
 
     async def _expect(
@@ -251,6 +252,15 @@ class Story:
             f"{version}.snapshot.json": snapshot,
             f"{targets}.targets.json": await self._mirror.saved(GUN, f"{targets}.targets.json"),
         }
+
+
+def _shown(forged: dict[str, bytes]) -> dict[str, bytes]:
+    """Name forged files as a server would."""
+    return {
+        "timestamp.json": forged["timestamp"],
+        f"{_version(forged['snapshot'])}.snapshot.json": forged["snapshot"],
+        f"{_version(forged['targets'])}.targets.json": forged["targets"],
+    }
 
 
 def _version(data: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class SyncTrustClient:
-    """``TrustClient`` without ``async``: the same arguments, answers and errors.
+    """``TrustClient`` without ``async``: the same arguments but for a fetcher, answers and errors.
 
     Its loop runs in a thread of its own, so that it works beside a running loop too, and any
     number of threads may use it.
@@ -37,6 +37,7 @@ class SyncTrustClient:
         offline: Literal["deny", "last-known"] = "deny",
         limits: Limits | None = None,
         clock: Callable[[], datetime] | None = None,
+        mirrors: Sequence[str] = (),
     ) -> None:
         self._client = TrustClient(
             server,
@@ -48,6 +49,7 @@ class SyncTrustClient:
             offline=offline,
             limits=limits,
             clock=clock,
+            mirrors=mirrors,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
