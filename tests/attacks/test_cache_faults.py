@@ -8,21 +8,19 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forge import NOW, Forge, target
-from simulator import GUN, Simulator
+from forge import NOW, Forge
+from puller import Puller
+from simulator import IMAGE, Simulator
 from tabellion.core.names import Digest
 from tabellion.errors import NotFoundError, TabellionError
 from tabellion.verify.client import TrustClient
 
-Puller = Callable[..., TrustClient]
-IMAGE = f"{GUN}:1.2"
 _PROGRAM = """
 import asyncio, sys
 from datetime import datetime
@@ -43,14 +41,14 @@ asyncio.run(main())
 async def test_a_torn_cache_file_is_mended(
     puller: Puller, tmp_path: Path, name: str, damage: str
 ) -> None:
-    expected = (await puller().verify(IMAGE)).digest
+    expected = (await puller.verify()).digest
     path = next((tmp_path / "home").rglob(name))
     whole = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "torn": whole[:-9], "garbage": b"\xff\x00"}[damage])
-    assert (await puller().verify(IMAGE)).digest == expected
+    assert (await puller.verify()).digest == expected
     assert path.read_bytes() == whole
 
 
@@ -65,16 +63,6 @@ async def start(
     )
 
 
-async def test_many_processes_share_one_cache(
-    server: Simulator, forge: Forge, tmp_path: Path
-) -> None:
-    processes = [await start(server, tmp_path, forge, 5) for _ in range(6)]
-    answers = await asyncio.gather(*(process.communicate() for process in processes))
-    for process, (stdout, stderr) in zip(processes, answers, strict=True):
-        assert process.returncode == 0, stderr.decode()
-        assert stdout.decode().split() == [str(Digest.of(b"image"))] * 5
-
-
 async def test_a_kill_at_any_moment_leaves_a_usable_cache(
     puller: Puller, server: Simulator, forge: Forge, tmp_path: Path
 ) -> None:
@@ -83,16 +71,11 @@ async def test_a_kill_at_any_moment_leaves_a_usable_cache(
         process = await start(server, tmp_path, forge, 1000)
         assert process.stdout is not None
         await process.stdout.readline()
-        forge.targets.version += 1
-        forge.targets.targets["1.2"] = target(f"image {number}".encode())
-        root = forge.files["root"]
-        forge.release()
-        forge.files["root"] = root
-        server.publish(forge)
+        server.publish_target(f"image {number}".encode())
         await asyncio.sleep(chance.uniform(0, 0.04))
         os.kill(process.pid, signal.SIGKILL)
         await process.communicate()
-        image = await puller().verify(IMAGE)
+        image = await puller.verify()
         assert image.digest == Digest.of(f"image {number}".encode())
 
 
@@ -114,12 +97,10 @@ def mutated(data: bytes, position: int, piece: bytes, cut: int) -> bytes:
     return data[:position] + piece + data[position + cut :]
 
 
-_MADE = Forge()
-_MADE.targets.targets["1.2"] = target(b"image")
-_MADE.delegate("alice", ["rel-*"])
-_MADE.release()
-_SIMULATOR = Simulator()
-_FILES = _SIMULATOR.publish(_MADE)
+_MADE = Simulator()
+_MADE.publish_target(b"image")
+_MADE.add_delegation("alice", ["rel-*"])
+_FILES = {"1.root.json": _MADE.files["1.root.json"], **_MADE.serve()}
 _PIECES = st.one_of(
     st.binary(max_size=6),
     st.sampled_from([b"null", b"-1", b"1e9", b"[]", b"{}", b'"', b"\\ud800", b"NaN", b"[" * 2000]),
