@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -21,6 +22,7 @@ from tabellion.core.dialect import TUF
 
 GUN = "registry.example/team/app"
 IMAGE = f"{GUN}:1.2"
+_LENGTH = re.compile(rb"(?i)content-length: *([0-9]+)")
 Answer = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
 
 
@@ -68,6 +70,11 @@ class Simulator:
             await asyncio.gather(*self._busy, return_exceptions=True)
             await self._server.wait_closed()
             self._server = None
+
+    async def until_asked(self, name: str) -> None:
+        """Wait for a request."""
+        while name not in self.requests:  # noqa: ASYNC110  (a test's patience, not a design)
+            await asyncio.sleep(0.01)
 
     def publish(self, **expiries: datetime) -> dict[str, bytes]:
         """Sign the payloads, at the versions that they have, and serve them."""
@@ -123,9 +130,12 @@ class Simulator:
         assert task is not None
         self._busy.add(task)
         try:
-            while request := await reader.readuntil(b"\r\n\r\n"):
+            while (first := await reader.read(1)).isalpha():  # anything else, TLS, is hung up on
+                request = first + await reader.readuntil(b"\r\n\r\n")
                 name = request.split(b" ")[1].decode().rpartition("/")[2]
                 self.requests.append(name)
+                if length := _LENGTH.search(request):
+                    await reader.readexactly(int(length[1]))
                 data = self.files.get(name)
                 if name in self.answers:
                     await self.answers[name](writer, data or b"")
