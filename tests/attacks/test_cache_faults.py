@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
 import os
 import random
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from forge import NOW, Forge, target
-from simulator import GUN, Simulator
+from forge import NOW, Forge
+from mutations import (
+    CHILD,
+    NEW,
+    OLD,
+    are_names_text,
+    json_changes,
+    mutated_bytes,
+    naming,
+    signed_again,
+)
+from puller import Puller
+from simulator import GUN, IMAGE, Simulator
+from tabellion.core.dialect import TUF
 from tabellion.core.names import Digest
 from tabellion.errors import NotFoundError, TabellionError
 from tabellion.verify.client import TrustClient
 
-Puller = Callable[..., TrustClient]
-IMAGE = f"{GUN}:1.2"
 _PROGRAM = """
 import asyncio, sys
 from datetime import datetime
@@ -43,14 +52,14 @@ asyncio.run(main())
 async def test_a_torn_cache_file_is_mended(
     puller: Puller, tmp_path: Path, name: str, damage: str
 ) -> None:
-    expected = (await puller().verify(IMAGE)).digest
+    expected = (await puller.verify()).digest
     path = next((tmp_path / "home").rglob(name))
     whole = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "torn": whole[:-9], "garbage": b"\xff\x00"}[damage])
-    assert (await puller().verify(IMAGE)).digest == expected
+    assert (await puller.verify()).digest == expected
     assert path.read_bytes() == whole
 
 
@@ -65,16 +74,6 @@ async def start(
     )
 
 
-async def test_many_processes_share_one_cache(
-    server: Simulator, forge: Forge, tmp_path: Path
-) -> None:
-    processes = [await start(server, tmp_path, forge, 5) for _ in range(6)]
-    answers = await asyncio.gather(*(process.communicate() for process in processes))
-    for process, (stdout, stderr) in zip(processes, answers, strict=True):
-        assert process.returncode == 0, stderr.decode()
-        assert stdout.decode().split() == [str(Digest.of(b"image"))] * 5
-
-
 async def test_a_kill_at_any_moment_leaves_a_usable_cache(
     puller: Puller, server: Simulator, forge: Forge, tmp_path: Path
 ) -> None:
@@ -83,91 +82,111 @@ async def test_a_kill_at_any_moment_leaves_a_usable_cache(
         process = await start(server, tmp_path, forge, 1000)
         assert process.stdout is not None
         await process.stdout.readline()
-        forge.targets.version += 1
-        forge.targets.targets["1.2"] = target(f"image {number}".encode())
-        root = forge.files["root"]
-        forge.release()
-        forge.files["root"] = root
-        server.publish(forge)
+        server.publish_target(f"image {number}".encode())
         await asyncio.sleep(chance.uniform(0, 0.04))
         os.kill(process.pid, signal.SIGKILL)
         await process.communicate()
-        image = await puller().verify(IMAGE)
+        image = await puller.verify()
         assert image.digest == Digest.of(f"image {number}".encode())
 
 
-class DictFetcher:
-    """Serves a dictionary."""
+class RoleFetcher:
+    """Serves a role's file under any version; of roots, the newest."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, bytes], root_version: int = 0) -> None:
         self.files = files
+        self.root_version = root_version
 
     async def fetch(self, url: str, *, max_bytes: int) -> bytes:
-        name = url.rpartition("/")[2]
-        if name not in self.files or len(self.files[name]) > max_bytes:
-            raise NotFoundError(name)
-        return self.files[name]
+        number, _, role = url.rpartition("/")[2].removesuffix(".json").rpartition(".")
+        is_unknown = role not in self.files or (role == "root" and int(number) != self.root_version)
+        if is_unknown or len(self.files[role]) > max_bytes:
+            raise NotFoundError(url)
+        return self.files[role]
 
 
-def mutated(data: bytes, position: int, piece: bytes, cut: int) -> bytes:
-    position %= len(data) + 1
-    return data[:position] + piece + data[position + cut :]
-
-
-_MADE = Forge()
-_MADE.targets.targets["1.2"] = target(b"image")
-_MADE.delegate("alice", ["rel-*"])
-_MADE.release()
-_SIMULATOR = Simulator()
-_FILES = _SIMULATOR.publish(_MADE)
-_PIECES = st.one_of(
-    st.binary(max_size=6),
-    st.sampled_from([b"null", b"-1", b"1e9", b"[]", b"{}", b'"', b"\\ud800", b"NaN", b"[" * 2000]),
+_MANY = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+def client(home: Path, fetcher: RoleFetcher, root: bytes = OLD["root"]) -> TrustClient:
+    return TrustClient("http://x.example", home=home, root=root, clock=lambda: NOW, fetcher=fetcher)
+
+
+def kept(home: Path) -> set[bytes]:
+    return {path.read_bytes() for path in home.rglob("*.json")}
+
+
+@_MANY
 @given(
-    name=st.sampled_from(sorted(_FILES)),
-    position=st.integers(0, 10_000),
-    piece=_PIECES,
-    cut=st.integers(0, 40),
+    data=st.data(),
+    role=st.sampled_from(sorted(OLD)),
     where=st.sampled_from(["server", "cache", "pin"]),
 )
 def test_mutated_bytes_give_the_signed_digest_or_our_error(
-    tmp_path_factory: pytest.TempPathFactory,
-    *,
-    name: str,
-    position: int,
-    piece: bytes,
-    cut: int,
-    where: str,
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, role: str, where: str
 ) -> None:
     home = tmp_path_factory.mktemp("fuzz")
-    changed = mutated(_FILES[name], position, piece, cut)
-    root = changed if where == "pin" else _FILES["1.root.json"]
-    served = _FILES | {name: changed} if where == "server" else _FILES
+    changed = data.draw(mutated_bytes(OLD[role]))
+    root = changed if where == "pin" else OLD["root"]
+    served = RoleFetcher(OLD | {role: changed} if where == "server" else OLD)
 
     async def attempt() -> None:
-        async def verify(files: dict[str, bytes], reference: str) -> Digest:
-            client = TrustClient(
-                "http://x.example",
-                home=home,
-                root=root,
-                clock=lambda: NOW,
-                fetcher=DictFetcher(files),
-            )
-            return (await client.verify(reference)).digest
-
         if where == "cache":
-            await verify(_FILES, IMAGE)
-            stem = name if name == "timestamp.json" else name.partition(".")[2]
-            for path in home.rglob(stem):
+            await client(home, served).refresh(GUN)
+            for path in home.rglob(f"{role}.json"):
                 path.write_bytes(changed)
-        assert await verify(served, IMAGE) == Digest.of(b"image")
+        image = await client(home, served, root).verify(IMAGE)
+        assert image.digest == Digest.of(b"image")
 
-    # A damaged cache is mended from the server; anything else is right or refused.
-    with contextlib.nullcontext() if where == "cache" else contextlib.suppress(TabellionError):
+    try:
         asyncio.run(attempt())
+    except TabellionError:
+        # A damaged cache is mended from the server; anything else is right or refused.
+        assert where != "cache"
+        assert kept(home) <= set(OLD.values())
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["hostile signer", "altered"])
+@_MANY
+@given(data=st.data(), role=st.sampled_from(sorted(NEW)))
+def test_a_changed_document_gives_our_error_and_keeps_nothing_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, role: str, *, signed: bool
+) -> None:
+    home = tmp_path_factory.mktemp("fuzz")
+    change = data.draw(json_changes())
+    if signed:
+        changed = signed_again(role, change)
+    else:
+        document = json.loads(NEW[role])
+        change(document)
+        changed = json.dumps(document).encode()
+    assume(are_names_text(changed))
+    files = naming(role, changed)
+
+    async def attempt() -> None:
+        await client(home, RoleFetcher(OLD)).refresh(GUN)
+        trust = client(home, RoleFetcher(files, root_version=2))
+        answers = await asyncio.gather(
+            trust.verify(IMAGE),
+            trust.verify(f"{GUN}:rel-1"),
+            trust.verify(f"{GUN}:multi", platform="linux/arm64"),
+            trust.verify(f"{GUN}@{CHILD}"),
+            trust.targets(GUN),
+            trust.refresh(GUN),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            assert isinstance(answer, TabellionError) or not isinstance(answer, BaseException)
+
+    asyncio.run(attempt())
+    assert kept(home) <= {*OLD.values(), *files.values()}
+    if changed in kept(home) - {*OLD.values(), *NEW.values()}:
+        TUF.parse(role, changed, max_bytes=99_999)
+        assert signed or same_payload(role, changed)
+
+
+def same_payload(role: str, changed: bytes) -> bool:
+    payload: object = json.loads(changed)["signed"]
+    return bool(payload == json.loads(NEW[role])["signed"])

@@ -14,7 +14,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from forge import Forge, target
-from mirror import Mirror, serving
+from simulator import Simulator
 
 CLIENT = Path(__file__).with_name("tuf-conformance-client")
 
@@ -29,61 +29,61 @@ def forge() -> Forge:
 
 
 @pytest.fixture
-async def mirror(forge: Forge) -> AsyncIterator[Mirror]:
-    async with serving(Mirror()) as served:
-        served.publish(forge)
+async def server(forge: Forge) -> AsyncIterator[Simulator]:
+    async with Simulator(forge) as served:
+        served.publish()
         served.files[f"{target(b'content').hashes['sha256']}.b.txt"] = b"content"
         yield served
 
 
-async def call(folder: Path, mirror: Mirror, *arguments: str) -> int:
+async def call(folder: Path, server: Simulator, *arguments: str) -> int:
     process = await asyncio.create_subprocess_exec(
-        str(CLIENT), "--metadata-dir", str(folder), "--metadata-url", f"{mirror.url}/m", *arguments
+        str(CLIENT), "--metadata-dir", str(folder), "--metadata-url", f"{server.url}/m", *arguments
     )
     return await process.wait()
 
 
-async def initialized(mirror: Mirror, tmp_path: Path) -> Path:
+async def initialized(server: Simulator, tmp_path: Path) -> Path:
     folder = tmp_path / "metadata"
     folder.mkdir()
     root = tmp_path / "initial.json"
-    root.write_bytes(mirror.files["1.root.json"])
-    assert await call(folder, mirror, "init", str(root)) == 0
-    assert mirror.requests == []
+    root.write_bytes(server.files["1.root.json"])
+    assert await call(folder, server, "init", str(root)) == 0
+    assert server.requests == []
     return folder
 
 
 async def test_refresh_asks_in_the_order_of_the_specification(
-    mirror: Mirror, tmp_path: Path
+    server: Simulator, tmp_path: Path
 ) -> None:
-    folder = await initialized(mirror, tmp_path)
-    assert await call(folder, mirror, "refresh") == 0
+    folder = await initialized(server, tmp_path)
+    assert await call(folder, server, "refresh") == 0
     asked = ["2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"]
-    assert mirror.requests == asked
+    assert server.requests == asked
     assert sorted(path.name for path in folder.glob("*.json")) == [
         "root.json", "snapshot.json", "targets.json", "timestamp.json",
     ]  # fmt: skip
     for path in folder.glob("*.json"):
-        assert path.read_bytes() in mirror.files.values()
+        assert path.read_bytes() in server.files.values()
 
 
-async def test_a_bad_first_root_makes_no_request(mirror: Mirror, tmp_path: Path) -> None:
-    folder = await initialized(mirror, tmp_path)
+async def test_a_bad_first_root_makes_no_request(server: Simulator, tmp_path: Path) -> None:
+    folder = await initialized(server, tmp_path)
     stranger = CryptoSigner.generate_ed25519().public_key.keyid.encode()
     root = (folder / "root.json").read_bytes()
     (folder / "root.json").write_bytes(root.replace(root[23:87], stranger))
-    assert await call(folder, mirror, "refresh") == 1
-    assert mirror.requests == []
+    assert await call(folder, server, "refresh") == 1
+    assert server.requests == []
 
 
-async def test_b43_b44_download_verifies_and_keeps(mirror: Mirror, tmp_path: Path) -> None:
-    folder = await initialized(mirror, tmp_path)
+async def test_b43_b44_download_verifies_and_keeps(server: Simulator, tmp_path: Path) -> None:
+    folder = await initialized(server, tmp_path)
     downloads = tmp_path / "targets"
     downloads.mkdir()
     arguments = ("--target-name", "a/b.txt", "--target-dir", str(downloads),
-                 "--target-base-url", f"{mirror.url}/t", "download")  # fmt: skip
-    assert await call(folder, mirror, *arguments) == 0
+                 "--target-base-url", f"{server.url}/t", "download")  # fmt: skip
+    assert await call(folder, server, *arguments) == 0
     assert [path.read_bytes() for path in downloads.iterdir()] == [b"content"]
-    mirror.requests.clear()
-    assert await call(folder, mirror, *arguments) == 0
-    assert mirror.requests == ["2.root.json", "timestamp.json"]
+    server.requests.clear()
+    assert await call(folder, server, *arguments) == 0
+    assert server.requests == ["2.root.json", "timestamp.json"]

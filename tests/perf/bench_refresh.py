@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tuf.ngclient import Updater
 
 from forge import Forge, target
-from mirror import Mirror, serving
+from simulator import Simulator
 from tabellion import TrustClient
 
 ROUNDS = 9
@@ -37,18 +37,18 @@ async def main(targets: int) -> None:
     forge.root.expires = forge.targets.expires = datetime.now(UTC) + timedelta(days=3000)
     forge.targets.targets = {str(number): target(b"x", str(number)) for number in range(targets)}
     figures: dict[str, list[float]] = {}
-    async with serving(Mirror()) as mirror:
-        mirror.publish(forge)
-        root = mirror.files["1.root.json"]
+    async with Simulator(forge) as server:
+        server.publish()
+        root = server.files["1.root.json"]
         for _ in range(ROUNDS):
             home = Path(tempfile.mkdtemp())
-            base = f"{mirror.url}/v2/g/a/_trust/tuf/"
+            base = f"{server.url}/v2/g/a/_trust/tuf/"
 
             def peer(home: Path = home, base: str = base) -> None:
                 Updater(str(home / "peer"), base, bootstrap=root).refresh()
 
             async def ours(home: Path = home) -> None:
-                async with TrustClient(mirror.url, home=home, root=root) as trust:
+                async with TrustClient(server.url, home=home, root=root) as trust:
                     await trust.refresh("g/a")
 
             (home / "peer").mkdir()

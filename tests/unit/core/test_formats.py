@@ -31,14 +31,6 @@ from tabellion.errors import (
 BIG = 5_000_000
 
 
-@pytest.fixture
-def forge() -> Forge:
-    made = Forge()
-    made.targets.targets["1.2"] = target(b"image")
-    made.release()
-    return made
-
-
 def parse(role: str, data: bytes) -> UnverifiedMetadata[Any]:
     return TUF.parse(role, data, max_bytes=BIG)
 

@@ -29,14 +29,6 @@ from tabellion.errors import (
 )
 
 
-@pytest.fixture
-def forge() -> Forge:
-    made = Forge()
-    made.targets.targets["1.2"] = target(b"image")
-    made.release()
-    return made
-
-
 def judge(
     forge: Forge,
     current: CurrentSet | None,

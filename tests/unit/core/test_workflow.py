@@ -28,14 +28,6 @@ from tabellion.errors import (
 T = TypeVar("T")
 
 
-@pytest.fixture
-def forge() -> Forge:
-    made = Forge()
-    made.targets.targets["1.2"] = target(b"image")
-    made.release()
-    return made
-
-
 def drive(
     trusted: TrustedSet, search: Generator[RoleRequest, None, T], files: dict[str, bytes]
 ) -> tuple[T, list[str]]:
