@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner
 
 from tabellion.errors import KeyStoreError, PassphraseError
-from tabellion.publish.keystore import KEY_TYPES, KeyStore, KeyType, fingerprint_of, load_public_key
+from tabellion.publish.keystore import KeyStore
+from tabellion.publish.private_keys import KEY_TYPES, KeyType
+from tabellion.publish.public_keys import fingerprint_of, load_public_key
 
 PASSPHRASE = "correct horse ü"
 

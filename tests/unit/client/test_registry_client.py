@@ -25,11 +25,11 @@ from tabellion.errors import (
     AccessDeniedError,
     ConfigurationError,
     DigestMismatchError,
-    NotFoundError,
     RegistryError,
     ServerAnswerError,
     TabellionError,
     TransferError,
+    UnknownImageError,
     UnreachableError,
 )
 from tabellion.registry import Manifest, RegistryClient
@@ -142,7 +142,7 @@ async def test_what_is_no_manifest_is_refused(
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (404, NotFoundError),
+        (404, UnknownImageError),
         (401, AccessDeniedError),
         (403, AccessDeniedError),
         (429, ServerAnswerError),
