@@ -132,6 +132,21 @@ def test_find_by_id_prefix_or_name(keys: KeyStore) -> None:
             keys.find(text)
 
 
+def test_name_of_another_key_is_refused_and_writes_nothing(keys: KeyStore) -> None:
+    keys.generate("signer", passphrase=PASSPHRASE, name="alice")
+    keys.generate("signer", passphrase=PASSPHRASE)
+    keys.generate("signer", passphrase=PASSPHRASE)  # no name is no name in common
+    before = everything(keys.folder)
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    with pytest.raises(KeyStoreError, match="'alice' already"):
+        keys.generate("root", passphrase=PASSPHRASE, name="alice")
+    with pytest.raises(KeyStoreError, match="'alice' already"):
+        keys.import_(pem, "signer", passphrase=PASSPHRASE, name="alice")
+    assert everything(keys.folder) == before
+
+
 def test_note_without_key_is_ignored_and_a_broken_note_is_named(keys: KeyStore) -> None:
     info = keys.generate("root", passphrase=PASSPHRASE)
     info.path.rename(info.path.with_suffix(".away"))
