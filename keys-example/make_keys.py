@@ -13,7 +13,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tabellion.publish.keystore import fingerprint_of, load_private_key
+from tabellion.publish.private_keys import load_private_key
+from tabellion.publish.public_keys import fingerprint_of
 
 HERE = Path(__file__).resolve().parent
 SERVER_COPY = HERE.parent / "server/tabellion_server/keys/example_keys.py"

@@ -17,12 +17,14 @@
     │   ├── MixAndMatchError          a file doesn't fit the snapshot or timestamp
     │   ├── UntrustedRootError        no trusted root to start from, or not the pinned one
     │   ├── UnknownGunError           the server holds nothing for this GUN
+    │   ├── UnknownImageError         the registry holds no such image
     │   ├── NotSignedError            nobody who may has signed this
+    │   ├── NotDelegatedError         a role may not sign this
     │   └── DigestMismatchError       the bytes aren't the signed ones
     ├── TransportError                no usable answer came                        (exit 3)
     │   ├── UnreachableError          no connection, TLS failure, time-out
     │   ├── NotFoundError             404 or 410
-    │   ├── AccessDeniedError         401 or 403
+    │   ├── AccessDeniedError         401 or 403: credentials are configuration      (exit 2)
     │   ├── ServerAnswerError         any other answer that can't be used
     │   ├── TransferError             slow, truncated, over-long or mis-encoded body
     │   └── RegistryError             the registry's answer can't be used
@@ -200,11 +202,24 @@ class UnknownGunError(VerificationError):
     default_hint = "check the name; nothing under it was ever signed here"
 
 
+class UnknownImageError(VerificationError):
+    """The registry holds no such image."""
+
+    code = "unknown-image"
+    default_hint = "check name and tag; push the image first"
+
+
 class NotSignedError(VerificationError):
     """Nobody who may has signed this target or digest."""
 
     code = "not-signed"
     default_hint = "ask the publisher to sign it: tabellion sign IMAGE"
+
+
+class NotDelegatedError(VerificationError):
+    """A role isn't delegated the path it should sign."""
+
+    code = "not-delegated"
 
 
 class DigestMismatchError(VerificationError):
@@ -238,7 +253,8 @@ class AccessDeniedError(TransportError):
     """The server answered 401 or 403."""
 
     code = "access-denied"
-    default_hint = "check the credentials and what they may do"
+    exit_status = 2
+    default_hint = "give a trust server's token in TABELLION_TOKEN, a registry's by docker login"
 
 
 class ServerAnswerError(TransportError):

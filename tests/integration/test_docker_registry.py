@@ -10,7 +10,7 @@ import pytest
 
 from integration import engines
 from tabellion.core.names import Digest, parse_reference
-from tabellion.errors import AccessDeniedError, NotFoundError
+from tabellion.errors import AccessDeniedError, UnknownImageError
 from tabellion.registry import RegistryClient
 
 pytestmark = pytest.mark.system
@@ -28,7 +28,7 @@ async def test_a_registry_with_passwords_is_logged_in_to(tmp_path: Path) -> None
             with pytest.raises(AccessDeniedError) as refused:
                 await client.manifest(reference)
         assert "docker login" in refused.value.hint
-        for secret, error in (("wrong", AccessDeniedError), ("only-for-tests", NotFoundError)):
+        for secret, error in (("wrong", AccessDeniedError), ("only-for-tests", UnknownImageError)):
             encoded = base64.b64encode(f"publisher:{secret}".encode()).decode()
             config = {"auths": {registry.host: {"auth": encoded}}}
             (tmp_path / "config.json").write_text(json.dumps(config))

@@ -14,15 +14,17 @@ from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.names import Digest
 from tabellion.errors import (
     KeyStoreError,
+    NotDelegatedError,
     NotSignedError,
-    RefusedPublicationError,
     UnreachableError,
     UntrustedRootError,
     UsageError,
 )
-from tabellion.publish.keystore import KeyStore, load_public_key
+from tabellion.publish.keystore import KeyStore
+from tabellion.publish.outcome import Initialized
 from tabellion.publish.passphrases import Passphrases
-from tabellion.publish.publisher import Initialized, Publisher
+from tabellion.publish.public_keys import load_public_key
+from tabellion.publish.publisher import Publisher
 from tabellion.verify.client import TrustClient
 
 GUN = "registry.example/team/app"
@@ -149,9 +151,8 @@ async def test_signer_publishes_without_root_and_targets_key(
             assert published.versions == {"alice": 1}
             with pytest.raises(KeyStoreError, match="no key here may sign"):
                 await alice.publisher.sign(gun, "other", digest("r"), 1)
-            with pytest.raises(RefusedPublicationError) as refused:
+            with pytest.raises(NotDelegatedError, match=r"may sign release-[*], not 'other'"):
                 await alice.publisher.sign(gun, "other", digest("r"), 1, role="alice")
-            assert refused.value.rule == "path-not-delegated"
             (signer,) = await alice.publisher.signers(gun)
             assert (signer.name, signer.version, signer.held) == ("alice", 1, (info.keyid,))
             assert await owner.digest(gun, "release-1") == digest("r").hex

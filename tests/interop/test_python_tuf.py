@@ -22,8 +22,9 @@ from tabellion.core.names import Digest
 from tabellion.core.transitions import UploadedFile
 from tabellion.errors import RefusedPublicationError
 from tabellion.publish.keystore import KeyStore
+from tabellion.publish.outcome import Initialized
 from tabellion.publish.passphrases import Passphrases
-from tabellion.publish.publisher import Initialized, Publisher
+from tabellion.publish.publisher import Publisher
 from tabellion.publish.server_api import ServerApi
 from tabellion.verify.client import TrustClient
 

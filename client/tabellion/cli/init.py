@@ -15,7 +15,7 @@ from tabellion.core.names import Gun
 from tabellion.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from tabellion.publish.publisher import Initialized
+    from tabellion.publish.outcome import Initialized
 
 
 @click.command()

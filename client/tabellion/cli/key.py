@@ -15,7 +15,9 @@ from tabellion.core.names import parse_gun
 from tabellion.errors import KeyStoreError, PassphraseError
 
 if TYPE_CHECKING:
-    from tabellion.publish.keystore import KeyInfo, KeyStore, KeyType
+    from tabellion.publish.key_notes import KeyInfo
+    from tabellion.publish.keystore import KeyStore
+    from tabellion.publish.private_keys import KeyType
 
 _MAX_PEM_BYTES = 64 * 1024
 _ROLES = click.Choice(["root", "targets", "snapshot", "signer"])
@@ -145,11 +147,14 @@ def export(key: str, private: bool) -> None:  # noqa: FBT001  # click passes by 
       tabellion key export --private 3f1c9a02 > backup.pem
     """  # noqa: D301  # \b is click's mark
     store = _store()
-    keyid = store.find(key).keyid
-    data = store.export(keyid, "private" if private else "public")
+    info = store.find(key)
+    pem = store.export(info.keyid, "private" if private else "public").decode("ascii")
     if private:
         output.warn("this is the private key; whoever has it and its passphrase can sign")
-    sys.stdout.write(data.decode("ascii"))
+    if Options.of().json:
+        output.answer_json({"keyid": info.keyid, "name": info.name, "pem": pem})
+    else:
+        sys.stdout.write(pem)
 
 
 @command.command("passwd")

@@ -10,14 +10,15 @@ import click
 from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import common_options, settle, trust_options
 from tabellion.cli.publishing import tell
-from tabellion.cli.subject import gun_argument, gun_of
+from tabellion.cli.subject import gun_of, optional_gun_argument
+from tabellion.errors import UsageError
 
 if TYPE_CHECKING:
-    from tabellion.publish.publisher import Published
+    from tabellion.publish.outcome import Published
 
 
 @click.command()
-@gun_argument
+@optional_gun_argument
 @click.option(
     "--cosign",
     type=click.Path(path_type=Path),
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @trust_options
 @common_options
 def command(name: str | None, gun: str | None, cosign: Path | None) -> None:
-    """Publish the staged changes of GUN, all of them at once or none.
+    """Publish the staged changes of GUN, all of them at once or none; or what FILE holds.
 
     \b
     Examples:
@@ -35,7 +36,9 @@ def command(name: str | None, gun: str | None, cosign: Path | None) -> None:
       tabellion publish --cosign app-targets-7.json
     """  # noqa: D301  # \b is click's mark
     settings = settle()
-    wanted = None if cosign is not None and name is None and gun is None else gun_of(name, gun)
+    if cosign is not None and (name is not None or gun is not None):
+        raise UsageError("--cosign takes no GUN", hint="FILE names its GUN: leave it out")
+    wanted = None if cosign is not None else gun_of(name, gun)
 
     async def publish() -> Published:
         async with publisher(settings) as author:

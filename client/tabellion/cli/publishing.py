@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,7 +11,7 @@ from tabellion.cli import output
 from tabellion.cli.context import Options
 
 if TYPE_CHECKING:
-    from tabellion.publish.publisher import Published
+    from tabellion.publish.outcome import Published
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,12 +26,21 @@ role_option = click.option(
 )
 
 
-def tell(published: Published | None, what: str, gun: str) -> None:
-    """Tell what became of a change; the JSON answer holds the same."""
+def tell(
+    published: Published, what: str, gun: str, *, about: Mapping[str, Any] | None = None
+) -> None:
+    """Tell what became of a change; the JSON answer holds the same, and what it's about."""
+    for target, role in published.shadowed.items():
+        output.warn(
+            f"{target} is signed by {role} too, which is asked before "
+            f"{published.signed_as[target]}: verifiers see what {role} signed"
+        )
+    if not published.is_checked:
+        output.warn("the server can't be reached: whether it fits is seen when it's published")
     if Options.of().json:
-        output.answer_json(as_json(published, gun))
+        output.answer_json({**(about or {}), **as_json(published)})
         return
-    if published is None:
+    if published.is_staged:
         output.say(f"{what}: staged, not published")
         output.hint(f"publish it: tabellion publish {gun}")
     elif published.incomplete is not None:
@@ -49,15 +58,19 @@ def tell(published: Published | None, what: str, gun: str) -> None:
         output.say(f"{what}: published ({versions}{again})")
 
 
-def as_json(published: Published | None, gun: str) -> dict[str, Any]:
+def as_json(published: Published) -> dict[str, Any]:
     """Give an outcome."""
-    if published is None:
-        return {"gun": gun, "state": "staged"}
+    if published.is_staged:
+        state = "staged"
+    else:
+        state = "published" if published.incomplete is None else "incomplete"
     return {
         "gun": published.gun,
-        "state": "published" if published.incomplete is None else "incomplete",
+        "state": state,
+        "checked": published.is_checked,
         "versions": dict(published.versions),
         "attempts": published.attempts,
         "incomplete": str(published.incomplete) if published.incomplete else None,
         "missing": dict(published.missing),
+        "shadowed": dict(published.shadowed),
     }

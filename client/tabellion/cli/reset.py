@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from tabellion.cli import output
-from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import Options, common_options, settle
 from tabellion.cli.subject import gun_argument, gun_of
 
@@ -22,11 +21,9 @@ def command(name: str | None, gun: str | None) -> None:
     """  # noqa: D301  # \b is click's mark
     settings, wanted = settle(), gun_of(name, gun)
 
-    async def reset() -> int:
-        async with publisher(settings) as author:
-            return await author.reset(wanted)
+    from tabellion.publish.changes import Staged  # noqa: PLC0415  # not needed for help
 
-    dropped = work(reset())
+    dropped = Staged(settings.home).reset(wanted)
     if Options.of().json:
         output.answer_json({"gun": wanted, "dropped": dropped})
     else:

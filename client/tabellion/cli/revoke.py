@@ -12,7 +12,7 @@ from tabellion.cli.publishing import no_publish_option, role_option, tell
 from tabellion.cli.subject import image_argument, subject_of
 
 if TYPE_CHECKING:
-    from tabellion.publish.publisher import Published
+    from tabellion.publish.outcome import Published
 
 
 @click.command()
@@ -33,8 +33,9 @@ def command(image: str, gun: str | None, role: str | None, staged: bool) -> None
     settings, subject = settle(), subject_of(image, gun)
     target = subject.target
 
-    async def revoke() -> Published | None:
+    async def revoke() -> Published:
         async with publisher(settings) as author:
             return await author.revoke(subject.gun, target, role=role, publish=not staged)
 
-    tell(work(revoke(), f"revoking {subject}"), f"{subject} is revoked", subject.gun)
+    published = work(revoke(), f"revoking {subject}")
+    tell(published, f"{subject} is revoked", subject.gun, about={"target": target, "role": role})

@@ -22,7 +22,7 @@ from tabellion.core.names import Digest
 from tabellion.errors import DigestMismatchError, UsageError
 
 if TYPE_CHECKING:
-    from tabellion.publish.publisher import Published
+    from tabellion.publish.outcome import Published
     from tabellion.registry import Manifest
 
 
@@ -71,7 +71,7 @@ def command(  # noqa: PLR0917  # click passes by keyword
     target = subject.target
     extra = _custom(custom)
 
-    async def sign() -> tuple[Content, Published | None]:
+    async def sign() -> tuple[Content, Published]:
         content = await _content(settings, subject, digest, length, extra)
         async with publisher(settings) as author:
             return content, await author.sign(
@@ -85,7 +85,15 @@ def command(  # noqa: PLR0917  # click passes by keyword
             )
 
     content, published = work(sign(), f"signing {subject}")
-    tell(published, f"{subject} is {content.digest}", subject.gun)
+    about = {
+        "reference": str(subject.reference) if subject.reference is not None else None,
+        "target": target,
+        "digest": str(content.digest),
+        "length": content.length,
+        "custom": content.custom or {},
+        "role": published.signed_as.get(target, role),
+    }
+    tell(published, f"{subject} is {content.digest}", subject.gun, about=about)
 
 
 def _custom(text: str | None) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from tabellion.cli.subject import gun_of
 from tabellion.errors import KeyStoreError, UsageError
 
 if TYPE_CHECKING:
-    from tabellion.publish.publisher import Published, SignerInfo
+    from tabellion.publish.outcome import Published, SignerInfo
 
 _gun_option = click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
 
@@ -62,11 +62,11 @@ def add(  # noqa: PLR0917  # click passes by keyword
     settings = settle()
     target_gun, (name, *key_files) = _split(words, gun, least=2)
     wanted = gun_of(target_gun, gun)
-    from tabellion.publish.keystore import load_public_key  # noqa: PLC0415  # not for help
+    from tabellion.publish.public_keys import load_public_key  # noqa: PLC0415  # not for help
 
     keys = [load_public_key(_read(Path(file)), what=f"key file {file}") for file in key_files]
 
-    async def delegate() -> Published | None:
+    async def delegate() -> Published:
         async with publisher(settings) as author:
             return await author.add_signer(
                 wanted,
@@ -100,7 +100,7 @@ def remove(words: tuple[str, ...], gun: str | None, staged: bool) -> None:  # no
         raise UsageError("one signer is removed at a time", hint="give GUN NAME")
     wanted, name = gun_of(target_gun, gun), rest[0]
 
-    async def withdraw() -> Published | None:
+    async def withdraw() -> Published:
         async with publisher(settings) as author:
             return await author.remove_signer(wanted, name, publish=not staged)
 

@@ -9,18 +9,19 @@ import click
 
 from tabellion.cli import output
 from tabellion.cli.clients import publisher, work
-from tabellion.cli.context import Options, common_options, settle, trust_options
-from tabellion.cli.subject import gun_argument, gun_of
+from tabellion.cli.context import Options, Settings, common_options, settle, trust_options
+from tabellion.cli.subject import gun_of, optional_gun_argument
+from tabellion.core.names import Gun
 
 if TYPE_CHECKING:
-    from tabellion.publish.publisher import Status
+    from tabellion.publish.outcome import Status
 
 _SOON = timedelta(days=30)
 _SERVER_ROLES = frozenset({"timestamp", "snapshot"})
 
 
 @click.command()
-@gun_argument
+@optional_gun_argument
 @click.option("--offline", "is_offline", is_flag=True, help="Don't ask the server.")
 @trust_options
 @common_options
@@ -36,13 +37,10 @@ def command(name: str | None, gun: str | None, is_offline: bool) -> None:  # noq
     settings = settle()
     wanted = None if name is None and gun is None else gun_of(name, gun)
 
-    async def status() -> list[Status]:
-        async with publisher(settings) as author:
-            guns = [wanted] if wanted is not None else await author.staged_guns()
-            online = wanted is not None and not is_offline
-            return [await author.status(str(each), online=online) for each in guns]
-
-    found = work(status(), f"reading {wanted or 'staged changes'}")
+    if wanted is None or is_offline:
+        found = _staged(settings, wanted)
+    else:
+        found = [work(_online(settings, wanted), f"reading {wanted}")]
     if Options.of().json:
         output.answer_json([_as_json(status) for status in found])
         return
@@ -50,6 +48,21 @@ def command(name: str | None, gun: str | None, is_offline: bool) -> None:  # noq
         output.say("nothing is staged")
     for each in found:
         _show(each)
+
+
+def _staged(settings: Settings, gun: Gun | None) -> list[Status]:
+    """Tell what this home folder knows; no server is needed."""
+    from tabellion.publish.changes import Staged  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.outcome import Status  # noqa: PLC0415  # same
+
+    staged = Staged(settings.home)
+    guns = [gun] if gun is not None else staged.guns()
+    return [Status(each, tuple(staged.read(each))) for each in guns]
+
+
+async def _online(settings: Settings, gun: Gun) -> Status:
+    async with publisher(settings) as author:
+        return await author.status(gun)
 
 
 def _show(status: Status) -> None:

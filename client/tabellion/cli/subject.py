@@ -85,8 +85,22 @@ def image_argument(function: F) -> F:
 
 
 def gun_argument(function: F) -> F:
-    """Add ``GUN`` and ``--gun NAME``."""
-    function = click.option(
-        "--gun", metavar="NAME", help="Take this exact name, without docker's rules."
-    )(function)
-    return click.argument("name", metavar="GUN", required=False)(function)
+    """Add ``GUN`` and ``--gun NAME``, of which one is needed."""
+    return _gun_argument("GUN")(function)
+
+
+def optional_gun_argument(function: F) -> F:
+    """Add ``GUN`` and ``--gun NAME`` to a verb that also works without."""
+    return _gun_argument("[GUN]")(function)
+
+
+def _gun_argument(shown: str) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        function = click.option(
+            "--gun",
+            metavar="NAME",
+            help="Take this exact name, without docker's rules; leave GUN out then.",
+        )(function)
+        return click.argument("name", metavar=shown, required=False)(function)
+
+    return decorate

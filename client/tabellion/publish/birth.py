@@ -17,12 +17,12 @@ from urllib.parse import quote
 from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Role, Root, Targets
 
+from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.dialect import TUF
 from tabellion.core.release import next_snapshot
 from tabellion.core.transitions import UploadedFile
 from tabellion.errors import CacheError, TabellionError
-from tabellion.publish import files
 from tabellion.publish.signing import Expiries, KeyRing
 
 _MAX_BYTES = 4_000_000
@@ -96,14 +96,14 @@ class Pending:
         """Keep the files."""
         document = {item.role: base64.b64encode(item.data).decode() for item in content}
         try:
-            files.write_atomic(self._path, json.dumps(document).encode())
+            atomic_file.write_atomic(self._path, json.dumps(document).encode())
         except OSError as error:
             raise _fault(self._path, error) from error
 
     def drop(self) -> None:
         """Forget the files."""
         try:
-            files.remove(self._path)
+            atomic_file.remove(self._path)
         except OSError as error:
             raise _fault(self._path, error) from error
 

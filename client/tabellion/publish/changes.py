@@ -15,12 +15,12 @@ from urllib.parse import quote, unquote
 
 from securesystemslib.signer import Key
 
+from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.names import Digest
 from tabellion.core.roles import check_path_pattern, check_role_name, check_target_path
 from tabellion.errors import CacheError, InvalidNameError, TabellionError, UsageError
-from tabellion.publish import files
-from tabellion.publish.keystore import load_public_key
+from tabellion.publish.public_keys import load_public_key
 
 _MAX_STAGED_BYTES: Final = 16_000_000
 
@@ -192,9 +192,9 @@ class Staged:
         content = {"gun": gun, "changes": [_to_json(change) for change in changes]}
         try:
             if changes:
-                files.write_atomic(path, json.dumps(content, indent=1).encode())
+                atomic_file.write_atomic(path, json.dumps(content, indent=1).encode())
             else:
-                files.remove(path)
+                atomic_file.remove(path)
         except OSError as error:
             raise _unusable(path, error) from error
 
@@ -202,7 +202,7 @@ class Staged:
     def _locked(self, gun: str) -> Iterator[None]:
         path = self._path(gun).with_suffix(".lock")
         try:
-            with files.locked(path):
+            with atomic_file.locked(path):
                 yield
         except OSError as error:
             raise _unusable(path, error) from error

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from tuf.api.metadata import DelegatedRole, Delegations, TargetFile, Targets
+from securesystemslib.signer import Key
+from tuf.api.metadata import DelegatedRole, Delegations, Role, TargetFile, Targets
 
-from tabellion.core.roles import delegated_roles, roles_for_path
-from tabellion.errors import KeyStoreError, NotSignedError, UsageError
+from tabellion.core.roles import delegated_roles, role_keys, roles_for_path
+from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
 from tabellion.publish.changes import AddSigner, Change, RemoveSigner, RevokeTarget, SignTarget
 from tabellion.publish.state import Current
 
@@ -24,12 +25,14 @@ class Draft:
         held: Key ids whose private part is here.
         payloads: Role to its changed payload; its version isn't raised yet.
         touched: Roles that a change spoke of, changed or not.
+        signed_as: Target to the role that signs it.
     """
 
     current: Current
     held: Collection[str]
     payloads: dict[str, Targets] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
+    signed_as: dict[str, str] = field(default_factory=dict)
 
     def of(self, role: str) -> Targets:
         """Give a role's payload to be read: changed, current, or empty."""
@@ -44,28 +47,84 @@ class Draft:
             self.payloads[role] = copy.deepcopy(self.of(role))
         return self.payloads[role]
 
+    def changed(self) -> dict[str, Targets]:
+        """Give the payloads that differ from what is published."""
+        published = self.current.roles
+        return {
+            role: payload
+            for role, payload in self.payloads.items()
+            if role not in published or payload != published[role].signed
+        }
+
+    def delegations(self) -> Iterator[tuple[Targets, DelegatedRole]]:
+        """List every delegation with the payload it's in."""
+        for name in dict.fromkeys([*self.current.roles, *self.payloads]):
+            payload = self.of(name)
+            for child in delegated_roles(payload):
+                yield payload, child
+
+    def keys_of(self, role: str) -> tuple[Mapping[str, Key], Role]:
+        """Give a role's keys, key ids and threshold as its delegator will say.
+
+        Raises:
+            UsageError: Nothing delegates to it.
+        """
+        if role == "targets":
+            return role_keys(self.current.root, role)
+        for payload, child in self.delegations():
+            if child.name == role:
+                return role_keys(payload, role)
+        names = ", ".join(["targets", *(child.name for _, child in self.delegations())])
+        raise UsageError(
+            f"{self.current.gun} has no role {role[:80]!r}", hint=f"its roles: {names[:300]}"
+        )
+
     def may_sign(self, role: str) -> bool:
         """Tell whether a key of the role is here."""
-        _, entry = self.current.keys_of(role)
+        _, entry = self.keys_of(role)
         return any(keyid in self.held for keyid in entry.keyids)
 
+    def asked(self, path: str) -> Iterator[str]:
+        """List the roles that are asked for a path, in order (TUF 5.6.7)."""
+        pending, visited = ["targets"], set[str]()
+        while pending:
+            role = pending.pop()
+            if role in visited:
+                continue
+            visited.add(role)
+            yield role
+            names: list[str] = []
+            for name, terminating in roles_for_path(self.of(role), path):
+                names.append(name)
+                if terminating:
+                    pending.clear()
+                    break
+            pending.extend(reversed(names))
 
-def apply(
-    current: Current, changes: Sequence[Change], held: Collection[str], *, again: bool
-) -> Draft:
+    def shadowed(self) -> dict[str, str]:
+        """Give the targets just signed that verifiers won't see: an earlier role answers."""
+        found: dict[str, str] = {}
+        for path, signer in self.signed_as.items():
+            answer = next(role for role in self.asked(path) if path in self.of(role).targets)
+            if answer != signer:
+                found[path] = answer
+        return found
+
+
+def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
     """Apply changes in order.
 
     Args:
-        current: What to build on.
-        changes: What to change.
-        held: Key ids whose private part is here.
-        again: An earlier attempt may have got through: what is gone already is fine.
+        draft: What to change.
+        changes: How.
+        again: They may be published already: what is gone is fine.
 
     Raises:
         UsageError: A change doesn't fit the GUN.
+        NotDelegatedError: A role may not sign a path.
         NotSignedError: There's nothing to revoke.
+        KeyStoreError: No key here may do it.
     """
-    draft = Draft(current, held)
     for change in changes:
         match change:
             case SignTarget():
@@ -76,13 +135,15 @@ def apply(
                 _add_signer(draft, change)
             case RemoveSigner():
                 _remove_signer(draft, change, again=again)
-    return draft
 
 
 def _sign(draft: Draft, change: SignTarget) -> None:
     role = change.role or _role_for(draft, change.target)
-    draft.current.keys_of(role)
+    draft.keys_of(role)
+    if role not in draft.asked(change.target):
+        raise _not_delegated(draft, role, change.target)
     draft.touched.add(role)
+    draft.signed_as[change.target] = role
     extra = {"custom": copy.deepcopy(dict(change.custom))} if change.custom else {}
     target = TargetFile(
         change.length, {change.digest.algorithm: change.digest.hex}, change.target, extra
@@ -92,40 +153,37 @@ def _sign(draft: Draft, change: SignTarget) -> None:
 
 
 def _role_for(draft: Draft, path: str) -> str:
-    if draft.may_sign("targets"):
-        return "targets"
-    pending, visited, covering = ["targets"], set[str](), list[str]()
-    while pending:
-        role = pending.pop()
-        if role in visited:
-            continue
-        visited.add(role)
-        if role != "targets":
-            covering.append(role)
-            if draft.may_sign(role):
-                return role
-        names: list[str] = []
-        for name, terminating in roles_for_path(draft.of(role), path):
-            names.append(name)
-            if terminating:
-                pending.clear()
-                break
-        pending.extend(reversed(names))
-    who = f"targets, {', '.join(covering)}" if covering else "targets"
+    covering = list(draft.asked(path))
+    for role in covering:
+        if draft.may_sign(role):
+            return role
     raise KeyStoreError(
         f"no key here may sign {path[:80]!r} in {draft.current.gun}",
-        hint=f"roles that may: {who[:300]}; import one's key, or ask its holder",
+        hint=f"roles that may: {', '.join(covering)[:300]}; import one's key, or ask its holder",
+    )
+
+
+def _not_delegated(draft: Draft, role: str, path: str) -> NotDelegatedError:
+    patterns = [
+        pattern
+        for _, child in draft.delegations()
+        if child.name == role
+        for pattern in child.paths or ()
+    ]
+    return NotDelegatedError(
+        f"{role} of {draft.current.gun} may sign {' '.join(patterns)[:200]}, not {path[:80]!r}",
+        hint="sign as another role, or ask the holder of the targets key for that path: "
+        f"tabellion signer add GUN {role[:80]} KEYFILE --path PATTERN",
     )
 
 
 def _revoke(draft: Draft, change: RevokeTarget, *, again: bool) -> None:
     if change.role is not None:
-        draft.current.keys_of(change.role)
+        draft.keys_of(change.role)
         listing = [change.role] if change.target in draft.of(change.role).targets else []
     else:
-        listing = [
-            role for role in draft.current.delegators if change.target in draft.of(role).targets
-        ]
+        names = dict.fromkeys(["targets", *(child.name for _, child in draft.delegations())])
+        listing = [role for role in names if change.target in draft.of(role).targets]
         mine = [role for role in listing if draft.may_sign(role)]
         if listing and not mine:
             raise KeyStoreError(
@@ -142,6 +200,7 @@ def _revoke(draft: Draft, change: RevokeTarget, *, again: bool) -> None:
         )
     for role in listing:
         draft.touched.add(role)
+        draft.signed_as.pop(change.target, None)
         del draft.edit(role).targets[change.target]
 
 
@@ -189,6 +248,8 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     for keyid in list(delegations.roles[change.name].keyids):
         targets.revoke_key(keyid, change.name)
     del delegations.roles[change.name]
+    draft.payloads.pop(change.name, None)
+    draft.touched.discard(change.name)
     if not delegations.roles:
         targets.delegations = None
 

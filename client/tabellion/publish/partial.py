@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.names import parse_gun
 from tabellion.core.transitions import UploadedFile
 from tabellion.errors import CacheError, TabellionError, UsageError
-from tabellion.publish import files
 
 _KIND: Final = "tabellion partly signed publication"
 _MAX_BYTES: Final = 20_000_000
@@ -45,7 +45,7 @@ def write(path: Path, gun: str, content: Sequence[UploadedFile]) -> None:
         "files": {item.role: item.data.decode("utf-8") for item in content},
     }
     try:
-        files.write_atomic(path, json.dumps(document, indent=1).encode())
+        atomic_file.write_atomic(path, json.dumps(document, indent=1).encode())
     except OSError as error:
         raise CacheError(f"{path} can't be written: {error.strerror or error}") from error
 
@@ -79,6 +79,6 @@ def read(path: Path) -> Partial:
 def remove(path: Path) -> None:
     """Delete the file once it's published; fine if it can't be."""
     try:
-        files.remove(path)
+        atomic_file.remove(path)
     except OSError:
         return

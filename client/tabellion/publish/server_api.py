@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
@@ -160,7 +159,7 @@ class ServerApi:
         content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
         try:
             return [_history_entry(item) for item in content["events"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ServerAnswerError(f"{url} isn't a history: {error}", status=200) from error
 
     def _base(self, gun: str) -> str:
@@ -196,10 +195,9 @@ class ServerApi:
 def _refusal(gun: str, status: int, body: bytes) -> TabellionError:
     """Turn an RFC 9457 answer, or anything else, into the error it stands for."""
     try:
-        content: object = json.loads(body)
-    except ValueError:
-        content = None
-    problem: dict[str, Any] = content if isinstance(content, dict) else {}
+        problem = strict_json.parse(body, max_bytes=_MAX_ANSWER, what="the answer")
+    except TabellionError:
+        problem = {}
     detail = _text(problem.get("detail")) or f"the server answered {status}"
     message, hint = f"{gun}: {detail}", _text(problem.get("hint"))
     code = _text(problem.get("code")) or f"http-{status}"
@@ -237,6 +235,9 @@ def _text(value: object) -> str:
 
 
 def _history_entry(item: Mapping[str, Any]) -> HistoryEntry:
+    at = datetime.fromisoformat(str(item["at"]))
+    if at.tzinfo is None:
+        raise ValueError(f"{item['at']!r} has no time zone")
     return HistoryEntry(
         kind=_text(item["kind"]),
         target=_text(item["target"]),
@@ -245,6 +246,6 @@ def _history_entry(item: Mapping[str, Any]) -> HistoryEntry:
         metadata_sha256=_text(item["metadata_sha256"]),
         digests={_text(name): _text(value) for name, value in dict(item["digests"]).items()},
         length=int(item["length"]),
-        at=datetime.fromisoformat(str(item["at"])),
+        at=at.astimezone(UTC),
         id=int(item["id"]),
     )

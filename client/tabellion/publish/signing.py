@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,7 +11,7 @@ from tuf.api.metadata import Role, Root, Targets
 
 from tabellion.core.dialect import Dialect
 from tabellion.core.release import next_snapshot
-from tabellion.core.roles import role_keys, verify_threshold
+from tabellion.core.roles import delegated_roles, role_keys, verify_threshold
 from tabellion.core.transitions import OnlineKeys, UploadedFile, judge_publication
 from tabellion.errors import KeyStoreError, PassphraseError, ThresholdError
 from tabellion.publish.edits import Draft
@@ -88,17 +88,18 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
         PassphraseError: A passphrase is missing or wrong.
     """
     current, dialect = draft.current, draft.current.trusted.dialect
-    _renew(draft, now, expiries)
+    payloads = draft.changed()
+    payloads |= _to_renew(draft, payloads, now, expiries)
+    inherited = _to_sign_anew(draft, payloads)
     files: list[UploadedFile] = []
     versions: dict[str, int] = {}
     missing: dict[str, int] = {}
-    for role, payload in draft.payloads.items():
-        published = current.roles.get(role)
-        payload.version = published.version + 1 if published is not None else 1
+    for role, payload in (payloads | inherited).items():
+        payload.version = current.version_of(role) + 1
         payload.expires = now + expiries.targets
-        keys, entry = _keys_of(draft, role)
+        keys, entry = draft.keys_of(role)
         signers = ring.open(entry.keyids, at_most=entry.threshold)
-        if not signers:
+        if not signers and role not in inherited:
             raise no_key(current.gun, role, entry)
         data = dialect.sign(payload, signers)
         lacking = signatures_missing(dialect, role, data, keys, entry)
@@ -183,19 +184,35 @@ def no_key(gun: str, role: str, entry: Role) -> KeyStoreError:
     )
 
 
-def _keys_of(draft: Draft, role: str) -> tuple[Mapping[str, Key], Role]:
-    """Give a role's keys as the draft will have them."""
-    delegator = draft.current.delegators.get(role, "targets")
-    by: Root | Targets = draft.current.root if delegator == "root" else draft.of(delegator)
-    return role_keys(by, role)
-
-
-def _renew(draft: Draft, now: datetime, expiries: Expiries) -> None:
-    """Sign unchanged content anew if it was spoken of and hasn't long to live."""
-    for role in draft.touched - draft.payloads.keys():
+def _to_renew(
+    draft: Draft, changed: Collection[str], now: datetime, expiries: Expiries
+) -> dict[str, Targets]:
+    """Give unchanged content that was spoken of and hasn't long to live."""
+    found: dict[str, Targets] = {}
+    for role in sorted(draft.touched.difference(changed)):
         published = draft.current.roles.get(role)
         if published is None or published.expires_at - now < expiries.targets * _RENEW_BELOW:
-            draft.edit(role)
+            found[role] = draft.edit(role)
+    return found
+
+
+def _to_sign_anew(draft: Draft, changed: Mapping[str, Targets]) -> dict[str, Targets]:
+    """Give roles whose published file the keys of a changed delegation wouldn't vouch for.
+
+    The server refuses to leave such a file behind. A role that gets other keys keeps what it
+    signed; one that was removed before comes back empty.
+    """
+    current, dialect = draft.current, draft.current.trusted.dialect
+    found: dict[str, Targets] = {}
+    for payload in changed.values():
+        for child in delegated_roles(payload):
+            file = current.roles.get(child.name) or current.left.get(child.name)
+            if file is None or child.name in changed:
+                continue
+            keys, entry = role_keys(payload, child.name)
+            if signatures_missing(dialect, child.name, file.data, keys, entry):
+                found[child.name] = draft.edit(child.name)
+    return found
 
 
 def _role_keys(root: Root, role: str) -> list[Key]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from securesystemslib.signer import Key
-from tuf.api.metadata import Role, Root, Targets
+from tuf.api.metadata import Root, Targets
 
-from tabellion.core.metadata import TrustedMetadata
-from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata
+from tabellion.core.roles import delegated_roles
 from tabellion.core.search import RoleRequest, walk_roles
 from tabellion.core.transitions import CurrentSet
-from tabellion.core.trusted_set import TrustedSet
-from tabellion.errors import ExpiredMetadataError, NotFoundError, UnknownGunError, UsageError
+from tabellion.core.trusted_set import TrustedSet, verify_hashes
+from tabellion.errors import ExpiredMetadataError, NotFoundError, UnknownGunError
 from tabellion.publish.server_api import ServerApi
 from tabellion.verify.cache import MetadataCache
 
@@ -41,36 +40,31 @@ class Current:
         trusted: The trusted set.
         roles: Published targets roles in the order they are asked.
         delegators: Role to the role that delegates to it; unpublished ones too.
+        left: Files of removed roles: the snapshot lists them for ever (TUF 5.5.5), and what is
+            published next has to follow them.
     """
 
     gun: str
     trusted: TrustedSet
     roles: Mapping[str, TrustedMetadata[Targets]]
     delegators: Mapping[str, str]
+    left: Mapping[str, UnverifiedMetadata[Targets]] = field(default_factory=dict)
 
     @property
     def root(self) -> Root:
         """Give the trusted root."""
         return self.trusted.root.signed
 
-    def keys_of(self, role: str) -> tuple[Mapping[str, Key], Role]:
-        """Give a role's keys, key ids and threshold as its delegator says.
-
-        Raises:
-            UsageError: Nothing delegates to it.
-        """
-        delegator = self.delegators.get(role)
-        if delegator is None:
-            names = ", ".join(self.delegators)
-            raise UsageError(
-                f"{self.gun} has no role {role[:80]!r}", hint=f"its roles: {names[:300]}"
-            )
-        by = self.root if delegator == "root" else self.roles[delegator].signed
-        return role_keys(by, role)
+    def version_of(self, role: str) -> int:
+        """Give the version of a role that was published last, 0 if none was."""
+        meta = self.trusted.snapshot.signed.meta if self.trusted.snapshot is not None else {}
+        named = meta.get(f"{role}.json")
+        return named.version if named is not None else 0
 
     def as_served(self) -> CurrentSet:
         """Give the files, to judge a publication against."""
-        found = {role: item.data for role, item in self.roles.items()}
+        found = {role: item.data for role, item in self.left.items()}
+        found |= {role: item.data for role, item in self.roles.items()}
         found["root"] = self.trusted.root.data
         if self.trusted.snapshot is not None:
             found["snapshot"] = self.trusted.snapshot.data
@@ -119,6 +113,28 @@ class StateReader:
                 return _current(gun, trusted, stop.value)
             await self._load(gun, trusted, request)
 
+    async def with_left(self, current: Current) -> Current:
+        """Add the files of removed roles, as the snapshot names them.
+
+        Raises:
+            VerificationError: One isn't as the snapshot names it.
+            TransportError: No usable answer.
+        """
+        trusted, snapshot = current.trusted, current.trusted.snapshot
+        names = [name.removesuffix(".json") for name in snapshot.signed.meta] if snapshot else []
+        left: dict[str, UnverifiedMetadata[Targets]] = {}
+        for role in names:
+            if role in current.roles:
+                continue
+            meta = trusted.targets_meta(role)
+            data = await self._fetch(current.gun, trusted, role, meta.version)
+            verify_hashes(role, data, meta.hashes or {})
+            parsed: UnverifiedMetadata[Any] = trusted.dialect.parse(
+                role, data, max_bytes=trusted.limits.targets_bytes
+            )
+            left[role] = parsed
+        return replace(current, left=left)
+
     async def _read_expired(self, gun: str, error: ExpiredMetadataError) -> TrustedSet:
         cache = MetadataCache.of(self._home, gun)
 
@@ -136,15 +152,19 @@ class StateReader:
 
     async def _load(self, gun: str, trusted: TrustedSet, request: RoleRequest) -> None:
         version = trusted.targets_meta(request.role).version
-        seen_version, data = self._seen.get((gun, request.role), (0, b""))
-        if seen_version != version:
-            data = await self._api.metadata(
-                gun,
-                trusted.dialect.file_name(request.role, version),
-                max_bytes=trusted.limits.targets_bytes,
-            )
+        data = await self._fetch(gun, trusted, request.role, version)
         await asyncio.to_thread(_take, trusted, data, request)
         self._seen[gun, request.role] = version, data
+
+    async def _fetch(self, gun: str, trusted: TrustedSet, role: str, version: int) -> bytes:
+        seen_version, data = self._seen.get((gun, role), (0, b""))
+        if seen_version == version:
+            return data
+        return await self._api.metadata(
+            gun,
+            trusted.dialect.file_name(role, version),
+            max_bytes=trusted.limits.targets_bytes,
+        )
 
 
 def _take(trusted: TrustedSet, data: bytes, request: RoleRequest) -> None:

@@ -21,10 +21,10 @@ from tabellion.core.names import Reference
 from tabellion.errors import (
     AccessDeniedError,
     ConfigurationError,
-    NotFoundError,
     RegistryError,
     ServerAnswerError,
     TransferError,
+    UnknownImageError,
     UnreachableError,
     VerificationError,
 )
@@ -98,7 +98,7 @@ class RegistryClient:
         """Fetch the manifest or index of an image, by digest if there is one, else by tag.
 
         Raises:
-            NotFoundError: The registry doesn't have the image.
+            UnknownImageError: The registry doesn't have the image.
             AccessDeniedError: The credentials don't suffice.
             DigestMismatchError: The bytes aren't those of the digest asked for.
             RegistryError: The answer isn't a manifest.
@@ -117,9 +117,9 @@ class RegistryClient:
                 hint=f"docker login {reference.registry}; or the image doesn't exist",
             )
         if answer.status == 404:  # noqa: PLR2004  # HTTP
-            raise NotFoundError(
-                f"registry {reference.registry} has no image {what}",
-                hint="check name and tag; push the image first",
+            raise UnknownImageError(
+                f"registry {reference.registry} has no "
+                f"{'image' if reference.tag is None else 'such tag:'} {what}"
             )
         if answer.status != 200:  # noqa: PLR2004  # HTTP
             hint = "too many requests: log in, or wait" if answer.status == 429 else ""  # noqa: PLR2004
@@ -206,8 +206,10 @@ class RegistryClient:
             headers = {"Authorization": credentials.basic} if credentials else {}
             answer = await self._send("GET", realm, what, headers=headers, query=query)
         if answer.status in {401, 403}:
+            said = "refuses the credentials" if credentials else "asks for credentials"
             raise AccessDeniedError(
-                f"{what} refuses the credentials", hint=f"docker login {reference.registry}"
+                f"{what} {said}",
+                hint=f"docker login {reference.registry}; or the image doesn't exist",
             )
         if answer.status != 200:  # noqa: PLR2004  # HTTP
             raise ServerAnswerError(

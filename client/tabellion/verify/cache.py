@@ -11,12 +11,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from tabellion import atomic_file
 from tabellion.errors import CacheError
 
 _LOCK_SECONDS: Final = 60.0
@@ -136,17 +136,8 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        # Power lost may bring the file before back: that one is judged anew like any other.
+        atomic_file.write_atomic(path, data, sync_folder=False)
     except OSError as error:
         raise _fault(path, error) from error
 

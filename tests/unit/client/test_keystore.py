@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner
 
 from tabellion.errors import KeyStoreError, PassphraseError
-from tabellion.publish.keystore import KEY_TYPES, KeyStore, KeyType, fingerprint_of, load_public_key
+from tabellion.publish.keystore import KeyStore
+from tabellion.publish.private_keys import KEY_TYPES, KeyType
+from tabellion.publish.public_keys import fingerprint_of, load_public_key
 
 PASSPHRASE = "correct horse ü"
 
@@ -128,6 +130,21 @@ def test_find_by_id_prefix_or_name(keys: KeyStore) -> None:
     for text in ("", "carol", info.keyid[:3], "../" + info.keyid):
         with pytest.raises(KeyStoreError):
             keys.find(text)
+
+
+def test_name_of_another_key_is_refused_and_writes_nothing(keys: KeyStore) -> None:
+    keys.generate("signer", passphrase=PASSPHRASE, name="alice")
+    keys.generate("signer", passphrase=PASSPHRASE)
+    keys.generate("signer", passphrase=PASSPHRASE)  # no name is no name in common
+    before = everything(keys.folder)
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    with pytest.raises(KeyStoreError, match="'alice' already"):
+        keys.generate("root", passphrase=PASSPHRASE, name="alice")
+    with pytest.raises(KeyStoreError, match="'alice' already"):
+        keys.import_(pem, "signer", passphrase=PASSPHRASE, name="alice")
+    assert everything(keys.folder) == before
 
 
 def test_note_without_key_is_ignored_and_a_broken_note_is_named(keys: KeyStore) -> None:

@@ -25,11 +25,11 @@ from tabellion.errors import (
     AccessDeniedError,
     ConfigurationError,
     DigestMismatchError,
-    NotFoundError,
     RegistryError,
     ServerAnswerError,
     TabellionError,
     TransferError,
+    UnknownImageError,
     UnreachableError,
 )
 from tabellion.registry import Manifest, RegistryClient
@@ -142,7 +142,7 @@ async def test_what_is_no_manifest_is_refused(
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (404, NotFoundError),
+        (404, UnknownImageError),
         (401, AccessDeniedError),
         (403, AccessDeniedError),
         (429, ServerAnswerError),
@@ -223,6 +223,28 @@ async def test_bearer_tokens_are_fetched(registry: FakeRegistry, tmp_path: Path,
     }[kind]
     write_config(tmp_path, auths={registry.host: entry})
     assert (await registry.ask(tmp_path, "team/app:1")).digest == Digest.of(DATA)
+
+
+@pytest.mark.parametrize("is_logged_in", [False, True])
+async def test_a_token_service_that_refuses_is_a_matter_of_configuration(
+    registry: FakeRegistry,
+    tmp_path: Path,
+    is_logged_in: bool,  # noqa: FBT001
+) -> None:
+    async def guarded(_: web.Request) -> web.Response:
+        challenge = f'Bearer realm="http://{registry.host}/token"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    registry.handler = guarded
+    write_config(
+        tmp_path, auths={registry.host: {"auth": basic("me", "x")}} if is_logged_in else {}
+    )
+    with pytest.raises(AccessDeniedError) as refused:
+        await registry.ask(tmp_path)
+    said = "refuses the credentials" if is_logged_in else "asks for credentials"
+    assert said in refused.value.message
+    assert f"docker login {registry.host}" in refused.value.hint
+    assert refused.value.exit_status == 2
 
 
 async def test_credentials_never_go_to_a_plain_http_token_service_elsewhere(

@@ -10,8 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
     """Replace a file with mode 0600; whoever reads sees the old or the new one, whole.
+
+    Args:
+        path: The file; its folder is made if need be.
+        data: Its new content.
+        sync_folder: The new one also outlives a loss of power, at the price of a second sync.
 
     Raises:
         OSError: It can't be written; the old one is as it was.
@@ -28,7 +33,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
-    _sync_folder(path.parent)
+    if sync_folder:
+        _sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:

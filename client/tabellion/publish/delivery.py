@@ -1,0 +1,98 @@
+"""Getting a publication to the server: again after a lost race, once after a lost answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from tabellion.core.dialect import Dialect
+from tabellion.errors import (
+    ConflictError,
+    NotFoundError,
+    ServerAnswerError,
+    TransferError,
+    UnreachableError,
+)
+from tabellion.publish.retries import Retries
+from tabellion.publish.server_api import ServerApi
+from tabellion.publish.signing import Built
+
+_TRY_AGAIN: Final = frozenset({429, 500, 502, 503, 504})
+_OK: Final = range(200, 300)
+
+
+class Delivery:
+    """One publication on its way to the server.
+
+    An upload without an answer may have been accepted. Before anything is built again, the
+    server is asked for the very bytes: what was accepted isn't published twice, nor on top of
+    what others published since.
+
+    Attributes:
+        attempts: How often it was built.
+    """
+
+    def __init__(self, api: ServerApi, gun: str, dialect: Dialect) -> None:
+        self._api = api
+        self._gun = gun
+        self._dialect = dialect
+        self._unanswered: list[Built] = []
+        self.attempts = 0
+
+    async def bring(self, build: Callable[[bool], Awaitable[Built]]) -> Built:
+        """Build and upload until the server has it; gives what it has.
+
+        Args:
+            build: Builds on what is current; told whether an earlier one may be published.
+
+        Raises:
+            TabellionError: That of the last attempt.
+        """
+        retries = Retries()
+        while True:
+            retries.begin()
+            self.attempts = retries.attempts
+            try:
+                return await self._attempt(build)
+            except ConflictError as error:
+                await retries.pause(error, is_fault=False)
+            except (UnreachableError, TransferError) as error:
+                await retries.pause(error, is_fault=True)
+            except ServerAnswerError as error:
+                if not may_pass(error):
+                    raise
+                await retries.pause(error, is_fault=True)
+
+    async def _attempt(self, build: Callable[[bool], Awaitable[Built]]) -> Built:
+        for earlier in self._unanswered:
+            if await self._is_published(earlier):
+                return earlier
+        built = await build(bool(self._unanswered))
+        if built.files and not built.missing:
+            await self._upload(built)
+        return built
+
+    async def _upload(self, built: Built) -> None:
+        try:
+            await self._api.upload(self._gun, built.files)
+        except (UnreachableError, TransferError):
+            self._unanswered.append(built)
+            raise
+        except ServerAnswerError as error:
+            if may_pass(error):
+                self._unanswered.append(built)
+            raise
+
+    async def _is_published(self, built: Built) -> bool:
+        """Compare one file: a publication is there whole or not at all."""
+        file = built.files[0]
+        name = self._dialect.file_name(file.role, built.versions[file.role])
+        try:
+            return await self._api.metadata(self._gun, name, max_bytes=len(file.data)) == file.data
+        except (NotFoundError, TransferError):  # another one of that version may be longer
+            return False
+
+
+def may_pass(error: ServerAnswerError) -> bool:
+    """Tell whether trying again may help: the server is unwell, or its answer unreadable."""
+    return error.status in _TRY_AGAIN or error.status in _OK

@@ -1,0 +1,214 @@
+"""Founding a GUN: its keys, its first files, and their way to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final, cast
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root
+
+from tabellion.core.dialect import TUF
+from tabellion.core.limits import Limits
+from tabellion.core.names import Gun
+from tabellion.core.transitions import UploadedFile
+from tabellion.errors import (
+    AccessDeniedError,
+    ConflictError,
+    NotFoundError,
+    PublicationError,
+    ServerAnswerError,
+    TransferError,
+    UnreachableError,
+    UsageError,
+)
+from tabellion.publish.birth import Pending, Plan, first_files
+from tabellion.publish.delivery import may_pass
+from tabellion.publish.key_notes import KeyInfo
+from tabellion.publish.outcome import Initialized
+from tabellion.publish.retries import Retries
+from tabellion.publish.server_api import ServerApi
+from tabellion.publish.signing import Expiries, KeyRing
+from tabellion.verify.cache import MetadataCache
+
+_REFUSALS: Final = (PublicationError, AccessDeniedError, NotFoundError)
+
+
+class Founder:
+    """Founds one GUN."""
+
+    def __init__(
+        self,
+        api: ServerApi,
+        ring: KeyRing,
+        gun: Gun,
+        *,
+        home: Path,
+        expiries: Expiries,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._api = api
+        self._ring = ring
+        self._gun = gun
+        self._cache = MetadataCache.of(home, gun)
+        self._pending = Pending(home, gun)
+        self._expiries = expiries
+        self._clock = clock
+        self._made: list[KeyInfo] = []
+
+    async def found(
+        self,
+        named: Mapping[str, Sequence[str]],
+        thresholds: Mapping[str, int],
+        *,
+        local_snapshot: bool,
+    ) -> Initialized:
+        """Found it, or go on where an earlier try was cut off; refused, it leaves nothing.
+
+        Args:
+            named: Role to ids or names of keys; none where they are found or made.
+            thresholds: Role to threshold.
+            local_snapshot: The publisher signs snapshots.
+
+        Raises:
+            UsageError: It exists already, a threshold can't be met, or a key is missing.
+        """
+        files = await asyncio.to_thread(self._pending.read)
+        if not files:
+            if await self._api.exists(self._gun):
+                raise self._exists()
+            online = {"timestamp": [await self._api.online_key(self._gun, "timestamp")]}
+            if not local_snapshot:
+                online["snapshot"] = [await self._api.online_key(self._gun, "snapshot")]
+            files = await asyncio.to_thread(self._prepare, named, thresholds, online)
+        await self._send(files)
+        async with self._cache.locked():
+            await asyncio.to_thread(_pin, self._cache, files[0].data)
+        await asyncio.to_thread(self._pending.drop)
+        return await asyncio.to_thread(self._told, files[0].data)
+
+    async def _send(self, files: Sequence[UploadedFile]) -> None:
+        """Send the very same bytes until there's an answer: that does no harm."""
+        retries = Retries()
+        while True:
+            retries.begin()
+            try:
+                await self._api.upload(self._gun, files)
+            except ConflictError as error:
+                if await self._is_ours(files[0].data):
+                    return  # it arrived before, and was built upon since
+                await self._give_up(retries)
+                raise self._exists() from error
+            except _REFUSALS:
+                await self._give_up(retries)
+                raise
+            except (UnreachableError, TransferError, ServerAnswerError) as error:
+                if isinstance(error, ServerAnswerError) and not may_pass(error):
+                    raise
+                await retries.pause(error, is_fault=True)
+            else:
+                return
+
+    async def _is_ours(self, root: bytes) -> bool:
+        with contextlib.suppress(NotFoundError, TransferError):
+            name = TUF.file_name("root", 1)
+            return await self._api.metadata(self._gun, name, max_bytes=len(root)) == root
+        return False
+
+    async def _give_up(self, retries: Retries) -> None:
+        """Leave nothing behind, but a key only if surely no server holds what it signed."""
+        await asyncio.to_thread(self._pending.drop)
+        if not retries.faults:
+            await asyncio.to_thread(self._unmake)
+
+    def _prepare(
+        self,
+        named: Mapping[str, Sequence[str]],
+        thresholds: Mapping[str, int],
+        online: Mapping[str, Sequence[Key]],
+    ) -> list[UploadedFile]:
+        """Make keys and files, and keep the files until the server has them."""
+        roles = ["root", "targets", *({"snapshot"} - online.keys())]
+        found = {role: self._choose(role, named.get(role, ())) for role in roles}
+        for role, infos in found.items():
+            threshold, count = thresholds.get(role, 1), len(infos) or 1
+            if not 1 <= threshold <= count:
+                raise UsageError(
+                    f"{role} of {self._gun} has threshold {threshold} with {count} "
+                    f"key{'' if count == 1 else 's'}",
+                    hint=f"name more {role} keys, or lower the threshold",
+                )
+        try:
+            keys = {role: [info.key for info in found[role] or self._make(role)] for role in roles}
+            files = first_files(
+                Plan({**keys, **online}, thresholds),
+                self._ring,
+                expiries=self._expiries,
+                now=self._clock(),
+                local_snapshot="snapshot" not in online,
+            )
+            self._pending.write(files)
+        except BaseException:
+            self._unmake()
+            raise
+        return files
+
+    def _choose(self, role: str, named: Sequence[str]) -> list[KeyInfo]:
+        """Give the keys named, or those that fit; none if one has to be made."""
+        keystore = self._ring.keystore
+        if named:
+            return [keystore.find(text) for text in named]
+        shared = role == "root"  # one root key for all of a publisher's GUNs, as in Notary
+        found = [
+            info
+            for info in keystore.list(role=role, gun=self._gun)
+            if shared or info.gun == self._gun
+        ]
+        if shared and len(found) > 1:
+            raise UsageError(
+                f"{len(found)} root keys are here", hint="name those that shall sign the root"
+            )
+        return found
+
+    def _make(self, role: str) -> list[KeyInfo]:
+        passphrase = self._ring.passphrases.new(role)
+        info = self._ring.keystore.generate(
+            role, passphrase=passphrase, gun=None if role == "root" else self._gun
+        )
+        self._made.append(info)
+        self._ring.passphrases.remember(info.keyid, passphrase)
+        return [info]
+
+    def _unmake(self) -> None:
+        while self._made:
+            self._ring.keystore.delete(self._made.pop().keyid)
+
+    def _told(self, data: bytes) -> Initialized:
+        root = cast("Root", TUF.parse("root", data, max_bytes=Limits().root_bytes).signed)
+        keystore = self._ring.keystore
+        return Initialized(
+            self._gun,
+            tuple(keystore.held(root.roles["root"].keyids)),
+            tuple(keystore.held(root.roles["targets"].keyids)),
+            data,
+            tuple(self._made),
+        )
+
+    def _exists(self) -> UsageError:
+        return UsageError(
+            f"{self._gun} exists on the server already",
+            hint="sign in it, or ask its owner to add you as a signer",
+        )
+
+
+def _pin(cache: MetadataCache, root: bytes) -> None:
+    """Trust the root just made, and nothing that was known of a GUN of that name before."""
+    cache.drop("timestamp", "snapshot", "targets")
+    for version in cache.root_versions():
+        with contextlib.suppress(OSError):
+            (cache.folder / "roots" / f"{version}.root.json").unlink()
+    cache.save_root(1, root)

@@ -1,0 +1,104 @@
+"""What a publisher's verbs give back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from securesystemslib.signer import Key
+
+from tabellion.publish.changes import Change
+from tabellion.publish.key_notes import KeyInfo
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of a change or a publication.
+
+    Attributes:
+        gun: The GUN.
+        versions: Role to version of the files published; empty if nothing had to change, or
+            nothing was published.
+        attempts: How often it was built; above 1 if somebody else published first.
+        incomplete: File to be passed to the next signer for ``cosign``; None if published.
+        missing: Role to number of signatures that are missing still.
+        signed_as: Target to the role that signs it.
+        shadowed: Target to the role whose answer verifiers see instead: it's asked earlier.
+        is_staged: Only kept for ``publish``.
+        is_checked: False if staged while the server couldn't be asked whether it fits.
+    """
+
+    gun: str
+    versions: Mapping[str, int]
+    attempts: int = 1
+    incomplete: Path | None = None
+    missing: Mapping[str, int] = field(default_factory=dict)
+    signed_as: Mapping[str, str] = field(default_factory=dict)
+    shadowed: Mapping[str, str] = field(default_factory=dict)
+    is_staged: bool = False
+    is_checked: bool = True
+
+
+@dataclass(frozen=True)
+class Initialized:
+    """A new GUN.
+
+    Attributes:
+        gun: Its name.
+        root_keys: Keys of the root role; verifiers pin ``root_keys[0].fingerprint``.
+        targets_keys: Keys of the targets role.
+        root: Bytes of root version 1, for verifiers to start from.
+        made: Keys that were generated for it.
+    """
+
+    gun: str
+    root_keys: tuple[KeyInfo, ...]
+    targets_keys: tuple[KeyInfo, ...]
+    root: bytes
+    made: tuple[KeyInfo, ...]
+
+
+@dataclass(frozen=True)
+class SignerInfo:
+    """A delegated role.
+
+    Attributes:
+        name: Role name.
+        keys: Its public keys.
+        paths: Patterns of target paths it may sign.
+        threshold: Keys needed.
+        terminating: No later role is asked for its paths.
+        version: Current version, None if it published nothing yet.
+        expires_at: When that expires, None if it published nothing yet.
+        held: Key ids whose private part is in this key store.
+    """
+
+    name: str
+    keys: tuple[Key, ...]
+    paths: tuple[str, ...]
+    threshold: int
+    terminating: bool
+    version: int | None
+    expires_at: datetime | None
+    held: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Staged changes of a GUN and, where the server was asked, its roles.
+
+    Attributes:
+        gun: The GUN.
+        staged: Changes waiting for ``publish``.
+        versions: Role to version.
+        expires: Role to expiry.
+        can_sign: Roles that the keys here reach the threshold of.
+    """
+
+    gun: str
+    staged: tuple[Change, ...]
+    versions: Mapping[str, int] = field(default_factory=dict)
+    expires: Mapping[str, datetime] = field(default_factory=dict)
+    can_sign: tuple[str, ...] = ()

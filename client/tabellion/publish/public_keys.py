@@ -1,0 +1,88 @@
+"""Public keys as people pass them around: PEM, or a key object of TUF metadata."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+from securesystemslib.signer import Key, SSlibKey
+
+from tabellion.core.names import Digest
+from tabellion.core.roles import KNOWN_SCHEMES, MIN_RSA_BITS, key_material, rsa_bits
+from tabellion.errors import KeyStoreError, TabellionError
+
+RSA_BITS: Final = 3072
+
+
+def fingerprint_of(key: Key) -> str:
+    """Give the SHA-256 of a key's material in hex, the same however the key is written."""
+    return Digest.of(key_material(key)).hex
+
+
+def load_public_key(data: bytes, *, what: str = "public key") -> Key:
+    """Read a public key as others give it: PEM, or one JSON key object of TUF metadata.
+
+    Raises:
+        KeyStoreError: Neither, a private key, or of a kind that not all clients read.
+    """
+    hint = "give the file made by: tabellion key export KEYID"
+    if b"PRIVATE KEY" in data:
+        raise KeyStoreError(f"{what} is a private key: don't pass it around", hint=hint)
+    try:
+        if data.lstrip().startswith(b"{"):
+            content = json.loads(data)
+            keyid = content.pop("keyid", None)
+            key: Key = Key.from_dict("", content)
+            public = load_pem_public_key(public_pem(key))
+        else:
+            keyid = None
+            public = load_pem_public_key(data)
+        made = SSlibKey.from_crypto(public)
+        check_fit(made)
+    except KeyStoreError:
+        raise
+    except (TabellionError, Exception) as error:
+        raise KeyStoreError(f"{what} can't be read: {error}", hint=hint) from error
+    if keyid is not None and keyid != made.keyid:
+        raise KeyStoreError(f"{what} says it's {str(keyid)[:64]}, but it's {made.keyid}", hint=hint)
+    return made
+
+
+def public_pem(key: Key) -> bytes:
+    """Give a public key as PEM (SubjectPublicKeyInfo).
+
+    Raises:
+        KeyStoreError: Its public part can't be read.
+    """
+    public = key.keyval.get("public")
+    try:
+        if key.keytype == "ed25519":
+            raw = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(str(public)))
+            return raw.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        loaded = load_pem_public_key(str(public).encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyStoreError(f"key {key.keyid[:12]} can't be read: {error}") from error
+    return loaded.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def check_fit(key: Key) -> None:
+    """Refuse a key that not all clients read, or a weak one.
+
+    Raises:
+        KeyStoreError: It is one.
+    """
+    if (key.keytype, key.scheme) not in KNOWN_SCHEMES:
+        raise KeyStoreError(
+            f"a key of type {key.keytype}/{key.scheme} isn't read by all clients",
+            hint="use ed25519, ECDSA P-256 or RSA",
+        )
+    bits = rsa_bits(key)
+    if bits is not None and bits < MIN_RSA_BITS:
+        raise KeyStoreError(f"an RSA key of {bits} bits is weak", hint=f"use {RSA_BITS} bits")

@@ -1,0 +1,52 @@
+"""How a GUN's roles stand, for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from tabellion.core.roles import role_keys
+from tabellion.publish.changes import Change
+from tabellion.publish.edits import Draft
+from tabellion.publish.outcome import SignerInfo, Status
+from tabellion.publish.state import Current
+
+
+def role_states(current: Current, staged: Sequence[Change], held: Collection[str]) -> Status:
+    """Tell versions, expiry, and which roles these keys reach the threshold of."""
+    trusted, draft = current.trusted, Draft(current, held)
+    top = [trusted.root, trusted.snapshot, trusted.timestamp]
+    found = [item for item in (*top, *current.roles.values()) if item is not None]
+    entries = {name: current.root.roles[name] for name in ("root", "snapshot")}
+    entries |= {name: draft.keys_of(name)[1] for name in current.delegators}
+    return Status(
+        current.gun,
+        tuple(staged),
+        {item.role: item.version for item in found},
+        {item.role: item.expires_at for item in found},
+        tuple(
+            name
+            for name, entry in entries.items()
+            if len(set(entry.keyids).intersection(held)) >= entry.threshold
+        ),
+    )
+
+
+def signer_infos(current: Current, held: Collection[str]) -> list[SignerInfo]:
+    """List delegated roles in the order they are asked."""
+    found: list[SignerInfo] = []
+    for payload, role in Draft(current, held).delegations():
+        keys, entry = role_keys(payload, role.name)
+        file = current.roles.get(role.name)
+        found.append(
+            SignerInfo(
+                role.name,
+                tuple(keys[keyid] for keyid in entry.keyids if keyid in keys),
+                tuple(role.paths or ()),
+                entry.threshold,
+                role.terminating,
+                file.version if file is not None else None,
+                file.expires_at if file is not None else None,
+                tuple(keyid for keyid in entry.keyids if keyid in held),
+            )
+        )
+    return found

@@ -1,0 +1,123 @@
+"""Signers that get other keys, go, and come back: readers always find a file they can verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from person import Person
+from tabellion.cli.embedded import EmbeddedServer
+from tabellion.core.names import Digest
+from tabellion.errors import KeyStoreError, UsageError
+
+PASSPHRASE = "signer passphrase"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def gun(request: pytest.FixtureRequest) -> str:
+    name = request.node.name.replace("_", "-").replace("[", "-").replace("]", "").lower()
+    return f"signer-keys.example/{name}"
+
+
+@pytest.mark.parametrize("snapshot", ["server", "local"])
+async def test_removed_signer_comes_back_with_new_keys_and_an_empty_file(
+    server: EmbeddedServer, gun: str, tmp_path: Path, snapshot: str
+) -> None:
+    assert snapshot in {"server", "local"}
+    async with Person(server.url, tmp_path / "owner") as owner:
+        made = await owner.publisher.init(
+            gun, snapshot="local" if snapshot == "local" else "server"
+        )
+        async with Person(server.url, tmp_path / "reader", made.root) as reader:
+            old = owner.keys.generate("signer", passphrase=PASSPHRASE, name="old").key
+            new = owner.keys.generate("signer", passphrase=PASSPHRASE, name="new").key
+            await owner.publisher.add_signer(gun, "alice", [old])
+            await owner.publisher.sign(gun, "evil", Digest.of(b"evil"), 1, role="alice")
+            await owner.publisher.remove_signer(gun, "alice")
+            assert await reader.signed(gun) == {}
+            await owner.sign(gun, "1")  # the snapshot goes on listing the file left behind
+            assert set(await reader.signed(gun)) == {"1"}
+            added = await owner.publisher.add_signer(gun, "alice", [new])
+            assert added.versions["alice"] == 2
+            assert set(await reader.signed(gun)) == {"1"}
+            await owner.publisher.sign(gun, "2", Digest.of(b"2"), 1, role="alice")
+            assert set(await reader.signed(gun)) == {"1", "2"}
+
+
+async def test_signer_of_old_comes_back_with_the_same_keys_and_files(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with Person(server.url, tmp_path) as owner:
+        await owner.publisher.init(gun)
+        key = owner.keys.generate("signer", passphrase=PASSPHRASE, name="alice").key
+        await owner.publisher.add_signer(gun, "alice", [key])
+        await owner.publisher.sign(gun, "1", Digest.of(b"1"), 1, role="alice")
+        await owner.publisher.remove_signer(gun, "alice")
+        assert (await owner.publisher.add_signer(gun, "alice", [key])).versions == {"targets": 4}
+        assert set(await owner.signed(gun)) == {"1"}
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_new_key_held_elsewhere_cosigns_before_anything_is_published(
+    server: EmbeddedServer,
+    gun: str,
+    tmp_path: Path,
+    is_removed: bool,  # noqa: FBT001
+) -> None:
+    async with Person(server.url, tmp_path / "owner") as owner:
+        made = await owner.publisher.init(gun)
+        people = [Person(server.url, tmp_path / name, made.root) for name in ("ann", "bob")]
+        async with people[0] as ann, people[1] as bob:
+            hers, his = (
+                person.keys.generate("signer", passphrase=PASSPHRASE).key for person in people
+            )
+            await owner.publisher.add_signer(gun, "qa", [hers])
+            await ann.publisher.sign(gun, "1", Digest.of(b"1"), 1)
+            if is_removed:
+                await owner.publisher.remove_signer(gun, "qa")
+            before = (await owner.signed(gun), await owner.version(gun))
+            half = await owner.publisher.add_signer(gun, "qa", [his])
+            assert half.missing == {"qa": 1}
+            assert half.incomplete is not None
+            assert (await owner.signed(gun), await owner.version(gun)) == before
+            with pytest.raises((KeyStoreError, UsageError)):
+                await ann.publisher.cosign(half.incomplete)
+            done = await bob.publisher.cosign(half.incomplete)
+            assert done.versions == {"targets": before[1] + 1, "qa": 2}
+            assert set(await owner.signed(gun)) == (set() if is_removed else {"1"})
+            await bob.publisher.sign(gun, "2", Digest.of(b"2"), 1)
+            assert "2" in await owner.signed(gun)
+            with pytest.raises(KeyStoreError):
+                await ann.publisher.sign(gun, "3", Digest.of(b"3"), 1)
+
+
+async def test_cosigner_trusts_a_delegation_only_once_its_delegator_has_signed(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    """A stranger's file can't make somebody sign as a role that nobody gave them."""
+    async with Person(server.url, tmp_path / "owner") as owner:
+        made = await owner.publisher.init(gun)
+        async with Person(server.url, tmp_path / "bob", made.root) as bob:
+            key = bob.keys.generate("signer", passphrase=PASSPHRASE).key
+            old = owner.keys.generate("signer", passphrase=PASSPHRASE).key
+            await owner.publisher.add_signer(gun, "qa", [old])
+            await owner.publisher.sign(gun, "1", Digest.of(b"1"), 1, role="qa")
+            await owner.publisher.remove_signer(gun, "qa")
+            half = await owner.publisher.add_signer(gun, "qa", [key])
+            assert half.incomplete is not None
+            text = half.incomplete.read_text()
+            start = text.index('\\"sig\\":\\"') + len('\\"sig\\":\\"')
+            half.incomplete.write_text(text[:start] + "0" * 128 + text[start + 128 :])
+            before = half.incomplete.read_bytes()
+            with pytest.raises(UsageError, match="no role 'qa'"):
+                await bob.publisher.cosign(half.incomplete)
+            assert half.incomplete.read_bytes() == before
+            assert set(await owner.signed(gun)) == set()
