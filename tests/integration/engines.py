@@ -243,8 +243,14 @@ def unmount_below(folder: Path) -> None:
             subprocess.run(["umount", mount], check=False)  # noqa: S607  # root's own path
 
 
-def podman(folder: Path, *, registry: Registry) -> Engine:
-    """Give podman with its own store; it needs no daemon."""
+def podman(folder: Path, *, registry: Registry, knows_http: bool = True) -> Engine:
+    """Give podman with its own store; it needs no daemon.
+
+    Args:
+        folder: Where it keeps everything.
+        registry: The registry its configuration names.
+        knows_http: Its configuration says that the registry speaks http.
+    """
     need("podman")
     folder.mkdir(parents=True, exist_ok=True)
     storage = folder / "storage.conf"
@@ -257,7 +263,7 @@ def podman(folder: Path, *, registry: Registry) -> Engine:
     registries = folder / "registries.conf"
     registries.write_text(
         "unqualified-search-registries = []\n"
-        f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n'
+        f'[[registry]]\nlocation = "{registry.host}"\ninsecure = {str(knows_http).lower()}\n'
     )
     env = plain_environment(folder) | {
         "CONTAINERS_STORAGE_CONF": str(storage),

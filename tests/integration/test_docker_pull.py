@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -232,6 +233,68 @@ def test_podman_pulls_the_signed_image_by_digest_and_refuses_the_unsigned(world:
     consumer.run("docker", "--engine", "podman", "pull", f"{world.gun}:1")
     digest = world.registry.digest("app", "1")
     assert podman.images() == [f"{world.gun}:1@{digest}"]
+
+
+def test_podman_is_told_that_the_registry_on_loopback_speaks_http(world: World) -> None:
+    podman = engines.podman(
+        world.folder / "podman-https", registry=world.registry, knows_http=False
+    )
+    digest = world.registry.digest("app", "1")
+    plain = podman.run("pull", f"{world.gun}@{digest}", check=False)
+    assert "HTTPS" in plain.stderr  # why it has to be told
+    consumer = world.consumer("podman-https-user", podman)
+    answered = json.loads(consumer.run("pull", "--json", f"{world.gun}:1").stdout)
+    assert answered["pinned"] == f"{world.gun}@{digest}"
+    assert podman.images() == [f"{world.gun}:1@{digest}"]
+    podman.run("rmi", "-f", "-a")
+    consumer.run("docker", "create", "--name", "made", f"{world.gun}:1", "true")
+    assert podman.images() == [f"{world.gun}:1@{digest}"]
+    podman.run("rm", "made")
+
+
+def test_podmans_infra_image_is_verified_and_pinned(world: World) -> None:
+    podman = engines.podman(world.folder / "podman-pod", registry=world.registry)
+    consumer = world.consumer("podman-pod-user", podman)
+    words = ("docker", "pod", "create", "--name", "made", "--infra-image")
+    refused = consumer.run(*words, f"{world.gun}:2", check=False)
+    assert refused.returncode == 1
+    assert podman.images() == []
+    assert podman.run("pod", "ps", "-q").stdout == ""
+    done = consumer.run(*words, f"{world.gun}:1", check=False)
+    assert podman.images() == [f"{world.gun}:1@{world.registry.digest('app', '1')}"], done.stderr
+    podman.run("pod", "rm", "-f", "made")
+
+
+@pytest.mark.parametrize("words", [("pull",), ("docker", "run"), ("docker", "create")])
+def test_an_engine_that_cannot_pull_is_trouble_and_said_so(
+    world: World, empty_docker: engines.Engine, words: tuple[str, ...]
+) -> None:
+    down = engines.Engine(empty_docker.words, empty_docker.env | {"DOCKER_HOST": "unix:///absent"})
+    broken = engines.podman(world.folder / "podman-broken", registry=world.registry)
+    with (world.folder / "podman-broken" / "registries.conf").open("a") as file:
+        file.write("blocked = true\n")
+    for engine, status in ((down, 1), (broken, 125)):
+        name = engine.words[0]
+        done = world.consumer("a", engine).run("--json", *words, f"{world.gun}:1", check=False)
+        assert done.returncode == 3
+        error = json.loads(done.stdout)["error"]
+        assert error["code"] == "engine"
+        assert f"by {name} failed with status {status}" in error["message"]
+        assert error["hint"].startswith(f"{name} said: ")
+        assert done.stderr.splitlines()[-1] == f"hint: {error['hint']}"
+    own = world.consumer("a", broken).run("docker", "pull", f"{world.gun}:1", check=False)
+    assert own.returncode == 125  # the user's own command: the engine's own status
+
+
+@pytest.mark.parametrize("engine", ["rocket", "/absent/docker"])
+def test_an_unknown_or_missing_engine_is_a_matter_of_usage(world: World, engine: str) -> None:
+    consumer = world.consumer("a", world.docker)
+    for words in (("pull",), ("docker",)):
+        done = consumer.run(*words, "--engine", engine, *("pull",) * (words[0] == "docker"),
+                            f"{world.gun}:1", check=False)  # fmt: skip
+        assert done.returncode == 2
+        assert "hint: " in done.stderr
+        assert "--engine" in done.stderr
 
 
 def test_skopeo_copies_by_the_verified_digest(world: World, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tabellion.cli.context import (
 
 if TYPE_CHECKING:
     from tabellion.core.names import Digest, Reference
+    from tabellion.docker import Sources
     from tabellion.verify import VerifiedImage
 
 
@@ -37,7 +38,8 @@ def command(argv: tuple[str, ...]) -> int:
 
     The image is verified, pulled by its digest and tagged; then your command runs on exactly
     that. For build, the base images of the Dockerfile. Everything else passes through untouched.
-    Unverified: nothing is pulled, exit status 1.
+    Unverified: nothing is pulled, exit status 1. Your own command's exit status is the engine's;
+    3 is also ours if the engine can't fetch what was verified.
 
     \b
     Examples:
@@ -47,13 +49,19 @@ def command(argv: tuple[str, ...]) -> int:
       tabellion docker --engine podman run registry.example/team/app:1.2
       alias docker='tabellion docker'
     """  # noqa: D301  # \b is click's mark
-    return run_on_verified(settle(), argv)
-
-
-def run_on_verified(settings: Settings, argv: tuple[str, ...]) -> int:
-    """Run the engine; returns its exit status if this process isn't replaced by it."""
     from tabellion.docker import run_engine  # noqa: PLC0415  # not needed for help
+
+    settings = settle()
+    return asyncio.run(run_engine(argv, engine=settings.engine, sources=sources_of(settings)))
+
+
+def sources_of(settings: Settings) -> Sources:
+    """Give who is asked about images: the trust server, and the registry itself."""
+    from tabellion.docker import Sources  # noqa: PLC0415  # not needed for help
     from tabellion.registry import RegistryClient  # noqa: PLC0415  # same
+
+    def registry() -> RegistryClient:
+        return RegistryClient(insecure=settings.insecure_registries, ca=settings.ca)
 
     async def verify(image: str) -> VerifiedImage:
         with output.progress(f"verifying {image}"):
@@ -61,11 +69,11 @@ def run_on_verified(settings: Settings, argv: tuple[str, ...]) -> int:
                 return await trust.verify(image)
 
     async def tag_digest(reference: Reference) -> Digest:
-        async with RegistryClient(
-            insecure=settings.insecure_registries, ca=settings.ca
-        ) as registry:
-            return (await registry.manifest(reference)).digest
+        async with registry() as client:
+            return (await client.manifest(reference)).digest
 
-    return asyncio.run(
-        run_engine(argv, engine=settings.engine, verify=verify, tag_digest=tag_digest)
-    )
+    async def speaks_http(host: str) -> bool:
+        async with registry() as client:
+            return await client.speaks_http(host)
+
+    return Sources(verify, tag_digest, speaks_http)

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tabellion.docker.command import Command, Flag
+from tabellion.docker.command import Command, put_value
 from tabellion.docker.dockerfile import BaseImage, find_images, replace_images
 from tabellion.docker.engine import run_child
 from tabellion.docker.images import Resolver
-from tabellion.errors import EngineError, UsageError
+from tabellion.docker.materials import pin_contexts, pin_flags
+from tabellion.errors import EngineError, UsageError, VerificationError
 
 _MAX_DOCKERFILE_BYTES: Final = 4 * 1024 * 1024
 _REMOTE: Final = ("http://", "https://", "git://", "ssh://", "git@", "github.com/", "oci-layout:")
-_IMAGE_CONTEXTS: Final = ("docker-image://", "docker://", "container-image:")
 _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
@@ -46,17 +46,23 @@ async def run_build(command: Command, engine: str, resolver: Resolver) -> int:
         TabellionError: An image isn't verified; nothing was built.
     """
     words = list(command.words)
-    if command.values("--cache-from"):
-        print(  # noqa: T201  # for the person at the terminal
-            "tabellion: layers from --cache-from aren't verified", file=sys.stderr
-        )
-    contexts = await _pin_contexts(command, words, resolver)
+    contexts = await pin_contexts(command, words, resolver)
     arguments = _build_arguments(command)
-    await _pin_values(command, words, resolver)
+    await pin_flags(command, words, resolver)
     sources = _read_sources(command)
     texts = [
-        await _pin_text(source, command, resolver, contexts=contexts, arguments=arguments)
-        for source in sources
+        await _pin_text(
+            source,
+            command,
+            resolver,
+            contexts=contexts,
+            arguments=arguments,
+            # podman alone has --from; the last one counts, and an empty one doesn't
+            replaces_first=number == 0
+            and command.engine == "podman"
+            and bool(command.values("--from")[-1:] not in ([], [""])),
+        )
+        for number, source in enumerate(sources)
     ]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tabellion-")))
@@ -66,6 +72,8 @@ async def run_build(command: Command, engine: str, resolver: Resolver) -> int:
             stdin = stack.enter_context((folder / "Dockerfile").open("rb"))
         else:
             words = _point_to(_write(folder, sources, texts), command, words)
+        if not command.gives("--tls-verify"):
+            words[command.verb_end : command.verb_end] = await resolver.access_flags()
         return run_child(engine, words, stdin=stdin)
 
 
@@ -76,57 +84,19 @@ async def _pin_text(
     *,
     contexts: frozenset[str],
     arguments: Mapping[str, str],
+    replaces_first: bool,
 ) -> str:
     images = find_images(
         source.text,
         arguments=arguments,
         contexts=contexts,
         predefined=_platform_arguments(command.values("--platform")),
+        replaces_first=replaces_first,
     )
-    if command.engine == "podman" and command.values("--from"):
-        first = next((item for item in images if _is_from(source.text, item)), None)
-        images = [item for item in images if item is not first]
     replacements: dict[BaseImage, str] = {}
     for image in images:
         replacements[image] = (await resolver.resolve(image.name)).pinned
     return replace_images(source.text, replacements)
-
-
-def _is_from(text: str, image: BaseImage) -> bool:
-    line = text[text.rfind("\n", 0, image.start) + 1 : image.start]
-    return line.lstrip().upper().startswith("FROM")
-
-
-async def _pin_contexts(command: Command, words: list[str], resolver: Resolver) -> frozenset[str]:
-    """Verify ``--build-context NAME=docker-image://IMAGE``; give all contexts' names."""
-    names = set()
-    for flag in command.flags:
-        if flag.name != "--build-context" or flag.value is None:
-            continue
-        name, _, source = flag.value.partition("=")
-        names.add(name)
-        for prefix in _IMAGE_CONTEXTS:
-            if source.startswith(prefix):
-                image = await resolver.resolve(source.removeprefix(prefix).removeprefix("//"))
-                _put(words, flag, f"{name}={prefix}{image.pinned}")
-    return frozenset(names)
-
-
-async def _pin_values(command: Command, words: list[str], resolver: Resolver) -> None:
-    """Verify what else names an image: podman's ``--from``, BuildKit's frontend."""
-    for flag in command.flags:
-        if flag.name == "--from" and flag.value:
-            _put(words, flag, (await resolver.resolve(flag.value)).pinned)
-        elif flag.name == "--build-arg" and flag.value:
-            name, equals, value = flag.value.partition("=")
-            if name == "BUILDKIT_SYNTAX":
-                image = value if equals else os.environ.get(name, "")
-                if image:
-                    _put(words, flag, f"{name}={(await resolver.resolve(image)).pinned}")
-
-
-def _put(words: list[str], flag: Flag, value: str) -> None:
-    words[flag.value_at] = words[flag.value_at][: flag.offset] + value
 
 
 def _build_arguments(command: Command) -> dict[str, str]:
@@ -166,13 +136,13 @@ def _read_sources(command: Command) -> list[_Source]:
     if not command.operands and command.engine != "podman":
         raise UsageError("build needs a context", hint="tabellion docker build [OPTIONS] PATH")
     if context.startswith(_REMOTE):
-        raise UsageError(
+        raise VerificationError(
             f"context {context[:100]!r} is remote: its Dockerfile can't be verified beforehand",
             hint="fetch it first, then build the folder",
         )
     named = command.values("-f", "--file")
     if context == "-" and named:
-        raise UsageError(
+        raise VerificationError(
             "a context from standard input can't be verified before the build",
             hint="unpack it, then build the folder",
         )
@@ -198,8 +168,8 @@ def _default_file(context: Path, engine: str) -> Path:
 
 
 def _named_file(name: str, context: Path, engine: str) -> Path:
-    if name.startswith(_REMOTE) or name == "-" or name.endswith(".in"):
-        raise UsageError(
+    if name.startswith(_REMOTE) or name == "-" or name.endswith(".in") or "," in name:
+        raise VerificationError(
             f"Dockerfile {name[:100]!r} can't be verified before the build",
             hint="make it a plain file first",
         )
@@ -240,7 +210,7 @@ def _decode(data: bytes, what: str) -> str:
             f"{what} isn't a Dockerfile in UTF-8",
             hint="an archive can't be verified before the build: unpack it, then build the folder",
         ) from error
-    if "\0" in text:
+    if "\0" in text or text.startswith("BZh"):  # docker looks for archives' first bytes
         raise UsageError(
             f"{what} is an archive, which can't be verified before the build",
             hint="unpack it, then build the folder",
@@ -267,14 +237,10 @@ def _point_to(files: Sequence[Path], command: Command, words: list[str]) -> list
     """Name the rewritten files; nothing else of the command changes."""
     named = [flag for flag in command.flags if flag.name in {"-f", "--file"}]
     if not named:
-        places = [flag.start for flag in command.flags] + list(command.operands)
-        at = min(places, default=len(words))
-        if words[at - 1] == "--":
-            at -= 1
-        return [*words[:at], f"--file={files[0]}", *words[at:]]
-    if len(files) == len(named):
+        words.insert(command.verb_end, f"--file={files[0]}")
+    elif len(files) == len(named):
         for flag, file in zip(named, files, strict=True):
-            _put(words, flag, str(file))
+            put_value(words, flag, str(file))
     else:
-        _put(words, named[-1], str(files[-1]))
+        put_value(words, named[-1], str(files[-1]))
     return words

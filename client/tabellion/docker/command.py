@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tabellion.docker.flags import UNVERIFIED_VERBS, VERIFIED_VERBS, FlagTable, global_flags
+from tabellion.docker.fetching import fetching_verb
+from tabellion.docker.flags import SUSPECT, VERIFIED_VERBS, FlagTable, global_flags
 from tabellion.docker.flags import verb_flags as flags_of
 from tabellion.errors import UsageError
 
 _GROUPS: Final = {
     "container": frozenset({"run", "create"}),
     "image": frozenset({"pull", "build"}),
-    "builder": frozenset({"build"}),
+    "builder": frozenset({"build", "b"}),
     "buildx": frozenset({"build", "b"}),
+    "pod": frozenset({"create"}),
 }
 
 
@@ -43,17 +45,20 @@ class Command:
 
     Attributes:
         words: All words after the engine's name.
-        verb: ``pull``, ``run``, ``create``, ``build``, or "" for what isn't verified.
+        verb: ``pull``, ``run``, ``create``, ``build``, ``pod create``, or "" for what isn't
+            verified.
         globals_end: Index of the first word that isn't a global flag.
+        verb_end: Index of the first word behind the verb.
         flags: Flags of the verb.
         operands: Indices of the words that aren't flags, first the image or context.
-        warns: The verb fetches images, and nothing here verifies them.
+        warns: The command as named in the warning that it fetches images unverified, or "".
     """
 
     words: tuple[str, ...]
     engine: str
     verb: str
     globals_end: int
+    verb_end: int = 0
     flags: tuple[Flag, ...] = ()
     operands: tuple[int, ...] = ()
     warns: str = ""
@@ -66,6 +71,10 @@ class Command:
     def values(self, *names: str) -> list[str]:
         """Give the values of a flag, in order."""
         return [flag.value for flag in self.flags if flag.name in names and flag.value is not None]
+
+    def gives(self, name: str) -> bool:
+        """Tell whether a flag is there, with whatever value."""
+        return any(flag.name == name for flag in self.flags)
 
     def has(self, *names: str) -> bool:
         """Tell whether a flag that stands alone is given, and isn't ``=false``."""
@@ -87,25 +96,43 @@ def parse_command(words: Sequence[str], engine: str) -> Command:
     if globals_end >= len(words):
         return Command(tuple(words), engine, "", globals_end)
     verb, at = words[globals_end], globals_end + 1
-    if verb in _GROUPS and at < len(words):
-        sub = words[at]
-        if sub in _GROUPS[verb]:
-            verb, at = ("build" if sub == "b" else sub), at + 1
-        elif sub.startswith("-") and sub not in {"--help", "-h"}:  # its verb comes behind
+    rest = words[at:]
+    if verb in _GROUPS:
+        found = _GROUPS[verb].intersection(rest)
+        if rest and rest[0] in found:
+            verb, at = _spelled(verb, rest[0]), at + 1
+        elif found and rest[0].startswith("-"):  # its verb may come behind
             raise UsageError(
-                f"{sub!r} before the verb of {verb} can't be judged",
-                hint=f"write flags behind the verb: {verb} VERB {sub}",
+                f"{rest[0]!r} before the verb of {verb} can't be judged",
+                hint=f"write flags behind the verb: {verb} VERB {rest[0]}",
             )
-        else:
-            verb = sub if sub in UNVERIFIED_VERBS else ""
     if verb not in VERIFIED_VERBS:
-        warned = verb if verb in UNVERIFIED_VERBS else ""
-        return Command(tuple(words), engine, "", globals_end, warns=warned)
+        warns = fetching_verb(words[globals_end], rest)
+        if verb != "pod create" or not (flags := _infra_images(words, at)):
+            return Command(tuple(words), engine, "", globals_end, at, warns=warns)
+        return Command(tuple(words), engine, verb, globals_end, at, flags)
     scanner = _Scanner(words, engine, at)
     scanner.scan(flags_of(verb, engine), stop_at_operand=verb in {"run", "create"})
     return Command(
-        tuple(words), engine, verb, globals_end, tuple(scanner.flags), tuple(scanner.operands)
+        tuple(words), engine, verb, globals_end, at, tuple(scanner.flags), tuple(scanner.operands)
     )
+
+
+def _spelled(group: str, verb: str) -> str:
+    if group == "pod":
+        return f"pod {verb}"
+    return "build" if verb == "b" else verb
+
+
+def _infra_images(words: Sequence[str], at: int) -> tuple[Flag, ...]:
+    """Find ``--infra-image``; it names an image wherever it stands, so no other flag matters."""
+    name, found = "--infra-image", []
+    for index in range(at, len(words)):
+        if words[index].startswith(f"{name}="):
+            found.append(Flag(name, words[index][len(name) + 1 :], index, index, len(name) + 1))
+        elif words[index] == name and index + 1 < len(words):
+            found.append(Flag(name, words[index + 1], index, index + 1, 0))
+    return tuple(found)
 
 
 class _Scanner:
@@ -138,6 +165,9 @@ class _Scanner:
         name, equals, value = word.partition("=")
         start = self.at
         if equals:
+            is_known = name in table.valued or name in table.alone
+            if not is_known and any(part in name for part in SUSPECT):
+                raise self._unknown(name)
             self.flags.append(Flag(name, value, start, start, len(name) + 1))
         elif name in table.valued:
             self._take_value(name, start)
@@ -175,11 +205,11 @@ class _Scanner:
         self.flags.append(Flag(name, self.words[self.at], start, self.at, 0))
 
     def _unknown(self, name: str) -> UsageError:
-        hint = (
-            f"write it as {name}=VALUE (or {name}=true), then the image can be told for sure"
-            if name.startswith("--")
-            else "write its long form with =VALUE"
-        )
+        hint = "write its long form with =VALUE"
+        if any(part in name for part in SUSPECT):
+            hint = "it may name an image itself, which can't be verified: leave it out"
+        elif name.startswith("--"):
+            hint = f"write it as {name}=VALUE (or {name}=true), then the image can be told for sure"
         return UsageError(f"{self.engine}'s flag {name!r} isn't known here", hint=hint)
 
 
@@ -188,3 +218,8 @@ def flag_words(command: Command, names: frozenset[str]) -> Iterator[str]:
     for flag in command.flags:
         if flag.name in names:
             yield flag.name if flag.value is None else f"{flag.name}={flag.value}"
+
+
+def put_value(words: list[str], flag: Flag, value: str) -> None:
+    """Put another value in the place of a flag's value; the rest of its word stays."""
+    words[flag.value_at] = words[flag.value_at][: flag.offset] + value

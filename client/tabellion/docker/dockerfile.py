@@ -21,6 +21,7 @@ _VARIABLE = re.compile(
     r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+])([^{}$]*))?\})"
 )
 _WORD = re.compile(r"\S+")
+_STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ARG = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:\"([^\"]*)\"|'([^']*)'|(\S*)))?")
 
 
@@ -57,6 +58,7 @@ class _Instruction:
 class _State:
     arguments: Mapping[str, str]
     contexts: frozenset[str]
+    replaces_first: bool = False
     globals: dict[str, str] = field(default_factory=dict)
     stages: list[str] = field(default_factory=list)
     found: list[BaseImage] = field(default_factory=list)
@@ -68,6 +70,7 @@ def find_images(
     arguments: Mapping[str, str] | None = None,
     contexts: frozenset[str] = frozenset(),
     predefined: Mapping[str, str] | None = None,
+    replaces_first: bool = False,
 ) -> list[BaseImage]:
     """Find the images a Dockerfile names.
 
@@ -76,11 +79,12 @@ def find_images(
         arguments: Values of ``--build-arg``.
         contexts: Names of ``--build-context``, which aren't images.
         predefined: Platform arguments such as ``TARGETARCH``.
+        replaces_first: podman's ``--from`` takes the place of the very first ``FROM``'s image.
 
     Raises:
         UsageError: A name can't be told for sure; the line is named.
     """
-    state = _State(arguments or {}, frozenset(name.lower() for name in contexts))
+    state = _State(arguments or {}, contexts, replaces_first)
     state.globals.update(predefined or {})
     escape = _read_directives(text, state)
     for instruction in _instructions(text, escape):
@@ -244,8 +248,11 @@ def _read_from(instruction: _Instruction, state: _State) -> None:
     stage = ""
     if len(words) >= 3 and words[1][0].lower() == "as":  # noqa: PLR2004  # image AS name
         stage = words[2][0]
-    name = _substitute(image[0].strip("\"'"), state, instruction.line)
-    _add(name, instruction, image.span(), state)
+    if stage and not _STAGE.fullmatch(stage):  # else FROM EVIL.IO/x could pass for evil.io/x
+        raise _unclear(instruction.line, f"the stage name {stage[:60]!r}")
+    if state.stages or not state.replaces_first:
+        name = _substitute(image[0].strip("\"'"), state, instruction.line)
+        _add(name, instruction, image.span(), state)
     state.stages.append(stage.lower())
 
 
@@ -289,14 +296,14 @@ def _add_named(
             " a variable isn't allowed there",
             hint="name it in a stage: FROM $NAME AS files, then --from=files",
         )
-    if value.isdigit() and int(value) < len(state.stages):
+    if re.fullmatch("[0-9]{1,6}", value) and int(value) < len(state.stages):
         return
     _add(value.strip("\"'"), instruction, place, state)
 
 
 def _add(name: str, instruction: _Instruction, place: tuple[int, int], state: _State) -> None:
-    lowered = name.lower()
-    if name == "scratch" or (lowered and lowered in state.stages) or lowered in state.contexts:
+    # Stages go by any case; contexts by their exact name, as EVIL.IO/x isn't evil.io/x to builders.
+    if name == "scratch" or (name and name.lower() in state.stages) or name in state.contexts:
         return
     if not name:
         raise UsageError(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Final, NoReturn
 
-from tabellion.errors import EngineError
+from tabellion.errors import ConfigurationError, EngineError, TabellionError
 
 ENGINES: Final = frozenset({"docker", "podman", "nerdctl"})
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+_MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
+_TAIL_BYTES: Final = 4096
+_SHOWN_CHARACTERS: Final = 200
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -23,11 +28,11 @@ def engine_name(engine: str) -> str:
     """Tell which engine's flags apply; a path such as ``/opt/bin/podman`` counts by its name.
 
     Raises:
-        EngineError: Not an engine that is known here.
+        ConfigurationError: Not an engine that is known here.
     """
     name = Path(engine).name
     if name not in ENGINES:
-        raise EngineError(
+        raise ConfigurationError(
             f"engine {engine!r} isn't known", hint="use docker, podman or nerdctl: --engine NAME"
         )
     return name
@@ -37,6 +42,7 @@ def replace_process(engine: str, words: Sequence[str]) -> NoReturn:
     """Become the engine: its exit status, signals and terminal are then its own.
 
     Raises:
+        ConfigurationError: There is no such program.
         EngineError: It can't be started.
     """
     sys.stdout.flush()
@@ -51,32 +57,94 @@ def replace_process(engine: str, words: Sequence[str]) -> NoReturn:
         raise _not_started(engine, error) from error
 
 
-def run_child(
-    engine: str, words: Sequence[str], *, stdin: BinaryIO | None = None, quiet: bool = False
-) -> int:
-    """Run the engine and wait, passing signals on; give its status as a shell would.
+def run_child(engine: str, words: Sequence[str], *, stdin: BinaryIO | None = None) -> int:
+    """Run the user's command and wait, passing signals on; give its status as a shell would.
 
     Args:
         engine: Program.
         words: Its arguments.
         stdin: What it reads instead of this process's input.
-        quiet: Its standard output goes to standard error, as ``docker run`` does with progress.
 
     Raises:
+        ConfigurationError: There is no such program.
         EngineError: It can't be started.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    target = sys.stderr.fileno() if quiet else None
-    try:
-        process = subprocess.Popen(  # noqa: S603  # the user's own command
-            [engine, *words], stdin=stdin, stdout=target
-        )
-    except OSError as error:
-        raise _not_started(engine, error) from error
+    process = _start(engine, words, stdin=stdin)
     with _signals_passed_to(process):
         status = process.wait()
     return status if status >= 0 else 128 - status
+
+
+def run_step(engine: str, words: Sequence[str], what: str, *, quiet: bool = True) -> None:
+    """Run a step of our own and wait, passing signals on.
+
+    It reads nothing: standard input belongs to the user's command.
+
+    Args:
+        engine: Program.
+        words: Its arguments.
+        what: The step, for the error: ``pull of IMAGE``.
+        quiet: Its standard output goes to standard error, as ``docker run`` does with progress.
+
+    Raises:
+        ConfigurationError: There is no such program.
+        EngineError: It can't be started, or it failed; the hint holds its last words.
+        SystemExit: A signal ended it; the status is a shell's.
+    """
+    target = sys.stderr.fileno() if quiet else None
+    process = _start(engine, words, stdin=subprocess.DEVNULL, stdout=target, stderr=subprocess.PIPE)
+    tail = bytearray()
+    reader = threading.Thread(target=_copy_stderr, args=(process, tail), daemon=True)
+    reader.start()
+    with _signals_passed_to(process):
+        status = process.wait()
+        reader.join(timeout=2)  # a grandchild may hold the pipe open
+    if status < 0:
+        raise SystemExit(128 - status)
+    if status != 0:
+        last = _last_line(bytes(tail))
+        raise EngineError(
+            f"{what} by {engine} failed with status {status}",
+            hint=f"{Path(engine).name} said: {last}" if last else "",
+        )
+
+
+def _start(
+    engine: str,
+    words: Sequence[str],
+    *,
+    stdin: BinaryIO | int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> subprocess.Popen[bytes]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        return subprocess.Popen(  # noqa: S603  # the user's own command
+            [engine, *words], stdin=stdin, stdout=stdout, stderr=stderr
+        )
+    except OSError as error:
+        raise _not_started(engine, error) from error
+
+
+def _copy_stderr(process: subprocess.Popen[bytes], tail: bytearray) -> None:
+    """Show what the engine says while it says it, and keep its end."""
+    if process.stderr is None:
+        return
+    with process.stderr as pipe:
+        while data := os.read(pipe.fileno(), _TAIL_BYTES):
+            with suppress(OSError):  # nobody listens: go on reading, or the engine would stall
+                sys.stderr.buffer.write(data)
+                sys.stderr.flush()
+            tail += data
+            del tail[:-_TAIL_BYTES]
+
+
+def _last_line(data: bytes) -> str:
+    lines = data.decode("utf-8", "replace").replace("\r", "\n").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    shown = "".join(c if c.isprintable() else "?" for c in last)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "..."
 
 
 def is_present(engine: str, words: Sequence[str]) -> bool:
@@ -121,8 +189,9 @@ def _signals_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _not_started(engine: str, error: OSError) -> EngineError:
-    return EngineError(
+def _not_started(engine: str, error: OSError) -> TabellionError:
+    kind = ConfigurationError if error.errno in _MISSING else EngineError
+    return kind(
         f"{engine} can't be started: {error.strerror}",
         hint="install it (Debian: docker.io or podman), or choose another with --engine NAME",
     )

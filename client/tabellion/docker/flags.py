@@ -12,10 +12,8 @@ from typing import Final
 
 VERIFIED_VERBS: Final = frozenset({"pull", "run", "create", "build"})
 
-# Verbs that fetch images in ways that aren't verified; they pass, with a warning.
-UNVERIFIED_VERBS: Final = frozenset(
-    {"compose", "stack", "service", "plugin", "play", "kube", "bake", "runlabel", "auto-update"}
-)
+# A flag that isn't known but named like this could itself name an image.
+SUSPECT: Final = ("image", "sbom", "attest", "from", "mount", "context", "pod")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -66,7 +64,7 @@ _RUN = FlagTable(
     _words(
         "--add-host --annotation --arch -a --attach --authfile --blkio-weight"
         " --blkio-weight-device --cap-add --cap-drop --cert-dir --cgroup-conf --cgroup-parent"
-        " --cgroupns --cgroups --chrootdirs --cidfile --conmon-pidfile --cosign-key --cpu-count"
+        " --cgroupns --cgroups -c --chrootdirs --cidfile --conmon-pidfile --cosign-key --cpu-count"
         " --cpu-percent --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares"
         " --cpus --cpuset-cpus --cpuset-mems --creds --decryption-key --detach-keys --device"
         " --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps"
@@ -102,7 +100,7 @@ _PULL = FlagTable(
 )
 _BUILD = FlagTable(
     _words(
-        "--all-platforms --check --compress -D --disable-compression --debug"
+        "--all-platforms --check --compat-volumes --compress -D --disable-compression --debug"
         " --disable-content-trust --force-rm --help --http-proxy --identity-label --inherit-labels"
         " --layers --load --logsplit --no-cache --no-hostname --no-hosts --omit-history --pull"
         " --pull-always --pull-never --push -q --quiet --rm --rewrite-timestamp"
@@ -111,7 +109,7 @@ _BUILD = FlagTable(
     _words(
         "--add-host --allow --annotation --arch --attest --authfile --build-arg --build-arg-file"
         " --build-context --builder --cache-from --cache-to --cache-ttl --call --cap-add"
-        " --cap-drop --cert-dir --cgroup-parent --cgroupns --compat-volumes --cpp-flag"
+        " --cap-drop --cert-dir --cgroup-parent --cgroupns --cpp-flag"
         " --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c"
         " --cpuset-cpus --cpuset-mems --creds --cw --decryption-key --device --dns --dns-option"
         " --dns-search --env -f --file --format --from --group-add --hooks-dir --iidfile"
@@ -137,9 +135,6 @@ def verb_flags(verb: str, engine: str) -> FlagTable:
         return _PULL
     if verb == "build":
         return _BUILD
-    if verb == "run" or verb == "create":  # noqa: PLR1714  # reads as the two verbs it is
-        short_cpu = _words("-c")
-        if engine == "nerdctl":
-            return FlagTable(_RUN.alone, _RUN.valued | _words("-c -n"))
-        return FlagTable(_RUN.alone, _RUN.valued | short_cpu)
+    if verb in {"run", "create"}:
+        return FlagTable(_RUN.alone, _RUN.valued | _words("-n")) if engine == "nerdctl" else _RUN
     return FlagTable(frozenset(), frozenset())

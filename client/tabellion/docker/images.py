@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tabellion.core.names import Digest, Reference, parse_reference
-from tabellion.errors import DigestMismatchError, NotSignedError
+from tabellion.errors import DigestMismatchError, NotSignedError, TransportError
 
 
 class Verified(Protocol):
@@ -21,6 +21,24 @@ class Verified(Protocol):
 
 Verify = Callable[[str], Awaitable[Verified]]
 TagDigest = Callable[[Reference], Awaitable[Digest]]
+SpeaksHttp = Callable[[str], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Who is asked about an image.
+
+    Attributes:
+        verify: Verifies a reference; gives its signed digest or raises.
+        tag_digest: Gives what the registry's tag points to now: a tag that was pushed over is
+            refused before anything is pulled. Without it the signed digest is pulled all the same.
+        speaks_http: Tells whether a registry is one that may be, and must be, spoken to by http.
+    """
+
+    verify: Verify
+    tag_digest: TagDigest | None = None
+    speaks_http: SpeaksHttp | None = None
+
 
 _TRANSPORTS = (
     "containers-storage:",
@@ -54,10 +72,9 @@ class SignedImage:
 class Resolver:
     """Verifies each image once, and spells it for the engine."""
 
-    def __init__(self, engine: str, verify: Verify, tag_digest: TagDigest | None = None) -> None:
+    def __init__(self, engine: str, sources: Sources) -> None:
         self._engine = engine
-        self._verify = verify
-        self._tag_digest = tag_digest
+        self._sources = sources
         self._known: dict[str, SignedImage] = {}
 
     async def resolve(self, text: str) -> SignedImage:
@@ -76,7 +93,7 @@ class Resolver:
                 hint="only images of registries are signed; for this one use the engine itself",
             )
         reference = parse_reference(name)
-        image = await self._verify(str(reference))
+        image = await self._sources.verify(str(reference))
         shown = self._name(reference)
         found = SignedImage(
             pinned=f"{shown}@{image.digest}",
@@ -97,14 +114,30 @@ class Resolver:
             DigestMismatchError: The tag was pushed over.
             TransportError: The registry can't be asked.
         """
-        if self._tag_digest is None or image.tagged is None:
+        if self._sources.tag_digest is None or image.tagged is None:
             return
-        found = await self._tag_digest(image.reference)
+        found = await self._sources.tag_digest(image.reference)
         if found != image.digest:
             raise DigestMismatchError(
                 f"{image.tagged} is {found} in the registry now, but {image.digest} is signed",
                 hint=f"have the new image signed, or pull the signed one: {image.pinned}",
             )
+
+    async def access_flags(self, *images: SignedImage) -> list[str]:
+        """Give what podman must be told to fetch these images (without: all so far) by http.
+
+        docker and nerdctl know by themselves that loopback may speak http. podman's flag counts
+        for all images of its command, so one registry with https keeps it away.
+        """
+        speaks_http = self._sources.speaks_http
+        if self._engine != "podman" or speaks_http is None:
+            return []
+        registries = {image.reference.registry for image in images or self._known.values()}
+        try:
+            is_http = [await speaks_http(registry) for registry in sorted(registries)]
+        except TransportError:  # nobody there: podman may have the image already
+            return []
+        return ["--tls-verify=false"] if is_http and all(is_http) else []
 
     def _name(self, reference: Reference) -> str:
         """Spell the name; podman would look a short one up in any registry of its list."""

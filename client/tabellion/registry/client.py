@@ -137,6 +137,14 @@ class RegistryClient:
             what=what,
         )
 
+    async def speaks_http(self, registry: str) -> bool:
+        """Tell whether a registry is spoken to by http: where that is allowed, and it has no TLS.
+
+        Raises:
+            UnreachableError: No connection.
+        """
+        return (await self._base(registry)).startswith("http://")
+
     async def _get(self, reference: Reference, path: str, what: str) -> _Answer:
         headers = {"Accept": ", ".join((*IMAGE_TYPES, *INDEX_TYPES))}
         key = (reference.registry, reference.repository)

@@ -48,8 +48,8 @@ def test_other_commands_pass_through(line: str) -> None:
 
 
 def test_commands_that_fetch_unverified_are_told() -> None:
-    assert parse_command(["compose", "up"], "docker").warns == "compose"
-    assert parse_command(["buildx", "bake"], "docker").warns == "bake"
+    assert parse_command(["compose", "-f", "x", "up"], "docker").warns == "compose up"
+    assert parse_command(["buildx", "bake"], "docker").warns == "buildx bake"
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,11 @@ def test_what_cannot_be_told_is_refused(text: str) -> None:
 
 
 def test_build_contexts_are_no_images() -> None:
-    found = find_images("FROM Here\nCOPY --from=there /x /y", contexts=frozenset({"here"}))
+    found = find_images("FROM here\nCOPY --from=there /x /y", contexts=frozenset({"here"}))
     assert [image.name for image in found] == ["there"]
+    # To podman EVIL.io/x isn't the context, but an image of evil.io.
+    found = find_images("FROM EVIL.io/x", contexts=frozenset({"evil.io/x"}))
+    assert [image.name for image in found] == ["EVIL.io/x"]
 
 
 def test_only_the_names_are_replaced() -> None:

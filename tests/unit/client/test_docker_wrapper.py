@@ -2,92 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tabellion.core.names import Digest
-from tabellion.docker import run_engine
-from tabellion.errors import EngineError, NotSignedError, TabellionError, UsageError
-
-DIGEST = Digest.of(b"signed")
-ENGINE = """#!{python}
-import json, os, pathlib, sys
-words = sys.argv[1:]
-text = [pathlib.Path(w.partition("=")[2]).read_text() for w in words if w.startswith("--file=")]
-if "-" in words:
-    text = [sys.stdin.read()]
-with open(os.environ["ENGINE_LOG"], "a") as log:
-    log.write(json.dumps([words, text]) + "\\n")
-if "inspect" in words:
-    sys.exit(int(os.environ.get("ENGINE_INSPECT", "1")))
-if "pull" in words:
-    sys.exit(int(os.environ.get("ENGINE_PULL", "0")))
-sys.exit(int(os.environ.get("ENGINE_STATUS", "0")))
-"""
-AS_PROCESS = """
-import asyncio, sys
-from tabellion.core.names import Digest
-from tabellion.docker import run_engine
-class Image: digest = Digest.of(b"signed")
-async def verify(text): return Image()
-sys.exit(asyncio.run(run_engine(sys.argv[2:], engine=sys.argv[1], verify=verify)))
-"""
-
-
-@dataclass(frozen=True)
-class Image:
-    digest: Digest = DIGEST
-
-
-async def verify(text: str) -> Image:
-    if "unsigned" in text:
-        raise NotSignedError(f"nobody signed {text}")
-    return Image()
-
-
-@dataclass
-class Recorder:
-    """An engine program and what it was told."""
-
-    folder: Path
-
-    def program(self, name: str = "docker") -> str:
-        path = self.folder / name
-        path.write_text(ENGINE.format(python=sys.executable))
-        path.chmod(0o755)
-        return str(path)
-
-    @property
-    def told(self) -> list[list[str]]:
-        return [words for words, _ in self.lines]
-
-    @property
-    def lines(self) -> list[tuple[list[str], list[str]]]:
-        log = self.folder / "log"
-        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
-@pytest.fixture
-def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    monkeypatch.setenv("ENGINE_LOG", str(tmp_path / "log"))
-    monkeypatch.chdir(tmp_path)
-    return Recorder(tmp_path)
-
-
-def run_process(recorder: Recorder, *words: str, engine: str = "docker") -> int:
-    return subprocess.run(
-        [sys.executable, "-c", AS_PROCESS, recorder.program(engine), *words], check=False
-    ).returncode
+from tabellion.docker import Sources, run_engine
+from tabellion.errors import ConfigurationError, TabellionError, UsageError, VerificationError
+from unit.client.engine_recorder import DIGEST, SOURCES, Image, Recorder, process, run_process
 
 
 async def test_pull_tells_the_engine_the_digest_only(recorder: Recorder) -> None:
     status = await run_engine(
-        ["--debug", "pull", "-q", "r.io/a:1"], engine=recorder.program(), verify=verify
+        ["--debug", "pull", "-q", "r.io/a:1"], engine=recorder.program(), sources=SOURCES
     )
     assert status == 0
     assert recorder.told == [
@@ -98,7 +25,7 @@ async def test_pull_tells_the_engine_the_digest_only(recorder: Recorder) -> None
 
 async def test_podman_gets_full_names_and_may_pull_several(recorder: Recorder) -> None:
     engine = recorder.program("podman")
-    await run_engine(["pull", "alpine", "docker://r.io/b:2"], engine=engine, verify=verify)
+    await run_engine(["pull", "alpine", "docker://r.io/b:2"], engine=engine, sources=SOURCES)
     assert recorder.told == [
         ["pull", f"docker.io/library/alpine@{DIGEST}"],
         ["tag", f"docker.io/library/alpine@{DIGEST}", "docker.io/library/alpine:latest"],
@@ -108,7 +35,7 @@ async def test_podman_gets_full_names_and_may_pull_several(recorder: Recorder) -
 
 
 async def test_a_digest_reference_gets_no_tag(recorder: Recorder) -> None:
-    await run_engine(["pull", f"a@{DIGEST}"], engine=recorder.program(), verify=verify)
+    await run_engine(["pull", f"a@{DIGEST}"], engine=recorder.program(), sources=SOURCES)
     assert recorder.told == [["pull", f"a@{DIGEST}"]]
 
 
@@ -116,7 +43,7 @@ async def test_a_failed_pull_tags_nothing_and_keeps_its_status(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENGINE_PULL", "18")
-    assert await run_engine(["pull", "a"], engine=recorder.program(), verify=verify) == 18
+    assert await run_engine(["pull", "a"], engine=recorder.program(), sources=SOURCES) == 18
     assert len(recorder.told) == 1
 
 
@@ -144,7 +71,7 @@ async def test_a_refusal_starts_nothing(recorder: Recorder, line: str) -> None:
     (recorder.folder / "Dockerfile").write_text("ARG WHICH=signed\nFROM $WHICH\n")
     (recorder.folder / "Other").write_text("FROM signed\nCOPY --from=unsigned /x /y\n")
     with pytest.raises(TabellionError):
-        await run_engine(line.split(), engine=recorder.program(), verify=verify)
+        await run_engine(line.split(), engine=recorder.program(), sources=SOURCES)
     assert recorder.told == []
 
 
@@ -204,7 +131,7 @@ async def test_build_gets_a_copy_with_digests_and_leaves_the_file(recorder: Reco
     text = "ARG V=1\nFROM r.io/a:$V AS x\nFROM x\nRUN true\n"
     file.write_text(text)
     words = ["build", "--build-arg", "V=2", "-t", "mine", "."]
-    assert await run_engine(words, engine=recorder.program(), verify=verify) == 0
+    assert await run_engine(words, engine=recorder.program(), sources=SOURCES) == 0
     ((told, (built,)),) = recorder.lines
     assert [word for word in told if not word.startswith("--file=")] == words
     assert built == text.replace("r.io/a:$V", f"r.io/a@{DIGEST}")
@@ -216,40 +143,37 @@ async def test_build_gets_a_copy_with_digests_and_leaves_the_file(recorder: Reco
 async def test_build_points_a_named_file_to_the_copy(recorder: Recorder) -> None:
     (recorder.folder / "Other").write_text("FROM r.io/a")
     words = ["build", "--file=Other", "."]
-    await run_engine(words, engine=recorder.program(), verify=verify)
+    await run_engine(words, engine=recorder.program(), sources=SOURCES)
     ((told, (built,)),) = recorder.lines
     assert told[0::2] == ["build", "."]
     assert built == f"FROM r.io/a@{DIGEST}"
 
 
 def test_a_dockerfile_from_standard_input_is_verified_too(recorder: Recorder) -> None:
-    subprocess.run(
-        [sys.executable, "-c", AS_PROCESS, recorder.program(), "build", "-"],
-        check=True,
-        input=b"FROM r.io/a:1\n",
-    )
+    subprocess.run(process(recorder, "build", "-"), check=True, input=b"FROM r.io/a:1\n")
     ((told, (built,)),) = recorder.lines
     assert (told, built) == (["build", "-"], f"FROM r.io/a@{DIGEST}\n")
 
 
 async def test_an_unknown_or_absent_engine_is_said_so(recorder: Recorder) -> None:
-    with pytest.raises(EngineError):
-        await run_engine(["pull", "a"], engine="rocket", verify=verify)
+    with pytest.raises(ConfigurationError) as caught:
+        await run_engine(["pull", "a"], engine="rocket", sources=SOURCES)
     absent = str(recorder.folder / "absent" / "docker")
-    with pytest.raises(EngineError, match="can't be started"):
-        await run_engine(["pull", "a"], engine=absent, verify=verify)
+    assert (caught.value.exit_status, "--engine" in caught.value.hint) == (2, True)
+    with pytest.raises(ConfigurationError, match="can't be started"):
+        await run_engine(["pull", "a"], engine=absent, sources=SOURCES)
 
 
 @pytest.mark.parametrize("data", [b"\x1f\x8b\x08\xff", b"FROM a\0"])
 async def test_an_archive_is_no_dockerfile(recorder: Recorder, data: bytes) -> None:
     (recorder.folder / "Dockerfile").write_bytes(data)
     with pytest.raises(UsageError):
-        await run_engine(["build", "."], engine=recorder.program(), verify=verify)
+        await run_engine(["build", "."], engine=recorder.program(), sources=SOURCES)
     assert recorder.told == []
 
 
 async def build(recorder: Recorder, line: str, engine: str = "docker") -> tuple[list[str], str]:
-    status = await run_engine(line.split(), engine=recorder.program(engine), verify=verify)
+    status = await run_engine(line.split(), engine=recorder.program(engine), sources=SOURCES)
     assert status == 0
     ((told, texts),) = recorder.lines
     return told, texts[0] if texts else ""
@@ -287,7 +211,7 @@ async def test_platform_arguments_and_the_environment_fill_names(
 
     (recorder.folder / "Dockerfile").write_text("ARG TEAM\nFROM r.io/$TEAM/a-$TARGETARCH:1\n")
     words = ["build", "--platform", "linux/arm64", "--build-arg", "TEAM", "."]
-    await run_engine(words, engine=recorder.program(), verify=note)
+    await run_engine(words, engine=recorder.program(), sources=Sources(note))
     assert asked == ["r.io/team/a-arm64:1"]
 
 
@@ -301,17 +225,16 @@ async def test_the_ignore_file_of_a_dockerfile_goes_with_its_copy(recorder: Reco
         'case "$word" in --file=*) f="${word#--file=}";; esac; done\n'
         'grep -q secret "$f.dockerignore"\n'
     )
-    assert await run_engine(["build", "--file=Other", "."], engine=str(engine), verify=verify) == 0
+    assert (
+        await run_engine(["build", "--file=Other", "."], engine=str(engine), sources=SOURCES) == 0
+    )
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "build",
-        "build -f - -",
-        "build -f F -",
         "build --build-arg-file F .",
-        "build -f https://host.example/F .",
         "build absent",
         "build -f . .",
         "buildx --builder x build .",
@@ -322,5 +245,25 @@ async def test_a_build_that_cannot_be_judged_is_a_usage_error(
 ) -> None:
     (recorder.folder / "F").write_text("FROM r.io/a")
     with pytest.raises(UsageError):
-        await run_engine(line.split(), engine=recorder.program(), verify=verify)
+        await run_engine(line.split(), engine=recorder.program(), sources=SOURCES)
+    assert recorder.told == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pull -a r.io/a",
+        "pull -qa r.io/a",
+        "build https://host.example/x.git",
+        "build -f https://host.example/F .",
+        "build -f F,F .",
+        "build -f - -",
+        "build -f F -",
+    ],
+)
+async def test_what_would_be_fetched_unverified_is_refused(recorder: Recorder, line: str) -> None:
+    (recorder.folder / "F").write_text("FROM r.io/a")
+    with pytest.raises(VerificationError) as caught:
+        await run_engine(line.split(), engine=recorder.program(), sources=SOURCES)
+    assert caught.value.hint
     assert recorder.told == []
