@@ -111,5 +111,11 @@ async def broken(_: web.Request) -> web.StreamResponse:
     raise web.HTTPInternalServerError
 
 
+async def unknown_gun(_: web.Request) -> web.StreamResponse:
+    """Answer as a Tabellion server that holds nothing of the GUN."""
+    problem = {"type": "urn:tabellion:problem:unknown-gun", "code": "unknown-gun", "status": 404}
+    return web.json_response(problem, status=404, content_type="application/problem+json")
+
+
 async def html(_: web.Request) -> web.StreamResponse:
     return web.Response(text="<html>welcome to the hotel network</html>", content_type="text/html")

@@ -29,11 +29,13 @@ from tabellion.errors import (
     MixAndMatchError,
     NotSignedError,
     RollbackError,
+    ServerAnswerError,
     TabellionError,
     ThresholdError,
     TransportError,
     UnknownGunError,
     UntrustedRootError,
+    VerificationError,
 )
 from tabellion.transport.fetcher import HttpFetcher
 
@@ -245,9 +247,37 @@ async def test_b49_http_that_lies_is_our_error_and_heals(
 
 async def test_an_unknown_gun_is_said_to_be_unknown(mirror: Mirror, tmp_path: Path) -> None:
     root = mirror.files["1.root.json"]
-    mirror.files.clear()
+    mirror.faults |= dict.fromkeys(mirror.files, mirrors.unknown_gun)
     await refused(UnknownGunError, mirror, tmp_path, root=root)
     await refused(UnknownGunError, mirror, tmp_path, root=None, first_use=True)
+
+
+@pytest.mark.parametrize("fault", ["not_found", "html"])
+async def test_a_server_that_is_no_trust_server_is_told_apart_from_an_unknown_gun(
+    mirror: Mirror, tmp_path: Path, fault: str
+) -> None:
+    root = mirror.files["1.root.json"]
+    names = [*mirror.files, "2.root.json"]
+    mirror.files.clear()
+    if fault == "html":
+        mirror.faults |= dict.fromkeys(names, mirrors.html)
+    for pin in ({"root": root}, {"root": None, "first_use": True}):
+        error = await refused(ServerAnswerError, mirror, tmp_path, **pin)
+        assert error.message == f"{mirror.url} doesn't answer as a trust server"
+        assert "--server" in error.hint
+
+
+@pytest.mark.parametrize("fault", ["not_found", "unknown_gun", "html"])
+async def test_a_known_gun_that_disappeared_is_refused_whatever_the_server_is(
+    mirror: Mirror, tmp_path: Path, fault: str
+) -> None:
+    await verify(mirror, tmp_path)
+    names = list(mirror.files)
+    mirror.files.clear()
+    if fault != "not_found":
+        mirror.faults |= dict.fromkeys(names, getattr(mirrors, fault))
+    for offline in ("deny", "last-known"):
+        await refused(VerificationError, mirror, tmp_path, offline=offline)
 
 
 async def test_without_a_root_nothing_is_trusted(mirror: Mirror, tmp_path: Path) -> None:

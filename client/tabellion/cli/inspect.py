@@ -19,7 +19,7 @@ from tabellion.cli.context import (
     settle,
     trust_options,
 )
-from tabellion.cli.subject import gun_of, subject_of
+from tabellion.cli.subject import gun_of, is_image, subject_of
 from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.names import Gun
 from tabellion.core.roles import delegated_roles
@@ -50,10 +50,8 @@ def command(subject: str | None, gun: str | None) -> None:
       tabellion inspect weights.bin --gun models.example/llm
     """  # noqa: D301  # \b is click's mark
     settings = settle()
-    text = subject or ""
-    is_image = "@" in text or ":" in text.rpartition("/")[2]
-    if (gun is not None and subject is not None) or (gun is None and is_image):
-        target = subject_of(text, gun)
+    if subject is not None and (gun is not None or is_image(subject)):
+        target = subject_of(subject, gun)
         verified = work(verify_verb.verify(settings, target, None), f"verifying {target}")
         _show_image(verified)
         return

@@ -28,6 +28,7 @@ from tabellion.errors import (
     TransferError,
     UnreachableError,
 )
+from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import HttpFetcher
 
 _MAX_ANSWER: Final = 4_000_000
@@ -147,6 +148,7 @@ class ServerApi:
         """List what the tags of a GUN meant when, newest first.
 
         Raises:
+            UnknownGunError: The server holds nothing for it.
             TransportError: No usable answer.
         """
         query: dict[str, str | int] = {"limit": limit}
@@ -157,7 +159,11 @@ class ServerApi:
         url = (
             f"{self._server}/v1/history/{quote(gun, safe='/:')}?{urlencode(query, quote_via=quote)}"
         )
-        content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        try:
+            body = await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER)
+        except NotFoundError as error:
+            raise unknown_gun(gun, url, error) from error
+        content = self._parse(url, check_is_no_page(url, body))
         try:
             return [_history_entry(item) for item in content["events"]]
         except (KeyError, TypeError, ValueError) as error:

@@ -23,6 +23,7 @@ from tabellion.errors import (
     TransportError,
     UnreachableError,
 )
+from tabellion.transport.absence import problem_code
 
 _MAX_REDIRECTS: Final = 3
 _CHUNK_BYTES: Final = 65_536
@@ -32,6 +33,8 @@ _NOT_FOUND: Final = frozenset({404, 410})
 _DENIED: Final = frozenset({401, 403})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
+_PROBLEM_TYPE: Final = "application/problem+json"
+_MAX_PROBLEM_BYTES: Final = 16_384
 
 
 class Fetcher(Protocol):
@@ -146,7 +149,7 @@ class HttpFetcher:
             if response.status in _REDIRECTS:
                 return _redirected(place, response), b""
             if response.status in _NOT_FOUND:
-                raise NotFoundError(f"{place}: not found")
+                raise NotFoundError(f"{place}: not found", problem=await _problem(place, response))
             if response.status in _DENIED:
                 raise AccessDeniedError(f"{place}: access denied ({response.status})")
             if response.status != _OK:
@@ -154,6 +157,16 @@ class HttpFetcher:
                     f"{place}: the server answered {response.status}", status=response.status
                 )
             return None, await _read_bounded(place, response, max_bytes)
+
+
+async def _problem(place: URL, response: aiohttp.ClientResponse) -> str:
+    """Give the code of a trust server's problem document, or "" for any other answer."""
+    if response.content_type != _PROBLEM_TYPE:
+        return ""
+    try:
+        return problem_code(await _read_bounded(place, response, _MAX_PROBLEM_BYTES))
+    except TransferError:
+        return ""
 
 
 async def _read_bounded(place: URL, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

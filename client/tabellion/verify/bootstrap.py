@@ -22,10 +22,10 @@ from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
     NotFoundError,
-    UnknownGunError,
     UntrustedRootError,
     VerificationError,
 )
+from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.verify.cache import MetadataCache
 
 _FINGERPRINT = re.compile(r"(?:sha256:)?[0-9a-fA-F]{64}")
@@ -79,9 +79,10 @@ class Bootstrap:
     """Finds the root to start an update of one GUN from."""
 
     def __init__(
-        self, gun: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
+        self, gun: str, url: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
     ) -> None:
         self._gun = gun
+        self._url = url
         self._pin = pin
         self._cache = cache
         self._now = now
@@ -93,6 +94,7 @@ class Bootstrap:
         Raises:
             UntrustedRootError: Nothing is pinned, or the pin disagrees with what is kept or served.
             UnknownGunError: The server holds no first root.
+            ServerAnswerError: It isn't a trust server.
         """
         given = await asyncio.to_thread(self._pin.read)
         kept = await asyncio.to_thread(self._newest_kept)
@@ -190,9 +192,9 @@ class Bootstrap:
 
     async def _first(self, fetch: FetchRoot) -> bytes:
         try:
-            return await fetch(1)
+            return check_is_no_page(self._url, await fetch(1))
         except NotFoundError as error:
-            raise UnknownGunError(f"the server holds nothing for {self._gun}") from error
+            raise unknown_gun(self._gun, self._url, error) from error
 
     def _open(self, data: bytes) -> TrustedSet:
         return TrustedSet(data, now=self._now, limits=self._limits)

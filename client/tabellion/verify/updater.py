@@ -14,6 +14,7 @@ from tabellion.core.limits import Limits
 from tabellion.core.search import RoleRequest
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
 from tabellion.errors import AccessDeniedError, NotFoundError, UnknownGunError, VerificationError
+from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import Fetcher
 from tabellion.verify.cache import MetadataCache
 
@@ -33,12 +34,15 @@ class Updater:
         self,
         base_url: str,
         *,
+        gun: str,
         fetcher: Fetcher,
         cache: MetadataCache,
         now: datetime,
         limits: Limits | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
+        self._gun = gun
+        self._is_new = False  # nothing of this GUN was seen before
         self._fetcher = fetcher
         self._cache = cache
         self._now = now
@@ -53,8 +57,8 @@ class Updater:
         """Walk to the newest root (5.3), through the cache, then over the network."""
         # The first roots of a GUN are kept once they led to a timestamp: a root of something else
         # that was given by mistake must not stay.
-        is_first = await _off_loop(lambda: self._cache.load("root")) is None
-        keep = self._unkept_roots.append if is_first else self._keep_root
+        self._is_new = await _off_loop(lambda: self._cache.load("root")) is None
+        keep = self._unkept_roots.append if self._is_new else self._keep_root
         await _off_loop(lambda: keep((trusted.root.version, trusted.root.data)))
         for _ in range(self._limits.root_rotations):
             data = await self._next_root(trusted, offline=offline)
@@ -74,12 +78,16 @@ class Updater:
         try:
             data = await self._fetch(trusted, "timestamp", None)
         except NotFoundError as error:
+            if self._is_new:
+                raise unknown_gun(self._gun, self._base_url, error) from error
             raise UnknownGunError(
-                f"{self._base_url} holds no timestamp: nothing is here"
+                f"{self._gun} was known, but now the server holds nothing of it",
+                hint="check --server; if it's right, ask its operator before trusting anything",
             ) from error
         is_new = await _off_loop(lambda: trusted.update_timestamp(data))
         for root in self._unkept_roots:
             await _off_loop(lambda root=root: self._keep_root(root))  # type: ignore[misc]
+        self._is_new = False
         if is_new:
             await _off_loop(lambda: self._cache.save("timestamp", data))
         await _off_loop(lambda: self._load_snapshot(trusted))
@@ -144,9 +152,10 @@ class Updater:
         if role != "root" and not trusted.root.signed.consistent_snapshot:
             version = None  # 5.3.12
         name = trusted.dialect.file_name(role, version)
-        return await self._fetcher.fetch(
+        data = await self._fetcher.fetch(
             f"{self._base_url}/{name}", max_bytes=self._limits.max_bytes(role)
         )
+        return check_is_no_page(self._base_url, data) if self._is_new else data
 
     def _keep_root(self, root: tuple[int, bytes]) -> None:
         version, data = root
