@@ -15,6 +15,7 @@ from tabellion.errors import TabellionError
 
 _INTERRUPTED = 130
 _INTERNAL = 3
+_READER_GONE = 141  # as a shell tells of SIGPIPE
 
 
 class Tabellion(LazyGroup):
@@ -90,8 +91,16 @@ def cli() -> None:
     """  # noqa: D301  # \b is click's mark for "don't rewrap"
 
 
-def run(args: Sequence[str] | None = None) -> int:  # noqa: PLR0911  # one per kind of end
+def run(args: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit status; print errors, let none through."""
+    try:
+        return _run(args)
+    except BrokenPipeError:  # whoever read the answer has seen enough, as head does
+        _give_up_stdout()
+        return _READER_GONE
+
+
+def _run(args: Sequence[str] | None) -> int:  # noqa: PLR0911  # one per kind of end
     options = Options()
     try:
         result = cli.main(
@@ -101,6 +110,12 @@ def run(args: Sequence[str] | None = None) -> int:  # noqa: PLR0911  # one per k
             obj=options,
         )
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # click ends with 1 then
+            raise end.__context__ from None
+        raise
     except TabellionError as error:
         return _report(options, error.code, error.message, error.hint, error.exit_status)
     except click.UsageError as error:
@@ -110,17 +125,12 @@ def run(args: Sequence[str] | None = None) -> int:  # noqa: PLR0911  # one per k
     except (click.Abort, KeyboardInterrupt):
         output.say("interrupted")
         return _INTERRUPTED
-    except BrokenPipeError:
-        _give_up_stdout()
-        return _INTERNAL
     except OSError as error:
         _give_up_stdout()
         where = f" {error.filename!r}" if error.filename else ""
-        message = f"this machine refuses{where}: {error.strerror or error}"
+        message = f"this machine refuses{where}: {str(error.strerror or error).lower()}"
         return _report(options, "system", message, "check free space and permissions", _INTERNAL)
-    except Exception as error:  # the last line of defence: no stack traces
-        if os.environ.get("TABELLION_DEBUG"):
-            raise
+    except Exception as error:  # noqa: BLE001  # the last line of defence: no stack traces
         message = f"internal error, {type(error).__name__}: {error}"
         hint = "this is a bug in tabellion; set TABELLION_DEBUG=1 to see where, and report it"
         return _report(options, "internal", message, hint, _INTERNAL)
@@ -145,6 +155,10 @@ def _report_usage(options: Options, error: click.UsageError) -> int:
 
 def _report(options: Options, code: str, message: str, hint: str, status: int) -> int:
     sys.stdout.flush()
+    if os.environ.get("TABELLION_DEBUG"):
+        import traceback  # noqa: PLC0415  # only for who hunts a bug
+
+        traceback.print_exc()
     if options.json:
         content = {"code": code, "message": output.one_line(message), "hint": hint}
         output.answer_json({"error": content})

@@ -151,9 +151,10 @@ def _existing(name: str, text: str | None) -> Path | None:
     if text is None:
         return None
     path = Path(text).expanduser()
-    if not path.is_file():
+    fault = "is a folder" if path.is_dir() else "" if path.exists() else "doesn't exist"
+    if fault:
         raise ConfigurationError(
-            f"{name} file {str(path)!r} doesn't exist",
+            f"{name} file {str(path)!r} {fault}",
             hint=f"check --{name} or {_SHORT_VARIABLES[name]}",
         )
     return path

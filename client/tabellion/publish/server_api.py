@@ -12,7 +12,6 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 from securesystemslib.signer import Key
-from yarl import URL
 
 from tabellion.core import strict_json
 from tabellion.core.roles import KNOWN_SCHEMES, key_material
@@ -26,7 +25,6 @@ from tabellion.errors import (
     ServerAnswerError,
     TabellionError,
     TransferError,
-    UnreachableError,
 )
 from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import HttpFetcher
@@ -173,24 +171,13 @@ class ServerApi:
         return f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/tuf"
 
     async def _post(self, url: str, form: aiohttp.FormData) -> tuple[int, bytes]:
-        try:
-            async with self._fetcher.session().post(
-                URL(url, encoded=True), data=form, allow_redirects=False
-            ) as response:
-                body = bytearray()
-                async for chunk in response.content.iter_chunked(65_536):
-                    body += chunk
-                    if len(body) > _MAX_ANSWER:
-                        raise TransferError(f"{url}: the answer is longer than {_MAX_ANSWER} bytes")
-                return response.status, bytes(body)
-        except TabellionError:
-            raise
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise UnreachableError(f"{url}: no answer in time") from error
-        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
-            raise TransferError(f"{url}: the answer was cut short") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UnreachableError(f"{url}: {str(error) or type(error).__name__}") from error
+        async with self._fetcher.request("POST", url, form) as response:
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(65_536):
+                body += chunk
+                if len(body) > _MAX_ANSWER:
+                    raise TransferError(f"{url}: the answer is longer than {_MAX_ANSWER} bytes")
+            return response.status, bytes(body)
 
     def _parse(self, url: str, body: bytes) -> dict[str, Any]:
         try:
