@@ -143,7 +143,7 @@ def _give_up_stdout() -> None:
 
 
 def _report_usage(options: Options, error: click.UsageError) -> int:
-    message = error.format_message().rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")
     message = message[:1].lower() + message[1:]
     path = error.ctx.command_path if error.ctx is not None else "tabellion"
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

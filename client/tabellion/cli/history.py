@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC
 from typing import TYPE_CHECKING
 
@@ -50,9 +49,7 @@ def command(subject: str | None, gun: str | None, limit: int) -> None:
         what = wanted
     entries = work(_history(settings, wanted, target, limit), f"asking for {what}")
     if Options.of().json:
-        output.answer_json(
-            [asdict(entry) | {"at": entry.at.isoformat(), "id": entry.id} for entry in entries]
-        )
+        output.answer_json([_as_json(entry) for entry in entries])
         return
     if not entries:
         output.say(f"{what} was never signed here")
@@ -61,7 +58,7 @@ def command(subject: str | None, gun: str | None, limit: int) -> None:
             f"{entry.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z",
             entry.kind,
             entry.target,
-            next((f"{name}:{value}" for name, value in sorted(entry.digests.items())), "-"),
+            output.digest(entry.digests),
             f"{entry.role} version {entry.version}",
             entry.metadata_sha256[:16],
         )
@@ -75,3 +72,16 @@ async def _history(
 ) -> list[HistoryEntry]:
     async with publisher(settings) as author:
         return await author.history(gun, target=target, limit=limit)
+
+
+def _as_json(entry: HistoryEntry) -> dict[str, object]:
+    return {
+        "at": entry.at,
+        "kind": entry.kind,
+        "target": entry.target,
+        "digest": output.digest(entry.digests),
+        "length": entry.length,
+        "role": entry.role,
+        "version": entry.version,
+        "metadata_sha256": entry.metadata_sha256,
+    }

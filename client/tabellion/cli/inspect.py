@@ -100,7 +100,7 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
         keys = ", ".join(keyid[:_SHORT] for keyid in role["keyids"])
         line = f"  {role['role']:<9} {role['threshold']} of {len(role['keyids'])} keys ({keys})"
         if "version" in role:
-            line += f", version {role['version']}, {_until(role['expires_at'])}"
+            line += f", version {role['version']}, {_until(role['expires'])}"
         if "paths" in role:
             line += f", paths {' '.join(role['paths'])}"
         output.answer(line)
@@ -119,7 +119,7 @@ def _role(trusted: TrustedSet, name: str) -> dict[str, Any]:
         "keyids": list(entry.keyids),
     }
     if found is not None:
-        content |= {"version": found.version, "expires_at": found.expires_at}
+        content |= {"version": found.version, "expires": found.expires_at}
     return content
 
 
