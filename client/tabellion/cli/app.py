@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -16,6 +18,19 @@ from tabellion.errors import TabellionError
 _INTERRUPTED = 130
 _INTERNAL = 3
 _READER_GONE = 141  # as a shell tells of SIGPIPE
+
+
+class ReaderGoneError(Exception):
+    """Whoever read the answer has seen enough, as ``head`` does."""
+
+
+@contextlib.contextmanager
+def _noticing_the_reader() -> Iterator[None]:
+    """Keep a closed pipe from click, which would end with 1 and tell nobody why."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
 
 
 class Tabellion(LazyGroup):
@@ -51,6 +66,22 @@ class Tabellion(LazyGroup):
             "completion": Verb("tabellion.cli.completion", "Print the shell completion script."),
         },
     }
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,  # noqa: ANN401  # click's signature
+    ) -> click.Context:
+        """Read the command line; ``--help`` is answered here."""
+        with _noticing_the_reader():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # click's signature
+        """Run the verb."""
+        with _noticing_the_reader():
+            return super().invoke(ctx)
 
 
 def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
@@ -95,7 +126,7 @@ def run(args: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit status; print errors, let none through."""
     try:
         return _run(args)
-    except BrokenPipeError:  # whoever read the answer has seen enough, as head does
+    except (ReaderGoneError, BrokenPipeError):
         _give_up_stdout()
         return _READER_GONE
 
@@ -110,11 +141,7 @@ def _run(args: Sequence[str] | None) -> int:  # noqa: PLR0911  # one per kind of
             obj=options,
         )
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # click ends with 1 then
-            raise end.__context__ from None
+    except (ReaderGoneError, BrokenPipeError):
         raise
     except TabellionError as error:
         return _report(options, error.code, error.message, error.hint, error.exit_status)

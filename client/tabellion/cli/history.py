@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option(
     "--limit",
     type=click.IntRange(1, 1000),
+    metavar="N",
     default=50,
-    show_default=True,
-    help="Show no more than these many.",
+    help="Show the newest N entries, 50 by default, at most 1000.",
 )
 @common_options
 def command(subject: str | None, gun: str | None, limit: int) -> None:

@@ -38,10 +38,15 @@ def command(image: str, gun: str | None, platform: str | None) -> None:
     \b
     Examples:
       tabellion verify registry.example/team/app:1.2
-      tabellion verify --root root.json registry.example/team/app:1.2   (the first time)
       tabellion verify registry.example/team/app@sha256:7b2f...
       tabellion verify --gun models.example/llm weights.bin
-      docker pull registry.example/team/app@$(tabellion verify registry.example/team/app:1.2)
+    \b
+    The first time, say which root to trust; the publisher hands it out:
+      tabellion verify --root root.json registry.example/team/app:1.2
+    \b
+    In a script:
+      digest=$(tabellion verify registry.example/team/app:1.2) || exit
+      docker pull "registry.example/team/app@$digest"
     """  # noqa: D301  # \b is click's mark
     settings, subject = settle(), subject_of(image, gun)
     verified = work(verify(settings, subject, platform), f"verifying {subject}")
