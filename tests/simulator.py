@@ -244,6 +244,13 @@ async def html(writer: asyncio.StreamWriter, _: bytes) -> None:
     writer.write(proper_head(20, "Content-Type: text/html") + b"<html>welcome</html>")
 
 
+async def unknown_gun(writer: asyncio.StreamWriter, _: bytes) -> None:
+    """Answer as a Tabellion server that holds nothing of the GUN."""
+    problem = b'{"type": "urn:tabellion:problem:unknown-gun", "status": 404}'
+    fields = f"Content-Length: {len(problem)}", "Content-Type: application/problem+json"
+    writer.write(head(404, *fields) + problem)
+
+
 def status(code: int, *fields: str) -> Answer:
     async def answer(writer: asyncio.StreamWriter, _: bytes) -> None:
         length = () if code in {204, 304} or code < 200 else ("Content-Length: 0",)

@@ -243,10 +243,18 @@ class UnreachableError(TransportError):
 
 
 class NotFoundError(TransportError):
-    """The server answered 404 or 410."""
+    """The server answered 404 or 410.
+
+    Attributes:
+        problem: Stable code of the trust server's own word for it; "" if it gave none.
+    """
 
     code = "not-found"
     default_hint = "check the server's address and the name; retry if something is being published"
+
+    def __init__(self, message: str, *, problem: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problem = problem
 
 
 class AccessDeniedError(TransportError):

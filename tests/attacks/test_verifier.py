@@ -26,11 +26,13 @@ from tabellion.errors import (
     MixAndMatchError,
     NotSignedError,
     RollbackError,
+    ServerAnswerError,
     TabellionError,
     ThresholdError,
     TransportError,
     UnknownGunError,
     UntrustedRootError,
+    VerificationError,
 )
 
 DIGEST = Digest.of(b"image")
@@ -184,9 +186,31 @@ async def test_b49_http_that_lies_is_our_error_and_heals(
 
 async def test_an_unknown_gun_is_said_to_be_unknown(puller: Puller, server: Simulator) -> None:
     root = server.files["1.root.json"]
-    server.files.clear()
+    server.answers |= dict.fromkeys(server.files, simulator.unknown_gun)
     await puller.refused(UnknownGunError, root=root)
     await puller.refused(UnknownGunError, root=None, first_use=True)
+
+
+@pytest.mark.parametrize("answer", [simulator.status(404), simulator.html])
+async def test_a_server_that_is_no_trust_server_is_told_apart_from_an_unknown_gun(
+    puller: Puller, server: Simulator, answer: Answer
+) -> None:
+    root = server.files["1.root.json"]
+    server.answers |= dict.fromkeys([*server.files, "2.root.json"], answer)
+    for pin in ({"root": root}, {"root": None, "first_use": True}):
+        error = await puller.refused(ServerAnswerError, **pin)
+        assert error.message == f"{server.url} doesn't answer as a trust server"
+        assert "--server" in error.hint
+
+
+@pytest.mark.parametrize("answer", [simulator.status(404), simulator.unknown_gun, simulator.html])
+async def test_a_known_gun_that_disappeared_is_refused_whatever_the_server_is(
+    puller: Puller, server: Simulator, answer: Answer
+) -> None:
+    await puller.verify()
+    server.answers |= dict.fromkeys([*server.files, "2.root.json"], answer)
+    for offline in ("deny", "last-known"):
+        await puller.refused(VerificationError, offline=offline)
 
 
 async def test_without_a_root_nothing_is_trusted(puller: Puller, server: Simulator) -> None:

@@ -26,7 +26,13 @@ async def run(options: argparse.Namespace) -> None:
     if root is None:
         raise NotSignedError("no root.json: run init first")
     async with HttpFetcher() as fetcher:
-        updater = Updater(options.metadata_url, fetcher=fetcher, cache=cache, now=datetime.now(UTC))
+        updater = Updater(
+            options.metadata_url,
+            gun=options.metadata_url,
+            fetcher=fetcher,
+            cache=cache,
+            now=datetime.now(UTC),
+        )
         trusted = await updater.start(root)
         await updater.update_roots(trusted)
         await updater.update_online(trusted)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -15,6 +17,20 @@ from tabellion.errors import TabellionError
 
 _INTERRUPTED = 130
 _INTERNAL = 3
+_READER_GONE = 141  # as a shell tells of SIGPIPE
+
+
+class ReaderGoneError(Exception):
+    """Whoever read the answer has seen enough, as ``head`` does."""
+
+
+@contextlib.contextmanager
+def _noticing_the_reader() -> Iterator[None]:
+    """Keep a closed pipe from click, which would end with 1 and tell nobody why."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
 
 
 class Tabellion(LazyGroup):
@@ -50,6 +66,22 @@ class Tabellion(LazyGroup):
             "completion": Verb("tabellion.cli.completion", "Print the shell completion script."),
         },
     }
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,  # noqa: ANN401  # click's signature
+    ) -> click.Context:
+        """Read the command line; ``--help`` is answered here."""
+        with _noticing_the_reader():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # click's signature
+        """Run the verb."""
+        with _noticing_the_reader():
+            return super().invoke(ctx)
 
 
 def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
@@ -90,8 +122,16 @@ def cli() -> None:
     """  # noqa: D301  # \b is click's mark for "don't rewrap"
 
 
-def run(args: Sequence[str] | None = None) -> int:  # noqa: PLR0911  # one per kind of end
+def run(args: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit status; print errors, let none through."""
+    try:
+        return _run(args)
+    except (ReaderGoneError, BrokenPipeError):
+        _give_up_stdout()
+        return _READER_GONE
+
+
+def _run(args: Sequence[str] | None) -> int:  # noqa: PLR0911  # one per kind of end
     options = Options()
     try:
         result = cli.main(
@@ -101,6 +141,8 @@ def run(args: Sequence[str] | None = None) -> int:  # noqa: PLR0911  # one per k
             obj=options,
         )
         sys.stdout.flush()
+    except (ReaderGoneError, BrokenPipeError):
+        raise
     except TabellionError as error:
         return _report(options, error.code, error.message, error.hint, error.exit_status)
     except click.UsageError as error:
@@ -110,17 +152,12 @@ def run(args: Sequence[str] | None = None) -> int:  # noqa: PLR0911  # one per k
     except (click.Abort, KeyboardInterrupt):
         output.say("interrupted")
         return _INTERRUPTED
-    except BrokenPipeError:
-        _give_up_stdout()
-        return _INTERNAL
     except OSError as error:
         _give_up_stdout()
         where = f" {error.filename!r}" if error.filename else ""
-        message = f"this machine refuses{where}: {error.strerror or error}"
+        message = f"this machine refuses{where}: {str(error.strerror or error).lower()}"
         return _report(options, "system", message, "check free space and permissions", _INTERNAL)
-    except Exception as error:  # the last line of defence: no stack traces
-        if os.environ.get("TABELLION_DEBUG"):
-            raise
+    except Exception as error:  # noqa: BLE001  # the last line of defence: no stack traces
         message = f"internal error, {type(error).__name__}: {error}"
         hint = "this is a bug in tabellion; set TABELLION_DEBUG=1 to see where, and report it"
         return _report(options, "internal", message, hint, _INTERNAL)
@@ -133,7 +170,7 @@ def _give_up_stdout() -> None:
 
 
 def _report_usage(options: Options, error: click.UsageError) -> int:
-    message = error.format_message().rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")
     message = message[:1].lower() + message[1:]
     path = error.ctx.command_path if error.ctx is not None else "tabellion"
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -145,6 +182,10 @@ def _report_usage(options: Options, error: click.UsageError) -> int:
 
 def _report(options: Options, code: str, message: str, hint: str, status: int) -> int:
     sys.stdout.flush()
+    if os.environ.get("TABELLION_DEBUG"):
+        import traceback  # noqa: PLC0415  # only for who hunts a bug
+
+        traceback.print_exc()
     if options.json:
         content = {"code": code, "message": output.one_line(message), "hint": hint}
         output.answer_json({"error": content})

@@ -8,16 +8,18 @@ from tabellion.cli import output
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
     """Print the completion script for SHELL: bash, zsh or fish.
 
+    For bash, put the last line below into ~/.bashrc.
+
     \b
     Examples:
-      tabellion completion bash > ~/.local/share/bash-completion/completions/tabellion
       tabellion completion zsh > "${fpath[1]}/_tabellion"
       tabellion completion fish > ~/.config/fish/completions/tabellion.fish
+      eval "$(tabellion completion bash)"
     """  # noqa: D301  # \b is click's mark
     from click.shell_completion import get_completion_class  # noqa: PLC0415  # only here
 

@@ -86,7 +86,7 @@ def _read(path: Path | None) -> tuple[str, Path]:
     try:
         return path.read_text(encoding="utf-8"), path
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        reason = str(error.strerror).lower() if isinstance(error, OSError) else "not UTF-8"
         raise ConfigurationError(
             f"configuration file {str(path)!r} can't be read: {reason}",
             hint="check --config or TABELLION_CONFIG",

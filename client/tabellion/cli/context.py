@@ -151,9 +151,10 @@ def _existing(name: str, text: str | None) -> Path | None:
     if text is None:
         return None
     path = Path(text).expanduser()
-    if not path.is_file():
+    fault = "is a folder" if path.is_dir() else "" if path.exists() else "doesn't exist"
+    if fault:
         raise ConfigurationError(
-            f"{name} file {str(path)!r} doesn't exist",
+            f"{name} file {str(path)!r} {fault}",
             hint=f"check --{name} or {_SHORT_VARIABLES[name]}",
         )
     return path
@@ -195,10 +196,16 @@ def _option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401
 def place_options(function: F) -> F:
     """Add ``--server --home --ca``."""
     for decorate in (
-        _option("--ca", metavar="FILE", help="Extra CA certificates, PEM.  [TABELLION_CA]"),
+        _option(
+            "--ca",
+            metavar="FILE",
+            type=click.Path(),
+            help="Extra CA certificates, PEM.  [TABELLION_CA]",
+        ),
         _option(
             "--home",
             metavar="DIR",
+            type=click.Path(file_okay=False),
             help="Folder of keys and trusted metadata.  [TABELLION_HOME]",
         ),
         _option("--server", metavar="URL", help="Trust server.  [TABELLION_SERVER]"),
@@ -211,7 +218,12 @@ def common_options(function: F) -> F:
     """Add ``--server --home --ca --config --json``."""
     for decorate in (
         _option("--json", is_flag=True, default=None, help="Answer in JSON on stdout."),
-        _option("--config", metavar="FILE", help="Configuration file.  [TABELLION_CONFIG]"),
+        _option(
+            "--config",
+            metavar="FILE",
+            type=click.Path(),
+            help="Configuration file.  [TABELLION_CONFIG]",
+        ),
         place_options,
     ):
         function = decorate(function)
@@ -232,7 +244,12 @@ def trust_options(function: F) -> F:
             metavar="FINGERPRINT",
             help="Start from the root with this key.  [TABELLION_ROOT_KEY]",
         ),
-        _option("--root", metavar="FILE", help="Start from this root file.  [TABELLION_ROOT]"),
+        _option(
+            "--root",
+            metavar="FILE",
+            type=click.Path(),
+            help="Start from this root file.  [TABELLION_ROOT]",
+        ),
     ):
         function = decorate(function)
     return function

@@ -19,7 +19,7 @@ from tabellion.cli.context import (
     settle,
     trust_options,
 )
-from tabellion.cli.subject import gun_of, subject_of
+from tabellion.cli.subject import gun_of, is_image, subject_of
 from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.names import Gun
 from tabellion.core.roles import delegated_roles
@@ -50,10 +50,8 @@ def command(subject: str | None, gun: str | None) -> None:
       tabellion inspect weights.bin --gun models.example/llm
     """  # noqa: D301  # \b is click's mark
     settings = settle()
-    text = subject or ""
-    is_image = "@" in text or ":" in text.rpartition("/")[2]
-    if (gun is not None and subject is not None) or (gun is None and is_image):
-        target = subject_of(text, gun)
+    if subject is not None and (gun is not None or is_image(subject)):
+        target = subject_of(subject, gun)
         verified = work(verify_verb.verify(settings, target, None), f"verifying {target}")
         _show_image(verified)
         return
@@ -102,7 +100,7 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
         keys = ", ".join(keyid[:_SHORT] for keyid in role["keyids"])
         line = f"  {role['role']:<9} {role['threshold']} of {len(role['keyids'])} keys ({keys})"
         if "version" in role:
-            line += f", version {role['version']}, {_until(role['expires_at'])}"
+            line += f", version {role['version']}, {_until(role['expires'])}"
         if "paths" in role:
             line += f", paths {' '.join(role['paths'])}"
         output.answer(line)
@@ -121,7 +119,7 @@ def _role(trusted: TrustedSet, name: str) -> dict[str, Any]:
         "keyids": list(entry.keyids),
     }
     if found is not None:
-        content |= {"version": found.version, "expires_at": found.expires_at}
+        content |= {"version": found.version, "expires": found.expires_at}
     return content
 
 

@@ -216,6 +216,6 @@ def _as_json(info: KeyInfo) -> dict[str, object]:
         "type": info.keytype,
         "name": info.name,
         "gun": info.gun,
-        "created": info.created_at.isoformat(),
+        "created": info.created_at,
         "path": str(info.path),
     }

@@ -48,7 +48,8 @@ def command(name: str | None, gun: str | None) -> None:
     if not matches:
         output.say(f"nothing is signed in {wanted} yet")
     rows = [
-        (match.path, digest_of(match), match.target.length, match.role.role) for match in matches
+        (match.path, output.digest(match.target.hashes), match.target.length, match.role.role)
+        for match in matches
     ]
     output.table(("TARGET", "DIGEST", "LENGTH", "SIGNED BY"), rows)
 
@@ -58,20 +59,16 @@ async def _targets(settings: Settings, gun: Gun) -> Listing:
         return await trust.targets(gun)
 
 
-def digest_of(match: TargetMatch) -> str:
-    """Give the first digest of a target, sha256 before others."""
-    return next((f"{name}:{value}" for name, value in sorted(match.target.hashes.items())), "-")
-
-
 def as_json(match: TargetMatch) -> dict[str, Any]:
     """Give a target with the role that signed it."""
+    custom = match.target.unrecognized_fields.get("custom")
     return {
         "target": match.path,
-        "digest": digest_of(match),
+        "digest": output.digest(match.target.hashes),
         "length": match.target.length,
-        "custom": match.target.unrecognized_fields.get("custom"),
+        "custom": custom if isinstance(custom, dict) else {},
         "role": match.role.role,
         "delegated_by": match.delegated_by,
         "version": match.role.version,
-        "expires": match.role.expires_at.isoformat(),
+        "expires": match.role.expires_at,
     }

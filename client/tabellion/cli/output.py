@@ -17,7 +17,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import IO, Any
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
@@ -57,7 +58,14 @@ def answer(text: str) -> None:
 
 def answer_json(content: Any) -> None:  # noqa: ANN401  # any JSON
     """Print the answer as one JSON document on stdout."""
-    sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps(content, indent=2, default=_json_text) + "\n")
+
+
+def _json_text(value: object) -> str:
+    """Give what JSON has no type for: moments in one form everywhere, RFC 3339 in UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)
 
 
 def say(text: str) -> None:
@@ -80,6 +88,11 @@ def error(message: str, hint_text: str = "") -> None:
     sys.stderr.write(f"{paint('tabellion: error:', 'red')} {one_line(message)}\n")
     if hint_text:
         hint(hint_text)
+
+
+def digest(hashes: Mapping[str, str]) -> str:
+    """Write the first of some hashes as a digest, sha256 before sha512; "-" if there's none."""
+    return next((f"{name}:{value}" for name, value in sorted(hashes.items())), "-")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -163,12 +163,12 @@ def _read(path: Path) -> bytes:
 
 def _as_json(signer: SignerInfo) -> dict[str, object]:
     return {
-        "name": signer.name,
+        "role": signer.name,
         "threshold": signer.threshold,
         "keyids": [key.keyid for key in signer.keys],
         "paths": list(signer.paths),
         "terminating": signer.terminating,
         "version": signer.version,
-        "expires": signer.expires_at.isoformat() if signer.expires_at else None,
+        "expires": signer.expires_at,
         "held": list(signer.held),
     }

@@ -91,6 +91,6 @@ def _as_json(status: Status) -> dict[str, object]:
         "gun": status.gun,
         "staged": [str(change) for change in status.staged],
         "versions": dict(status.versions),
-        "expires": {role: at.isoformat() for role, at in status.expires.items()},
+        "expires": dict(status.expires),
         "can_sign": list(status.can_sign),
     }

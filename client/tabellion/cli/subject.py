@@ -59,6 +59,11 @@ def subject_of(name: str, gun: str | None) -> Subject:
     return Subject(reference.gun, reference.tag, reference)
 
 
+def is_image(text: str) -> bool:
+    """Tell whether a name has a tag or digest; without one it's a GUN, or ``:latest`` of it."""
+    return "@" in text or ":" in text.rpartition("/")[2]
+
+
 def gun_of(name: str | None, gun: str | None) -> Gun:
     """Parse a GUN: by docker's rules (``alpine`` is on docker.io), or exactly with ``--gun``.
 
@@ -71,7 +76,7 @@ def gun_of(name: str | None, gun: str | None) -> Gun:
     if gun is not None:
         return parse_gun(gun)
     text = str(name)
-    if "@" in text or ":" in text.rpartition("/")[2]:
+    if is_image(text):
         raise InvalidNameError(f"{text[:150]!r} is an image, not a GUN", hint="leave the tag out")
     return parse_reference(text).gun
 

@@ -17,6 +17,7 @@ from tabellion.cli.context import (
     trust_options,
 )
 from tabellion.cli.subject import Subject, image_argument, subject_of
+from tabellion.errors import UsageError
 
 if TYPE_CHECKING:
     from tabellion.verify import VerifiedImage
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @image_argument
-@click.option("--platform", metavar="OS/ARCH", help="Give the digest for this platform.")
+@click.option("--platform", metavar="OS/ARCH", help="Give the digest signed for this platform.")
 @trust_options
 @offline_option
 @common_options
@@ -37,10 +38,15 @@ def command(image: str, gun: str | None, platform: str | None) -> None:
     \b
     Examples:
       tabellion verify registry.example/team/app:1.2
-      tabellion verify --root root.json registry.example/team/app:1.2   (the first time)
       tabellion verify registry.example/team/app@sha256:7b2f...
       tabellion verify --gun models.example/llm weights.bin
-      docker pull registry.example/team/app@$(tabellion verify registry.example/team/app:1.2)
+    \b
+    The first time, say which root to trust; the publisher hands it out:
+      tabellion verify --root root.json registry.example/team/app:1.2
+    \b
+    In a script:
+      digest=$(tabellion verify registry.example/team/app:1.2) || exit
+      docker pull "registry.example/team/app@$digest"
     """  # noqa: D301  # \b is click's mark
     settings, subject = settle(), subject_of(image, gun)
     verified = work(verify(settings, subject, platform), f"verifying {subject}")
@@ -48,7 +54,12 @@ def command(image: str, gun: str | None, platform: str | None) -> None:
         output.answer_json(as_json(verified))
         return
     if verified.pinned == "first use" and settings.first_use:
-        output.say("its root is trusted because you asked to trust the first one seen")
+        output.say(
+            "its root is trusted because you asked to trust the first one seen;"
+            " compare its key with the publisher's:"
+        )
+        for fingerprint in verified.root_fingerprints:
+            output.say(fingerprint)
     signers = ", ".join(dict.fromkeys(signer.role for signer in verified.signers))
     output.say(f"{subject} is signed by {signers}" + (" (last known)" if verified.offline else ""))
     output.answer(str(verified.digest))
@@ -59,13 +70,15 @@ async def verify(settings: Settings, subject: Subject, platform: str | None) -> 
     async with trust_client(settings) as trust:
         if subject.reference is not None:
             return await trust.verify(str(subject.reference), platform=platform)
+        if platform is not None:
+            raise UsageError("plain data has no platform", hint="leave --platform out")
         return await trust.verify_target(subject.gun, subject.target)
 
 
 def as_json(verified: VerifiedImage) -> dict[str, Any]:
     """Give everything a verification found out."""
     return {
-        "reference": str(verified.reference),
+        "reference": str(verified.reference) if verified.reference is not None else None,
         "gun": verified.gun,
         "target": verified.target,
         "digest": str(verified.digest),
@@ -75,7 +88,8 @@ def as_json(verified: VerifiedImage) -> dict[str, Any]:
             {"role": signer.role, "keyids": list(signer.keyids)} for signer in verified.signers
         ],
         "versions": dict(verified.versions),
-        "expires": {role: at.isoformat() for role, at in verified.expires.items()},
+        "expires": dict(verified.expires),
         "pinned": verified.pinned,
+        "root_fingerprints": list(verified.root_fingerprints),
         "offline": verified.offline,
     }

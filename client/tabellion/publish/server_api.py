@@ -11,7 +11,6 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 from securesystemslib.signer import Key
-from yarl import URL
 
 from tabellion.core import strict_json
 from tabellion.core.roles import KNOWN_SCHEMES, key_material
@@ -25,8 +24,8 @@ from tabellion.errors import (
     ServerAnswerError,
     TabellionError,
     TransferError,
-    UnreachableError,
 )
+from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import HttpFetcher
 
 _MAX_ANSWER: Final = 4_000_000
@@ -146,6 +145,7 @@ class ServerApi:
         """List what the tags of a GUN meant when, newest first.
 
         Raises:
+            UnknownGunError: The server holds nothing for it.
             TransportError: No usable answer.
         """
         query: dict[str, str | int] = {"limit": limit}
@@ -156,7 +156,11 @@ class ServerApi:
         url = (
             f"{self._server}/v1/history/{quote(gun, safe='/:')}?{urlencode(query, quote_via=quote)}"
         )
-        content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        try:
+            body = await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER)
+        except NotFoundError as error:
+            raise unknown_gun(gun, url, error) from error
+        content = self._parse(url, check_is_no_page(url, body))
         try:
             return [_history_entry(item) for item in content["events"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -166,24 +170,13 @@ class ServerApi:
         return f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/tuf"
 
     async def _post(self, url: str, form: aiohttp.FormData) -> tuple[int, bytes]:
-        try:
-            async with self._fetcher.session().post(
-                URL(url, encoded=True), data=form, allow_redirects=False
-            ) as response:
-                body = bytearray()
-                async for chunk in response.content.iter_chunked(65_536):
-                    body += chunk
-                    if len(body) > _MAX_ANSWER:
-                        raise TransferError(f"{url}: the answer is longer than {_MAX_ANSWER} bytes")
-                return response.status, bytes(body)
-        except TabellionError:
-            raise
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise UnreachableError(f"{url}: no answer in time") from error
-        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
-            raise TransferError(f"{url}: the answer was cut short") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UnreachableError(f"{url}: {str(error) or type(error).__name__}") from error
+        async with self._fetcher.request("POST", url, form) as response:
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(65_536):
+                body += chunk
+                if len(body) > _MAX_ANSWER:
+                    raise TransferError(f"{url}: the answer is longer than {_MAX_ANSWER} bytes")
+            return response.status, bytes(body)
 
     def _parse(self, url: str, body: bytes) -> dict[str, Any]:
         try:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urljoin
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
@@ -20,7 +17,6 @@ from tabellion.core import strict_json
 from tabellion.core.names import Reference
 from tabellion.errors import (
     AccessDeniedError,
-    ConfigurationError,
     RegistryError,
     ServerAnswerError,
     TransferError,
@@ -37,6 +33,9 @@ from tabellion.registry.manifest import (
     Manifest,
     read_manifest,
 )
+from tabellion.transport.faults import unreachable
+from tabellion.transport.proxies import is_loopback, proxy_of
+from tabellion.transport.tls import tls_context
 
 _DOCKER_HUB_HOST: Final = "registry-1.docker.io"
 _MAX_TOKEN_BYTES: Final = 64 * 1024
@@ -292,16 +291,13 @@ class RegistryClient:
         limit = MAX_MANIFEST_BYTES if form is None else _MAX_TOKEN_BYTES
         try:
             async with session.request(
-                method, url, headers=headers, data=form, allow_redirects=False, proxy=_proxy(url)
+                method, url, headers=headers, data=form, allow_redirects=False, proxy=proxy_of(url)
             ) as response:
                 data = await _read(response, limit, what)
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
                 return _Answer(response.status, response.headers, challenges, data)
         except aiohttp.ClientConnectorCertificateError as error:
-            raise UnreachableError(
-                f"the certificate of {url.authority} isn't trusted: {error.certificate_error}",
-                hint="name its CA with --ca FILE",
-            ) from error
+            raise unreachable(f"registry {url.authority}", error) from error
         except (aiohttp.ClientConnectorSSLError, aiohttp.ServerDisconnectedError) as error:
             if url.scheme == "https":
                 raise _NoTlsError(
@@ -313,14 +309,12 @@ class RegistryClient:
             raise TransferError(
                 f"the answer of {url.authority} for {what} was cut short"
             ) from error
-        except TimeoutError as error:
-            raise UnreachableError(f"{url.authority} gave no answer in time") from error
-        except (aiohttp.ClientError, OSError, ValueError, ssl.SSLError) as error:
-            raise UnreachableError(f"{url.authority} can't be reached: {error}") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise unreachable(f"registry {url.authority}", error) from error
 
     async def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            context = await asyncio.to_thread(_tls_context, self._ca)
+            context = await asyncio.to_thread(tls_context, self._ca)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=context),
                 timeout=_TIMEOUT,
@@ -333,42 +327,6 @@ class RegistryClient:
 
 class _NoTlsError(UnreachableError):
     """The other side doesn't speak TLS; the only failure that may lead to http."""
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether ``host[:port]`` is this machine: ``localhost``, 127.0.0.0/8 or ``[::1]``."""
-    name = host
-    if host.startswith("["):
-        name = host[1:].partition("]")[0]
-    elif host.count(":") == 1:
-        name = host.partition(":")[0]
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _tls_context(ca: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca is not None:
-        try:
-            context.load_verify_locations(cafile=ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"CA file {ca} can't be used: {error}", hint="it must hold PEM certificates"
-            ) from error
-    return context
-
-
-def _proxy(url: URL) -> str | None:
-    """Give the proxy of the environment; never one for this very machine."""
-    host = url.host or ""
-    if is_loopback(host) or proxy_bypass(host):
-        return None
-    return getproxies().get(url.scheme)
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int, what: str) -> bytes:

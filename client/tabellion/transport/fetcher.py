@@ -7,7 +7,9 @@ and every fault is one of our errors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -16,13 +18,15 @@ from yarl import URL
 
 from tabellion.errors import (
     AccessDeniedError,
-    ConfigurationError,
     NotFoundError,
     ServerAnswerError,
+    TabellionError,
     TransferError,
-    TransportError,
-    UnreachableError,
 )
+from tabellion.transport.absence import problem_code
+from tabellion.transport.faults import unreachable
+from tabellion.transport.proxies import proxy_of
+from tabellion.transport.tls import tls_context
 
 _MAX_REDIRECTS: Final = 3
 _CHUNK_BYTES: Final = 65_536
@@ -32,6 +36,8 @@ _NOT_FOUND: Final = frozenset({404, 410})
 _DENIED: Final = frozenset({401, 403})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
+_PROBLEM_TYPE: Final = "application/problem+json"
+_MAX_PROBLEM_BYTES: Final = 16_384
 
 
 class Fetcher(Protocol):
@@ -39,23 +45,6 @@ class Fetcher(Protocol):
 
     async def fetch(self, url: str, *, max_bytes: int) -> bytes:
         """Give the body behind ``url``, at most ``max_bytes`` long, or a TransportError."""
-
-
-def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Make a verifying TLS context, with extra CAs from a PEM file.
-
-    Raises:
-        ConfigurationError: The file can't be read or holds no certificate.
-    """
-    context = ssl.create_default_context()
-    if ca is not None:
-        try:
-            context.load_verify_locations(cafile=str(ca))
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"CA file {ca} can't be used: {error}", hint="give a PEM file with certificates"
-            ) from error
-    return context
 
 
 class HttpFetcher:
@@ -83,13 +72,13 @@ class HttpFetcher:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self.session()
+        self._opened()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def session(self) -> aiohttp.ClientSession:
+    def _opened(self) -> aiohttp.ClientSession:
         """Give the session, made at first use inside the running loop."""
         if self._session is None or self._session.closed:
             self._session = aiohttp.ClientSession(
@@ -97,7 +86,6 @@ class HttpFetcher:
                 timeout=self._timeout,
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,
             )
         return self._session
 
@@ -116,47 +104,78 @@ class HttpFetcher:
             TransferError: Stalled, cut short, over-long or compressed.
             UnreachableError: No connection, TLS failure, time-out.
         """
+        place = url
+        for _ in range(_MAX_REDIRECTS + 1):
+            async with self.request("GET", place) as response:
+                if response.status not in _REDIRECTS:
+                    return await _body(response, max_bytes)
+                place = _redirected(response)
+        raise ServerAnswerError(f"{url}: more than {_MAX_REDIRECTS} redirects", status=302)
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self, method: str, url: str, data: aiohttp.FormData | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request, and make every fault until its body is read one of our errors.
+
+        Raises:
+            ConfigurationError: The environment names a proxy that can't be one.
+            ServerAnswerError: Not HTTP.
+            TransferError: Cut short.
+            UnreachableError: No connection, TLS failure, time-out.
+        """
         try:
             place = URL(url, encoded=True)
-            for _ in range(_MAX_REDIRECTS + 1):
-                next_place, body = await self._attempt(place, max_bytes)
-                if next_place is None:
-                    return body
-                place = next_place
-        except TransportError:
+            if place.scheme == "https" and self._tls is None:
+                self._tls = await asyncio.to_thread(tls_context, self._ca)
+            async with self._opened().request(
+                method,
+                place,
+                data=data,
+                allow_redirects=False,
+                ssl=self._tls or True,
+                proxy=proxy_of(place),
+            ) as response:
+                yield response
+        except TabellionError:
             raise
         except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
             raise TransferError(f"{url}: the answer was cut short") from error
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise UnreachableError(f"{url}: no answer in time") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise unreachable(_server_of(url), error) from error
         except aiohttp.ClientResponseError as error:
             raise ServerAnswerError(
                 f"{url}: not a proper HTTP answer", status=error.status
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UnreachableError(f"{url}: {_reason(error)}") from error
-        raise ServerAnswerError(f"{url}: more than {_MAX_REDIRECTS} redirects", status=302)
-
-    async def _attempt(self, place: URL, max_bytes: int) -> tuple[URL | None, bytes]:
-        if place.scheme == "https" and self._tls is None:
-            self._tls = await asyncio.to_thread(tls_context, self._ca)
-        async with self.session().get(
-            place, allow_redirects=False, ssl=self._tls or True
-        ) as response:
-            if response.status in _REDIRECTS:
-                return _redirected(place, response), b""
-            if response.status in _NOT_FOUND:
-                raise NotFoundError(f"{place}: not found")
-            if response.status in _DENIED:
-                raise AccessDeniedError(f"{place}: access denied ({response.status})")
-            if response.status != _OK:
-                raise ServerAnswerError(
-                    f"{place}: the server answered {response.status}", status=response.status
-                )
-            return None, await _read_bounded(place, response, max_bytes)
+            raise unreachable(_server_of(url), error) from error
 
 
-async def _read_bounded(place: URL, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    place = response.url
+    if response.status in _NOT_FOUND:
+        raise NotFoundError(f"{place}: not found", problem=await _problem(response))
+    if response.status in _DENIED:
+        raise AccessDeniedError(f"{place}: access denied ({response.status})")
+    if response.status != _OK:
+        raise ServerAnswerError(
+            f"{place}: the server answered {response.status}", status=response.status
+        )
+    return await _read_bounded(response, max_bytes)
+
+
+async def _problem(response: aiohttp.ClientResponse) -> str:
+    """Give the code of a trust server's problem document, or "" for any other answer."""
+    if response.content_type != _PROBLEM_TYPE:
+        return ""
+    try:
+        return problem_code(await _read_bounded(response, _MAX_PROBLEM_BYTES))
+    except TransferError:
+        return ""
+
+
+async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    place = response.url
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise TransferError(f"{place}: the answer is compressed though none was asked for")
     if response.content_length is not None and response.content_length > max_bytes:
@@ -178,17 +197,16 @@ async def _read_bounded(place: URL, response: aiohttp.ClientResponse, max_bytes:
     return bytes(body)
 
 
-def _redirected(place: URL, response: aiohttp.ClientResponse) -> URL:
-    location = response.headers.get("Location", "")
-    target = place.join(URL(location, encoded=True))
+def _redirected(response: aiohttp.ClientResponse) -> str:
+    place = response.url
+    target = place.join(URL(response.headers.get("Location", ""), encoded=True))
     if target.origin() != place.origin():
         raise ServerAnswerError(
             f"{place}: redirected to another host, {target.host}", status=response.status
         )
-    return target
+    return str(target)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate isn't trusted: {error.certificate_error}"
-    return str(error) or type(error).__name__
+def _server_of(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"

@@ -21,14 +21,17 @@ from tabellion.core.strict_json import canonical
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
+    MalformedMetadataError,
+    MetadataTooLargeError,
     NotFoundError,
-    UnknownGunError,
     UntrustedRootError,
     VerificationError,
 )
+from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.verify.cache import MetadataCache
 
 _FINGERPRINT = re.compile(r"(?:sha256:)?[0-9a-fA-F]{64}")
+_HINT = "give the root file that the publisher handed out"
 FetchRoot = Callable[[int], Awaitable[bytes]]
 
 
@@ -58,6 +61,11 @@ class Pin:
                 hint="a fingerprint has 64 hex digits, as tabellion init prints it",
             )
 
+    @property
+    def name(self) -> str:
+        """Say what was given, for error texts."""
+        return f"root file {str(self.root)!r}" if isinstance(self.root, Path) else "the given root"
+
     def read(self) -> bytes | None:
         """Give the pinned root's bytes.
 
@@ -70,8 +78,8 @@ class Pin:
             return self.root.read_bytes()
         except OSError as error:
             raise ConfigurationError(
-                f"root file {self.root} can't be read: {error.strerror or error}",
-                hint="give the root file that the publisher handed out",
+                f"{self.name} can't be read: {str(error.strerror).lower()}",
+                hint=_HINT,
             ) from error
 
 
@@ -79,9 +87,10 @@ class Bootstrap:
     """Finds the root to start an update of one GUN from."""
 
     def __init__(
-        self, gun: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
+        self, gun: str, url: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
     ) -> None:
         self._gun = gun
+        self._url = url
         self._pin = pin
         self._cache = cache
         self._now = now
@@ -93,13 +102,14 @@ class Bootstrap:
         Raises:
             UntrustedRootError: Nothing is pinned, or the pin disagrees with what is kept or served.
             UnknownGunError: The server holds no first root.
+            ServerAnswerError: It isn't a trust server.
         """
         given = await asyncio.to_thread(self._pin.read)
         kept = await asyncio.to_thread(self._newest_kept)
         if kept is not None:
             return await asyncio.to_thread(self._agreed, kept, given)
         if given is not None:
-            found, how = await asyncio.to_thread(self._open, given), "root file"
+            found, how = await asyncio.to_thread(self._open_given, given), "root file"
         elif self._pin.fingerprint is not None:
             found, how = await self._by_fingerprint(fetch), "root key"
         elif self._pin.first_use:
@@ -136,7 +146,7 @@ class Bootstrap:
         return kept, self._cache.load_pin() or "kept root"
 
     def _agreed_file(self, kept: TrustedSet, given: bytes) -> tuple[TrustedSet, str]:
-        pinned = self._open(given)
+        pinned = self._open_given(given)
         same_version = self._cache.load_root(pinned.root.version)
         if same_version is None:
             # Nothing kept says otherwise: the update walks on from the file.
@@ -190,9 +200,15 @@ class Bootstrap:
 
     async def _first(self, fetch: FetchRoot) -> bytes:
         try:
-            return await fetch(1)
+            return check_is_no_page(self._url, await fetch(1))
         except NotFoundError as error:
-            raise UnknownGunError(f"the server holds nothing for {self._gun}") from error
+            raise unknown_gun(self._gun, self._url, error) from error
+
+    def _open_given(self, data: bytes) -> TrustedSet:
+        try:
+            return self._open(data)
+        except (MalformedMetadataError, MetadataTooLargeError) as error:
+            raise ConfigurationError(f"{self._pin.name} isn't a TUF root", hint=_HINT) from error
 
     def _open(self, data: bytes) -> TrustedSet:
         return TrustedSet(data, now=self._now, limits=self._limits)

@@ -269,7 +269,7 @@ class TrustClient:
         base_url = f"{self._server}/v2/{quote(gun, safe='/:@')}/_trust/tuf"
         now = self._clock()
         updater = Updater(
-            base_url, fetcher=self._fetcher, cache=cache, now=now, limits=self._limits
+            base_url, gun=gun, fetcher=self._fetcher, cache=cache, now=now, limits=self._limits
         )
 
         async def fetch_root(version: int) -> bytes:
@@ -277,7 +277,7 @@ class TrustClient:
                 f"{base_url}/{version}.root.json", max_bytes=self._limits.root_bytes
             )
 
-        bootstrap = Bootstrap(gun, self._pin, cache, now=now, limits=self._limits)
+        bootstrap = Bootstrap(gun, base_url, self._pin, cache, now=now, limits=self._limits)
         trusted, pinned = await bootstrap.begin(fetch_root)
         try:
             await updater.update_roots(trusted)

@@ -10,6 +10,7 @@ from typing import Any
 from tuf.api.metadata import TargetFile
 
 from tabellion.core.names import Digest, Gun, Reference
+from tabellion.core.roles import key_material
 from tabellion.core.search import TargetMatch, index_manifests
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import InvalidNameError, MalformedMetadataError, NotSignedError
@@ -39,6 +40,7 @@ class VerifiedImage:
         expires: Expiry of each role that was relied on.
         offline: The server couldn't be asked; this is the last known state, still fresh.
         pinned: How the root came to be trusted.
+        root_fingerprints: Of the root's keys, as ``tabellion init`` prints them.
     """
 
     reference: Reference | None
@@ -52,6 +54,7 @@ class VerifiedImage:
     expires: Mapping[str, datetime]
     offline: bool
     pinned: str
+    root_fingerprints: tuple[str, ...]
 
 
 def signed_digest(target: TargetFile, path: str) -> Digest:
@@ -68,14 +71,14 @@ def signed_digest(target: TargetFile, path: str) -> Digest:
 
 
 def platform_digest(target: TargetFile, path: str, platform: str) -> tuple[Digest, int | None]:
-    """Give the child of a signed index for a platform; an image that's no index is itself.
+    """Give the child of a signed index for a platform, or an image signed for just that one.
 
     Raises:
-        NotSignedError: The signed index has nothing for that platform.
+        NotSignedError: Nothing is signed for that platform.
     """
     children = index_manifests(target)
     if not children:
-        return signed_digest(target, path), target.length
+        return _single(target, path, platform)
     known = [str(child.get("platform")) for child in children]
     pairs = list(zip(children, known, strict=True))
     exact = [child for child, name in pairs if name == platform]
@@ -85,6 +88,19 @@ def platform_digest(target: TargetFile, path: str, platform: str) -> tuple[Diges
     raise NotSignedError(
         f"{path!r} isn't signed for platform {platform[:40]!r}",
         hint=f"signed are: {', '.join(sorted(set(known)))[:300]}",
+    )
+
+
+def _single(target: TargetFile, path: str, platform: str) -> tuple[Digest, int]:
+    """Give an image that is no index, if its signer said that it's of this platform."""
+    custom = target.unrecognized_fields.get("custom")
+    signed_for = custom.get("platform") if isinstance(custom, dict) else None
+    if signed_for == platform or str(signed_for).startswith(f"{platform}/"):
+        return signed_digest(target, path), target.length
+    found = "an unknown platform" if signed_for is None else f"platform {str(signed_for)[:40]!r}"
+    raise NotSignedError(
+        f"{path!r} is one image for {found}, not an index with {platform[:40]!r}",
+        hint="leave --platform out, or ask the publisher to sign the index of all platforms",
     )
 
 
@@ -125,7 +141,14 @@ def describe(
         expires={role: file.expires_at for role, file in relied_on.items()},
         offline=offline,
         pinned=pinned,
+        root_fingerprints=_root_fingerprints(trusted),
     )
+
+
+def _root_fingerprints(trusted: TrustedSet) -> tuple[str, ...]:
+    root = trusted.root.signed
+    keys = [root.keys[keyid] for keyid in root.roles["root"].keyids]
+    return tuple(Digest.of(key_material(key)).hex for key in keys)
 
 
 def _length(child: Mapping[str, object]) -> int | None:

@@ -21,6 +21,7 @@ from tabellion.errors import (
     UnknownGunError,
     VerificationError,
 )
+from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import Fetcher
 from tabellion.verify.cache import MetadataCache
 
@@ -40,17 +41,19 @@ class Updater:
         self,
         base_url: str,
         *,
+        gun: str,
         fetcher: Fetcher,
         cache: MetadataCache,
         now: datetime,
         limits: Limits | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
+        self._gun = gun
+        self._is_new = False  # nothing of this GUN was seen before
         self._fetcher = fetcher
         self._cache = cache
         self._now = now
         self._limits = limits or Limits()
-        self._may_keep = False
         self._seen_root = 0
         self._unkept_roots: list[tuple[int, bytes]] = []
 
@@ -83,8 +86,11 @@ class Updater:
         try:
             timestamp = await self._fetch(trusted, "timestamp", None)
         except NotFoundError as error:
+            if self._is_new:
+                raise unknown_gun(self._gun, self._base_url, error) from error
             raise UnknownGunError(
-                f"{self._base_url} holds no timestamp: nothing is here"
+                f"{self._gun} was known, but now the server holds nothing of it",
+                hint="check --server; if it's right, ask its operator before trusting anything",
             ) from error
         await _off_loop(lambda: self._take_timestamp(trusted, timestamp))
         if not trusted.is_snapshot_current():
@@ -141,15 +147,16 @@ class Updater:
         if role != "root" and not trusted.root.signed.consistent_snapshot:
             version = None  # 5.3.12
         name = trusted.dialect.file_name(role, version)
-        return await self._fetcher.fetch(
+        data = await self._fetcher.fetch(
             f"{self._base_url}/{name}", max_bytes=self._limits.max_bytes(role)
         )
+        return check_is_no_page(self._base_url, data) if self._is_new else data
 
     def _walk_kept(self, trusted: TrustedSet) -> int:
         """Take the roots kept after the trusted one; give how many more may be taken."""
         # The first roots of a GUN are kept once they led to a timestamp: a root of something else
         # that was given by mistake must not stay.
-        self._may_keep = self._cache.load("root") is not None
+        self._is_new = self._cache.load("root") is None
         self._keep_root(trusted)
         for left in range(self._limits.root_rotations, 0, -1):
             data = self._cache.load_root(trusted.root.version + 1)
@@ -172,10 +179,10 @@ class Updater:
 
     def _keep_root(self, trusted: TrustedSet) -> None:
         root = trusted.root.version, trusted.root.data
-        if self._may_keep:
-            self._save_root(*root)
-        else:
+        if self._is_new:
             self._unkept_roots.append(root)
+        else:
+            self._save_root(*root)
 
     def _save_root(self, version: int, data: bytes) -> None:
         if self._cache.load_root(version) != data or self._cache.load("root") != data:
@@ -185,6 +192,7 @@ class Updater:
         is_new = trusted.update_timestamp(data)
         for root in self._unkept_roots:
             self._save_root(*root)
+        self._is_new = False
         if is_new:
             self._cache.save("timestamp", data)
         self._load_cached("snapshot", trusted.load_snapshot)

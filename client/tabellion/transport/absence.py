@@ -1,0 +1,54 @@
+"""What it means that a server has nothing of a GUN that isn't known here either.
+
+A trust server says so itself, by a problem document. Any other server that answers is the wrong
+one: a typing error in its address must not read as "nobody signs this".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from tabellion.errors import NotFoundError, ServerAnswerError, TabellionError, UnknownGunError
+
+_PROBLEM: Final = "urn:tabellion:problem:"
+_OK: Final = 200
+_NOT_FOUND: Final = 404
+
+
+def problem_code(body: bytes) -> str:
+    """Give the code in a trust server's problem document, or "" if it isn't one."""
+    try:
+        content = json.loads(body)
+        kind = content["type"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    is_ours = isinstance(kind, str) and kind.startswith(_PROBLEM)
+    return kind.removeprefix(_PROBLEM) if is_ours else ""
+
+
+def unknown_gun(gun: str, url: str, error: NotFoundError) -> TabellionError:
+    """Make the error for a GUN that isn't there: the server's word, or not even a trust server."""
+    if error.problem == UnknownGunError.code:
+        return UnknownGunError(f"nothing is signed in {gun}")
+    return _wrong_server(url, _NOT_FOUND)
+
+
+def check_is_no_page(url: str, body: bytes) -> bytes:
+    """Give the body back if it isn't a web page.
+
+    Raises:
+        ServerAnswerError: It is one.
+    """
+    if body.lstrip()[:1] == b"<":
+        raise _wrong_server(url, _OK)
+    return body
+
+
+def _wrong_server(url: str, status: int) -> ServerAnswerError:
+    server = url.partition("/v1/")[0].partition("/v2/")[0]
+    return ServerAnswerError(
+        f"{server} doesn't answer as a trust server",
+        status=status,
+        hint="check --server or TABELLION_SERVER, and the name",
+    )
