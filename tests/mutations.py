@@ -146,17 +146,3 @@ def signed_again(role: str, change: Callable[[Any], None]) -> bytes:
         return TUF.add_signature(bare, FORGE.signers[role])
     except MalformedMetadataError:
         return bare
-
-
-def are_names_text(data: bytes) -> bool:
-    """Tell apart the known fault that the next test holds; falls when it is mended."""
-    try:
-        signed = json.loads(data)["signed"]
-        if signed["_type"] == "root":
-            roles = list(signed["roles"].values())
-        else:
-            roles = [role | {"x": [role["name"]]} for role in signed["delegations"]["roles"]]
-        names = [name for role in roles for name in (*role["keyids"], *role.get("x", []))]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return True
-    return all(isinstance(name, str) for name in names)

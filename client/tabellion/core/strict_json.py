@@ -93,7 +93,9 @@ def _check_depth(text: str, what: str) -> None:
             depth -= 1
 
 
-_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# A string that doesn't end is taken to the end at once: looked at again from each of its quotes,
+# it would cost the square of its length.
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from securesystemslib.signer import Signature, Signer
-from tuf.api.metadata import Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Role, Root, Signed, Snapshot, Targets, Timestamp
 
 from tabellion.core import strict_json
 from tabellion.core.limits import Limits
@@ -144,7 +144,7 @@ def _check_payload(role: str, signed: Signed) -> None:
     match signed:
         case Root():
             for name, entry in signed.roles.items():
-                _check_threshold(role, name, entry.threshold)
+                _check_entry(role, name, entry)
         case Timestamp():
             _check_meta(role, "snapshot.json", signed.snapshot_meta)
         case Snapshot():
@@ -156,7 +156,13 @@ def _check_payload(role: str, signed: Signed) -> None:
             _check_targets(role, signed)
 
 
-def _check_threshold(role: str, name: str, threshold: object) -> None:
+def _check_entry(role: str, name: object, entry: Role) -> None:
+    """Check what python-tuf takes of a role as it comes: name, threshold and key ids."""
+    if not isinstance(name, str):
+        raise MalformedMetadataError(f"{role} names a role by {str(name)[:40]}, not by text")
+    if not all(isinstance(keyid, str) for keyid in entry.keyids):
+        raise MalformedMetadataError(f"{role} gives {name[:64]!r} a key id that isn't text")
+    threshold: object = entry.threshold  # python-tuf takes true for 1
     if type(threshold) is not int or threshold < 1:
         raise MalformedMetadataError(f"{role} gives {name[:64]!r} no threshold of 1 or more")
 
@@ -184,4 +190,11 @@ def _check_targets(role: str, signed: Targets) -> None:
         if "custom" in target.unrecognized_fields and not isinstance(target.custom, dict):
             raise MalformedMetadataError(f"{role} gives {path[:64]!r} a custom not an object")
     for delegated in delegated_roles(signed):
-        _check_threshold(role, delegated.name, delegated.threshold)
+        _check_entry(role, delegated.name, delegated)
+        patterns = [*(delegated.paths or []), *(delegated.path_hash_prefixes or [])]
+        if not all(isinstance(pattern, str) for pattern in patterns):
+            raise MalformedMetadataError(f"{role} gives {delegated.name[:64]!r} a path not text")
+        if type(delegated.terminating) is not bool:
+            raise MalformedMetadataError(
+                f"{role} doesn't say with true or false if {delegated.name[:64]!r} is terminating"
+            )

@@ -208,7 +208,9 @@ class Bootstrap:
         try:
             return self._open(data)
         except (MalformedMetadataError, MetadataTooLargeError) as error:
-            raise ConfigurationError(f"{self._pin.name} isn't a TUF root", hint=_HINT) from error
+            raise ConfigurationError(
+                f"{self._pin.name} isn't a TUF root: {error.message}", hint=_HINT
+            ) from error
 
     def _open(self, data: bytes) -> TrustedSet:
         return TrustedSet(data, now=self._now, limits=self._limits)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,8 +91,14 @@ class Listing:
         left_out: Why delegated roles couldn't be had or trusted; what they speak for is missing.
     """
 
-    targets: list[TargetMatch]
-    left_out: tuple[TabellionError, ...]
+    targets: tuple[TargetMatch, ...]
+    left_out: tuple[TabellionError, ...] = ()
+
+    def __iter__(self) -> Iterator[TargetMatch]:
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
 
 
 class TrustClient:
@@ -224,7 +230,7 @@ class TrustClient:
         """List all signed targets, each as a search would resolve it, sorted by path."""
         async with self._updated(parse_gun(gun)) as view:
             matches = await view.search(find_all(view.trusted))
-            return Listing(matches, tuple(view.trusted.unusable.values()))
+            return Listing(tuple(matches), tuple(view.trusted.unusable.values()))
 
     async def refresh(self, gun: str) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted.

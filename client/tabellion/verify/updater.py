@@ -50,6 +50,8 @@ class Updater:
         self._base_url = base_url.rstrip("/")
         self._gun = gun
         self._is_new = False  # nothing of this GUN was seen before
+        self._is_proven = False  # the root began from is one that is kept
+        self._must_drop = False  # the online keys changed on the way to the newest root
         self._fetcher = fetcher
         self._cache = cache
         self._now = now
@@ -82,7 +84,8 @@ class Updater:
 
     async def update_online(self, trusted: TrustedSet) -> None:
         """Fetch timestamp, snapshot and top-level targets (5.4 to 5.6)."""
-        await _off_loop(lambda: self._load_cached("timestamp", trusted.load_timestamp))
+        if not self._must_drop:
+            await _off_loop(lambda: self._load_cached("timestamp", trusted.load_timestamp))
         try:
             timestamp = await self._fetch(trusted, "timestamp", None)
         except NotFoundError as error:
@@ -154,9 +157,10 @@ class Updater:
 
     def _walk_kept(self, trusted: TrustedSet) -> int:
         """Take the roots kept after the trusted one; give how many more may be taken."""
-        # The first roots of a GUN are kept once they led to a timestamp: a root of something else
-        # that was given by mistake must not stay.
+        # A root that isn't kept yet is kept, and what follows from it done, once it led to a
+        # timestamp: a root of something else that was given by mistake must not stay.
         self._is_new = self._cache.load("root") is None
+        self._is_proven = self._cache.load_root(trusted.root.version) == trusted.root.data
         self._keep_root(trusted)
         for left in range(self._limits.root_rotations, 0, -1):
             data = self._cache.load_root(trusted.root.version + 1)
@@ -173,25 +177,28 @@ class Updater:
         old = trusted.root.signed
         trusted.update_root(data)
         if have_online_keys_changed(old, trusted.root.signed):
-            # Before the new root is kept: killed in between, the next run comes here again.
-            self._cache.drop("timestamp", "snapshot")  # 5.3.11
+            self._must_drop = True  # 5.3.11
         self._keep_root(trusted)
 
     def _keep_root(self, trusted: TrustedSet) -> None:
         root = trusted.root.version, trusted.root.data
-        if self._is_new:
-            self._unkept_roots.append(root)
-        else:
-            self._save_root(*root)
+        self._unkept_roots.append(root)
+        if self._is_proven:
+            self._keep_roots()
 
-    def _save_root(self, version: int, data: bytes) -> None:
-        if self._cache.load_root(version) != data or self._cache.load("root") != data:
-            self._cache.save_root(version, data)
+    def _keep_roots(self) -> None:
+        if self._must_drop:
+            # Before the new root is kept: killed in between, the next run comes here again.
+            self._cache.drop("timestamp", "snapshot")
+            self._must_drop = False
+        for version, data in self._unkept_roots:
+            if self._cache.load_root(version) != data or self._cache.load("root") != data:
+                self._cache.save_root(version, data)
+        self._unkept_roots.clear()
 
     def _take_timestamp(self, trusted: TrustedSet, data: bytes) -> None:
         is_new = trusted.update_timestamp(data)
-        for root in self._unkept_roots:
-            self._save_root(*root)
+        self._keep_roots()
         self._is_new = False
         if is_new:
             self._cache.save("timestamp", data)

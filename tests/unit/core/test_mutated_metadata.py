@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forge import NOW, resign
@@ -17,7 +17,6 @@ from mutations import (
     FORGE,
     NEW,
     OLD,
-    are_names_text,
     json_changes,
     mutated_bytes,
     naming,
@@ -104,7 +103,6 @@ def test_what_a_hostile_signer_signs_is_taken_whole_or_refused(
     role: str, data: st.DataObject
 ) -> None:
     changed = signed_again(role, data.draw(json_changes()))
-    assume(are_names_text(changed))
     files = naming(role, changed)
     trusted = before(role, files)
     if not refused_or_taken(trusted, role, changed):
@@ -144,7 +142,6 @@ def test_a_hostile_upload_is_judged_or_refused(
         if is_signed
         else data.draw(mutated_bytes(NEW[role]))
     )
-    assume(are_names_text(changed))
     current = CurrentSet(OLD, TUF)
     for held in (current, None):
         files = {**(NEW if held is None else {}), role: changed}
@@ -156,7 +153,6 @@ def test_a_hostile_upload_is_judged_or_refused(
             continue
 
 
-@pytest.mark.xfail(strict=True, reason="key ids and role names aren't checked to be text")
 @pytest.mark.parametrize("name", [5, True])
 @pytest.mark.parametrize("place", ["root's key", "delegated key", "delegated role"])
 def test_a09_a14_names_of_keys_and_roles_are_text(place: str, name: object) -> None:
@@ -174,7 +170,6 @@ def test_a09_a14_names_of_keys_and_roles_are_text(place: str, name: object) -> N
         TUF.parse(role, changed, max_bytes=99_999)
 
 
-@pytest.mark.xfail(strict=True, reason="the depth check reads an unended string over and over")
 def test_a19_hostile_escapes_take_linear_time() -> None:
     hostile = b'{"' + b'\\"' * 12_000
     begun = time.process_time()
