@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
+import hashlib
+from collections.abc import Callable, Generator
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -408,3 +409,64 @@ def test_b45_a_listing_visits_each_role_once_and_skips_the_unpublished(forge: Fo
     trusted = forge.trusted()
     roles, asked = drive(trusted, walk_roles(trusted), files)
     assert [role.role for role in roles] == ["targets", "alice", "bob"] == ["targets", *asked]
+
+
+def sha(algorithm: str, data: bytes) -> dict[str, dict[str, str]]:
+    return {"hashes": {algorithm: hashlib.new(algorithm, data).hexdigest()}}
+
+
+RIGHT: dict[str, Callable[[bytes], dict[str, Any]]] = {
+    "version": lambda _: {},
+    "length": lambda data: {"length": len(data)},
+    "sha256": lambda data: sha("sha256", data),
+    "sha512": lambda data: sha("sha512", data),
+}
+WRONG: dict[str, Callable[[bytes], dict[str, Any]]] = {
+    "version": lambda _: {"version": 2},
+    "longer": lambda data: {"length": len(data) + 1},
+    "shorter": lambda data: {"length": len(data) - 1},
+    "sha256": lambda data: sha("sha256", data + b" "),
+    "sha512": lambda data: sha("sha512", data + b" "),
+    "md5": lambda data: sha("md5", data),
+}
+
+
+def named(forge: Forge, role: str, meta: dict[str, Any]) -> TrustedSet:
+    """Give a set that knows a role's file by nothing but ``meta``."""
+
+    def change(signed: dict[str, Any]) -> None:
+        signed["meta"][f"{role}.json"] = {"version": 1} | meta
+
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    parent = "timestamp" if role == "snapshot" else "snapshot"
+    changed = resign(forge.files[parent], forge.signers[parent], change)
+    trusted.load_timestamp(changed if parent == "timestamp" else forge.files["timestamp"])
+    if parent == "snapshot":
+        trusted.load_snapshot(changed)
+    return trusted
+
+
+def take(trusted: TrustedSet, role: str, data: bytes) -> object:
+    return trusted.update_targets(data) if role == "targets" else trusted.update_snapshot(data)
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+@pytest.mark.parametrize("how", RIGHT.values(), ids=RIGHT.keys())
+def test_b34_b35_b38_version_length_or_one_hash_suffices(
+    forge: Forge, role: str, how: Callable[[bytes], dict[str, Any]]
+) -> None:
+    data = forge.files[role]
+    assert take(named(forge, role, how(data)), role, data)
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+@pytest.mark.parametrize("how", WRONG.values(), ids=WRONG.keys())
+def test_b34_b35_b38_version_length_and_each_hash_count_alone(
+    forge: Forge, role: str, how: Callable[[bytes], dict[str, Any]]
+) -> None:
+    data = forge.files[role]
+    trusted = named(forge, role, how(data))
+    known = trusted.snapshot
+    with pytest.raises(MixAndMatchError):
+        take(trusted, role, data)
+    assert (trusted.snapshot, trusted.targets) == (known, None)
