@@ -23,7 +23,6 @@ from tabellion.core.roles import (
     check_path_pattern,
     check_target_path,
     key_material,
-    matches,
     role_keys,
     roles_for_path,
     verify_threshold,
@@ -373,13 +372,6 @@ def test_a_role_without_delegations_covers_nothing(forge: Forge) -> None:
     assert roles_for_path(forge.targets, "1.2") == []
     with pytest.raises(MalformedMetadataError, match="delegates"):
         role_keys(forge.targets, "alice")
-
-
-@pytest.mark.parametrize("paths", [["rel-*"], ["a/*", "rel-1"]])
-def test_a15_a_delegation_covers_its_paths(paths: list[str]) -> None:
-    role = DelegatedRole("alice", [], 1, terminating=False, paths=paths)
-    assert matches(role, "rel-1")
-    assert not matches(role, "1.2")
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,21 @@ def test_the_servers_key_under_another_id_is_not_the_servers(forge: Forge) -> No
     refused("timestamp-is-online", lambda: judge(forge, None, *files, online=other))
 
 
+def test_another_key_under_the_servers_id_is_not_the_servers(forge: Forge) -> None:
+    """The server would sign with its own key, and no reader would find that signature good."""
+    online = forge.online()
+    stranger = CryptoSigner.generate_ed25519().public_key
+    for role, keys in (("timestamp", online.timestamp), ("snapshot", online.snapshot)):
+        root = copy.deepcopy(forge.root)
+        root.keys[keys[0].keyid] = SSlibKey(
+            keys[0].keyid, stranger.keytype, stranger.scheme, dict(stranger.keyval)
+        )
+        data = TUF.sign(root, forge.signers["root"])
+        files = (("root", data), ("targets", forge.files["targets"]))
+        rule = {"timestamp": "timestamp-is-online", "snapshot": "missing-snapshot"}[role]
+        refused(rule, partial(judge, forge, None, *files))
+
+
 def test_a_delegation_that_leads_again_to_a_role_of_other_keys_is_refused(forge: Forge) -> None:
     old = forge.delegate("alice", ["*"])
     forge.release()

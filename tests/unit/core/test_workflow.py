@@ -134,6 +134,16 @@ def test_b32_an_equal_timestamp_keeps_the_old_one(forge: Forge) -> None:
     assert trusted.update_timestamp(forge.files["timestamp"]) is False
 
 
+def test_b33_the_timestamp_known_already_is_refused_once_it_expires(forge: Forge) -> None:
+    soon = NOW + timedelta(days=1)
+    forge.release(expires_at=soon)
+    trusted = TrustedSet(forge.files["root"], now=soon)
+    trusted.load_timestamp(forge.files["timestamp"])
+    with pytest.raises(ExpiredMetadataError) as caught:
+        trusted.update_timestamp(forge.files["timestamp"])
+    assert (caught.value.role, caught.value.expired_at) == ("timestamp", soon)
+
+
 def test_b32_a_newer_timestamp_may_not_name_an_older_snapshot(forge: Forge) -> None:
     forge.release()
     trusted = TrustedSet(forge.files["root"], now=NOW)
