@@ -88,6 +88,26 @@ async def test_a_frozen_view_is_refused_once_it_expires(puller: Puller, days: in
     assert puller.kept() == before
 
 
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+async def test_each_role_alone_freezes_the_view_when_it_expires(
+    puller: Puller, forge: Forge, server: Simulator, role: str
+) -> None:
+    soon = NOW + timedelta(days=1)
+    forge.targets.expires = soon if role == "targets" else LATER
+    forge.targets.version += 1
+    server.publish(
+        expires_at=soon if role == "timestamp" else LATER,
+        snapshot_expires_at=soon if role == "snapshot" else LATER,
+    )
+    await puller.verify()
+    for policy in ("deny", "last-known"):
+        error = await puller.refused(ExpiredMetadataError, now=soon, offline=policy)
+        assert isinstance(error, ExpiredMetadataError)
+        assert error.role == role
+    await server.stop()
+    await puller.refused(ExpiredMetadataError, now=soon, offline="last-known")
+
+
 async def test_a_snapshot_of_another_release_is_mix_and_match(
     puller: Puller, server: Simulator
 ) -> None:

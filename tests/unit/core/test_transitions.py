@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 from tuf.api.metadata import Snapshot, Targets
 
-from forge import NOW, Forge, target
+from forge import NOW, Forge, resign, target
 from tabellion.core.dialect import TUF
 from tabellion.core.release import next_snapshot
 from tabellion.core.transitions import (
@@ -240,6 +241,21 @@ def test_the_servers_key_under_another_id_is_not_the_servers(forge: Forge) -> No
     refused("timestamp-is-online", lambda: judge(forge, None, *files, online=other))
 
 
+def test_another_key_under_the_servers_id_is_not_the_servers(forge: Forge) -> None:
+    """The server would sign with its own key, and no reader would find that signature good."""
+    online = forge.online()
+    stranger = CryptoSigner.generate_ed25519().public_key
+    for role, keys in (("timestamp", online.timestamp), ("snapshot", online.snapshot)):
+        root = copy.deepcopy(forge.root)
+        root.keys[keys[0].keyid] = SSlibKey(
+            keys[0].keyid, stranger.keytype, stranger.scheme, dict(stranger.keyval)
+        )
+        data = TUF.sign(root, forge.signers["root"])
+        files = (("root", data), ("targets", forge.files["targets"]))
+        rule = {"timestamp": "timestamp-is-online", "snapshot": "missing-snapshot"}[role]
+        refused(rule, partial(judge, forge, None, *files))
+
+
 def test_a_delegation_that_leads_again_to_a_role_of_other_keys_is_refused(forge: Forge) -> None:
     old = forge.delegate("alice", ["*"])
     forge.release()
@@ -292,3 +308,147 @@ def test_a_key_that_is_not_of_its_type_is_refused(forge: Forge) -> None:
     )
     root = TUF.sign(forge.root, forge.signers["root"])
     refused("unreadable-key", lambda: judge(forge, current, ("root", root)))
+
+
+def test_a_snapshot_stands_once_in_a_publication(forge: Forge) -> None:
+    old = forge.current()
+    upload = [("snapshot", forge.release()["snapshot"]) for _ in range(2)]
+    refused("duplicate-role", lambda: judge(forge, old, *upload))
+
+
+def test_the_first_root_has_version_1_and_signs_itself(forge: Forge) -> None:
+    targets = ("targets", forge.files["targets"])
+    forged = resign(forge.files["root"], [CryptoSigner.generate_ed25519()], lambda s: None)
+    with pytest.raises(ThresholdError):
+        judge(forge, None, ("root", forged), targets)
+    later = resign(forge.files["root"], forge.signers["root"], lambda s: s.update(version=2))
+    refused("root-versions", lambda: judge(forge, None, ("root", later), targets))
+
+
+def test_an_expired_root_is_not_published(forge: Forge) -> None:
+    forge.root.expires = NOW
+    forge.root.version = 2
+    root = TUF.sign(forge.root, forge.signers["root"])
+    with pytest.raises(ExpiredMetadataError):
+        judge(forge, forge.current(), ("root", root))
+
+
+def test_the_first_version_of_a_role_is_1(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    current = forge.current()
+    forge.targets.version += 1
+    targets = TUF.sign(forge.targets, forge.signers["targets"])
+    forge.delegated["alice"].version = 2
+    alice = TUF.sign(forge.delegated["alice"], forge.signers["alice"])
+    upload = (("targets", targets), ("alice", alice))
+    assert refused("first-version", lambda: judge(forge, current, *upload)).role == "alice"
+
+
+def test_new_snapshot_keys_of_the_server_need_a_new_snapshot(forge: Forge) -> None:
+    current = forge.current()
+    fresh = CryptoSigner.generate_ed25519().public_key
+    forge.root.revoke_key(forge.signers["snapshot"][0].public_key.keyid, "snapshot")
+    forge.root.add_key(fresh, "snapshot")
+    forge.root.version = 2
+    root = ("root", TUF.sign(forge.root, forge.signers["root"]))
+    online = OnlineKeys([fresh], forge.online().timestamp)
+    assert judge(forge, current, root, online=online).needs_snapshot
+    theirs = OnlineKeys([], forge.online().timestamp)
+    refused("missing-snapshot", lambda: judge(forge, current, root, online=theirs))
+
+
+def test_a_root_that_leaves_the_publishers_snapshot_valid_needs_no_other(forge: Forge) -> None:
+    current = forge.current()
+    forge.root.version = 2
+    root = ("root", TUF.sign(forge.root, forge.signers["root"]))
+    made = judge(forge, current, root, online=OnlineKeys([], forge.online().timestamp))
+    assert not made.needs_snapshot
+    assert not judge(forge, current, root).needs_snapshot
+
+
+def snapshot_of(forge: Forge, change: Callable[[Snapshot], object]) -> tuple[str, bytes]:
+    old = TUF.parse("snapshot", forge.files["snapshot"], max_bytes=99999).signed
+    assert isinstance(old, Snapshot)
+    new = next_snapshot(old, {}, expires_at=forge.root.expires)
+    change(new)
+    return "snapshot", TUF.sign(new, forge.signers["snapshot"])
+
+
+def test_a_publishers_snapshot_names_what_is_published_and_nothing_else(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    forge.release()
+    current = forge.current()
+
+    def forget(snapshot: Snapshot) -> None:
+        del snapshot.meta["alice.json"]
+
+    def invent(snapshot: Snapshot) -> None:
+        snapshot.meta["bob.json"] = snapshot.meta["alice.json"]
+
+    def misname(field: str, value: object) -> Callable[[Snapshot], object]:
+        return lambda snapshot: setattr(snapshot.meta["alice.json"], field, value)
+
+    wrong: list[Callable[[Snapshot], object]] = [
+        forget, invent, misname("version", 2), misname("length", 1),
+        misname("hashes", {"sha256": "00"}), misname("hashes", {"sha512": "00"}),
+    ]  # fmt: skip
+    for change in wrong:
+        refused("snapshot-content", partial(judge, forge, current, snapshot_of(forge, change)))
+    for change in (misname("hashes", None), misname("length", None)):
+        made = judge(forge, current, snapshot_of(forge, change))
+        assert made.snapshot is not None
+
+
+def test_a_publishers_snapshot_is_the_next_signed_and_fresh(forge: Forge) -> None:
+    current = forge.current()
+    with pytest.raises(ConflictError):
+        judge(forge, current, snapshot_of(forge, lambda new: setattr(new, "version", 3)))
+    with pytest.raises(ExpiredMetadataError):
+        judge(forge, current, snapshot_of(forge, lambda new: setattr(new, "expires", NOW)))
+    forge.signers["snapshot"] = [CryptoSigner.generate_ed25519()]
+    with pytest.raises(ThresholdError):
+        judge(forge, current, snapshot_of(forge, lambda new: None))
+
+
+def test_a_delegator_may_narrow_the_paths_of_what_stays(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    forge.delegated["alice"].targets["9"] = target(b"x", "9")
+    forge.release()
+    current = forge.current()
+    assert forge.targets.delegations is not None
+    assert forge.targets.delegations.roles is not None
+    forge.targets.delegations.roles["alice"].paths = ["alice-*"]
+    data = next_targets(forge)
+    assert judge(forge, current, ("targets", data)).targets
+    upload = (("targets", data), ("alice", next_targets(forge, "alice")))
+    refused("path-not-delegated", lambda: judge(forge, current, *upload))
+
+
+def test_a_target_that_an_earlier_role_answers_is_lawful(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    forge.delegate("bob", ["*"])
+    forge.delegated["alice"].targets["9"] = target(b"x", "9")
+    forge.release()
+    current = forge.current()
+    forge.delegated["bob"].targets["9"] = target(b"y", "9")
+    assert judge(forge, current, ("bob", next_targets(forge, "bob"))).targets
+
+
+def test_a_target_behind_a_terminating_role_is_refused(forge: Forge) -> None:
+    forge.delegate("alice", ["*"], terminating=True)
+    forge.delegate("bob", ["*"])
+    forge.release()
+    current = forge.current()
+    forge.delegated["bob"].targets["9"] = target(b"y", "9")
+    data = next_targets(forge, "bob")
+    refused("path-not-delegated", lambda: judge(forge, current, ("bob", data)))
+
+
+def test_a_ring_of_delegations_is_walked_once(forge: Forge) -> None:
+    forge.delegate("alice", ["*"])
+    forge.delegated["alice"].delegations = copy.deepcopy(forge.targets.delegations)
+    forge.delegate("bob", ["*"])
+    forge.release()
+    current = forge.current()
+    forge.delegated["bob"].targets["9"] = target(b"y", "9")
+    assert judge(forge, current, ("bob", next_targets(forge, "bob"))).targets

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
-from datetime import timedelta
+import hashlib
+from collections.abc import Callable, Generator
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
 from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Delegations
 
 from forge import LATER, NOW, Forge, resign, target
 from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.names import Digest
-from tabellion.core.search import RoleRequest, find_all, find_digest, find_target
+from tabellion.core.search import RoleRequest, find_all, find_digest, find_target, walk_roles
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
 from tabellion.errors import (
     ExpiredMetadataError,
@@ -136,6 +138,16 @@ def test_b32_an_older_timestamp_is_a_rollback(forge: Forge) -> None:
 def test_b32_an_equal_timestamp_keeps_the_old_one(forge: Forge) -> None:
     trusted = forge.trusted()
     assert trusted.update_timestamp(forge.files["timestamp"]) is False
+
+
+def test_b33_the_timestamp_known_already_is_refused_once_it_expires(forge: Forge) -> None:
+    soon = NOW + timedelta(days=1)
+    forge.release(expires_at=soon)
+    trusted = TrustedSet(forge.files["root"], now=soon)
+    trusted.load_timestamp(forge.files["timestamp"])
+    with pytest.raises(ExpiredMetadataError) as caught:
+        trusted.update_timestamp(forge.files["timestamp"])
+    assert (caught.value.role, caught.value.expired_at) == ("timestamp", soon)
 
 
 def test_b32_a_newer_timestamp_may_not_name_an_older_snapshot(forge: Forge) -> None:
@@ -342,3 +354,169 @@ def test_b45_children_of_a_signed_index_are_signed(forge: Forge) -> None:
     match, _ = drive(trusted, find_digest(trusted, child), files)
     assert match is not None
     assert match.path == "multi"
+
+
+def test_b34_a_loaded_snapshot_is_current_only_if_it_is_the_named_and_fresh_one(
+    forge: Forge,
+) -> None:
+    def loaded(now: datetime = NOW) -> TrustedSet:
+        trusted = TrustedSet(forge.files["root"], now=now)
+        trusted.load_timestamp(forge.files["timestamp"])
+        return trusted
+
+    assert not loaded().is_snapshot_current()
+    trusted = loaded()
+    trusted.load_snapshot(forge.files["snapshot"])
+    assert trusted.is_snapshot_current()
+    late = loaded(now=LATER)
+    late.load_snapshot(forge.files["snapshot"])
+    assert not late.is_snapshot_current()
+    twin = resign(forge.files["snapshot"], forge.signers["snapshot"], lambda s: s.update(x=1))
+    trusted.load_snapshot(twin)
+    assert not trusted.is_snapshot_current()
+    forge.release()
+    trusted.load_snapshot(forge.files["snapshot"])
+    assert not trusted.is_snapshot_current()
+
+
+def test_steps_out_of_order_are_a_fault_of_the_program(forge: Forge) -> None:
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    with pytest.raises(RuntimeError, match="timestamp comes before"):
+        trusted.update_snapshot(forge.files["snapshot"])
+    with pytest.raises(RuntimeError, match="snapshot comes before"):
+        trusted.update_targets(forge.files["targets"])
+    forge.delegate("alice", ["*"])
+    forge.release()
+    trusted = forge.trusted()
+    with pytest.raises(RuntimeError, match="bob comes before"):
+        trusted.update_targets(forge.files["alice"], "alice", "bob")
+    search = find_target(trusted, "9")
+    next(search)
+    with pytest.raises(RuntimeError, match="wasn't loaded"):
+        next(search)
+
+
+def nested(forge: Forge) -> dict[str, bytes]:
+    """Delegate to alice and to bob, and alice to bob: bob is reached on two ways."""
+    for name in ("alice", "bob"):
+        forge.delegate(name, ["*"])
+    alice, top = forge.delegated["alice"], forge.targets.delegations
+    assert top is not None
+    assert top.roles is not None
+    alice.delegations = Delegations(dict(top.keys), {"bob": top.roles["bob"]})
+    forge.delegated["bob"].targets["9"] = target(b"x", "9")
+    return forge.release()
+
+
+def test_b39_b42_a_role_is_searched_once_and_by_its_nearest_delegator(forge: Forge) -> None:
+    files = nested(forge)
+    trusted = forge.trusted()
+    match, asked = drive(trusted, find_target(trusted, "9"), files)
+    assert match is not None
+    assert (match.role.role, match.delegated_by, asked) == ("bob", "alice", ["alice", "bob"])
+    nothing, asked = drive(trusted, find_target(trusted, "none"), files)
+    assert (nothing, asked) == (None, [])
+    assert trusted.role("bob", "targets") is None
+
+
+def test_b42_another_delegator_has_other_keys_for_a_role(forge: Forge) -> None:
+    nested(forge)
+    alice = forge.delegated["alice"].delegations
+    assert alice is not None
+    assert alice.roles is not None
+    stranger = CryptoSigner.generate_ed25519().public_key
+    alice.roles["bob"] = copy.deepcopy(alice.roles["bob"])
+    alice.roles["bob"].keyids[:] = [stranger.keyid]
+    alice.keys[stranger.keyid] = stranger
+    files = forge.release()
+    trusted = forge.trusted()
+    with pytest.raises(ThresholdError):
+        drive(trusted, find_target(trusted, "9"), files)
+    trusted.update_targets(files["bob"], "bob", "targets")
+    assert trusted.role("bob", "alice") is None
+
+
+def test_b40_a_terminating_role_hides_also_what_waits_above_it(forge: Forge) -> None:
+    nested(forge)
+    alice = forge.delegated["alice"].delegations
+    assert alice is not None
+    assert alice.roles is not None
+    alice.roles["bob"] = copy.deepcopy(alice.roles["bob"])
+    alice.roles["bob"].terminating = True
+    forge.delegate("carol", ["*"])
+    forge.delegated["carol"].targets["10"] = target(b"y", "10")
+    files = forge.release()
+    trusted = forge.trusted()
+    match, asked = drive(trusted, find_target(trusted, "10"), files)
+    assert (match, asked) == (None, ["alice", "bob"])
+
+
+def test_b45_a_listing_visits_each_role_once_and_skips_the_unpublished(forge: Forge) -> None:
+    nested(forge)
+    forge.delegate("silent", ["*"])
+    del forge.delegated["silent"]
+    files = forge.release()
+    trusted = forge.trusted()
+    roles, asked = drive(trusted, walk_roles(trusted), files)
+    assert [role.role for role in roles] == ["targets", "alice", "bob"] == ["targets", *asked]
+
+
+def sha(algorithm: str, data: bytes) -> dict[str, dict[str, str]]:
+    return {"hashes": {algorithm: hashlib.new(algorithm, data).hexdigest()}}
+
+
+RIGHT: dict[str, Callable[[bytes], dict[str, Any]]] = {
+    "version": lambda _: {},
+    "length": lambda data: {"length": len(data)},
+    "sha256": lambda data: sha("sha256", data),
+    "sha512": lambda data: sha("sha512", data),
+}
+WRONG: dict[str, Callable[[bytes], dict[str, Any]]] = {
+    "version": lambda _: {"version": 2},
+    "longer": lambda data: {"length": len(data) + 1},
+    "shorter": lambda data: {"length": len(data) - 1},
+    "sha256": lambda data: sha("sha256", data + b" "),
+    "sha512": lambda data: sha("sha512", data + b" "),
+    "md5": lambda data: sha("md5", data),
+}
+
+
+def named(forge: Forge, role: str, meta: dict[str, Any]) -> TrustedSet:
+    """Give a set that knows a role's file by nothing but ``meta``."""
+
+    def change(signed: dict[str, Any]) -> None:
+        signed["meta"][f"{role}.json"] = {"version": 1} | meta
+
+    trusted = TrustedSet(forge.files["root"], now=NOW)
+    parent = "timestamp" if role == "snapshot" else "snapshot"
+    changed = resign(forge.files[parent], forge.signers[parent], change)
+    trusted.load_timestamp(changed if parent == "timestamp" else forge.files["timestamp"])
+    if parent == "snapshot":
+        trusted.load_snapshot(changed)
+    return trusted
+
+
+def take(trusted: TrustedSet, role: str, data: bytes) -> object:
+    return trusted.update_targets(data) if role == "targets" else trusted.update_snapshot(data)
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+@pytest.mark.parametrize("how", RIGHT.values(), ids=RIGHT.keys())
+def test_b34_b35_b38_version_length_or_one_hash_suffices(
+    forge: Forge, role: str, how: Callable[[bytes], dict[str, Any]]
+) -> None:
+    data = forge.files[role]
+    assert take(named(forge, role, how(data)), role, data)
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+@pytest.mark.parametrize("how", WRONG.values(), ids=WRONG.keys())
+def test_b34_b35_b38_version_length_and_each_hash_count_alone(
+    forge: Forge, role: str, how: Callable[[bytes], dict[str, Any]]
+) -> None:
+    data = forge.files[role]
+    trusted = named(forge, role, how(data))
+    known = trusted.snapshot
+    with pytest.raises(MixAndMatchError):
+        take(trusted, role, data)
+    assert (trusted.snapshot, trusted.targets) == (known, None)
