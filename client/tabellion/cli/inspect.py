@@ -20,12 +20,11 @@ from tabellion.cli.context import (
     trust_options,
 )
 from tabellion.cli.subject import gun_of, is_image, subject_of
-from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.names import Gun
-from tabellion.core.roles import delegated_roles
-from tabellion.core.trusted_set import TrustedSet
 
 if TYPE_CHECKING:
+    from tabellion.core.metadata import TrustedMetadata
+    from tabellion.core.trusted_set import TrustedSet
     from tabellion.verify import VerifiedImage
 
 _SHORT = 16
@@ -81,6 +80,8 @@ def _show_image(verified: VerifiedImage) -> None:
 
 
 def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
+    from tabellion.core.roles import delegated_roles  # noqa: PLC0415  # not needed for help
+
     roles = [_role(trusted, name) for name in ("root", "targets", "snapshot", "timestamp")]
     targets = trusted.role("targets", "root")
     roles.extend(

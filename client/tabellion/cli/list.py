@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,9 @@ from tabellion.cli.context import (
 )
 from tabellion.cli.subject import gun_argument, gun_of
 from tabellion.core.names import Gun
-from tabellion.core.search import TargetMatch
+
+if TYPE_CHECKING:
+    from tabellion.core.search import TargetMatch
 
 
 @click.command()
