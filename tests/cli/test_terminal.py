@@ -55,6 +55,19 @@ def test_a_cell_cannot_fake_another_column(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "x?y\tz w\n"
 
 
+def test_digests_are_short_only_where_a_terminal_is_too_narrow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ("1.2", "sha256:" + "12" * 32, "cafe")
+    output.table(("TARGET", "DIGEST", "BY"), [row])
+    assert capsys.readouterr().out == "\t".join(row) + "\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for columns, digest in (("90", row[1]), ("60", "12121212...")):
+        monkeypatch.setenv("COLUMNS", columns)
+        output.table(("TARGET", "DIGEST", "BY"), [row])
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["1.2", digest, "cafe"]
+
+
 @pytest.mark.parametrize("verb", ["", "verify", "list", "inspect", "history", "sign", "status"])
 def test_help_imports_nothing_heavy(verb: str) -> None:
     script = (

@@ -72,7 +72,7 @@ def _show_image(verified: VerifiedImage) -> None:
     output.answer(f"  length    {verified.length}")
     for signer in verified.signers:
         keys = ", ".join(keyid[:_SHORT] for keyid in signer.keyids)
-        output.answer(f"  signed by {signer.role} (keys {keys})")
+        output.answer(f"  signed by {signer.role}, keys: {keys}")
     for role, version in verified.versions.items():
         output.answer(f"  {role:<9} version {version}, {_until(verified.expires.get(role))}")
     if verified.custom:
@@ -99,12 +99,13 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
     output.answer(f"{gun} ({trusted.dialect.name})")
     for role in roles:
         keys = ", ".join(keyid[:_SHORT] for keyid in role["keyids"])
-        line = f"  {role['role']:<9} {role['threshold']} of {len(role['keyids'])} keys ({keys})"
+        output.answer(
+            f"  {role['role']:<9} {role['threshold']} of {len(role['keyids'])} keys: {keys}"
+        )
         if "version" in role:
-            line += f", version {role['version']}, {_until(role['expires'])}"
+            output.answer(f"{'':12}version {role['version']}, {_until(role['expires'])}")
         if "paths" in role:
-            line += f", paths {' '.join(role['paths'])}"
-        output.answer(line)
+            output.answer(f"{'':12}paths {' '.join(role['paths'])}")
 
 
 def _role(trusted: TrustedSet, name: str) -> dict[str, Any]:
