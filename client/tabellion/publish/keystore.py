@@ -313,8 +313,10 @@ def load_public_key(data: bytes, *, what: str = "public key") -> Key:
         _check_fit(made)
     except KeyStoreError:
         raise
-    except (TabellionError, Exception) as error:
-        raise KeyStoreError(f"{what} can't be read: {error}", hint=hint) from error
+    except TabellionError as error:
+        raise KeyStoreError(f"{what} isn't a public key: {error.message}", hint=hint) from error
+    except Exception as error:
+        raise KeyStoreError(f"{what} isn't a public key", hint=hint) from error
     if keyid is not None and keyid != made.keyid:
         raise KeyStoreError(f"{what} says it's {str(keyid)[:64]}, but it's {made.keyid}", hint=hint)
     return made
@@ -375,9 +377,11 @@ def _open(pem: bytes, passphrase: str, what: str) -> PrivateKeyTypes:
             raise PassphraseError(
                 f"the passphrase doesn't open {what}", hint="check it, and that the file is whole"
             ) from error
-        raise KeyStoreError(f"{what} isn't a private key in PEM: {error}") from error
+        raise KeyStoreError(
+            f"{what} isn't a private key in PEM", hint="give PKCS#8, PKCS#1 or SEC1 in PEM"
+        ) from error
     except UnsupportedAlgorithm as error:
-        raise KeyStoreError(f"{what} can't be read: {error}") from error
+        raise KeyStoreError(f"{what} is a key of a kind that can't be read here") from error
 
 
 def _note_of(info: KeyInfo) -> bytes:
@@ -414,7 +418,7 @@ def _read_note(path: Path) -> KeyInfo:
         )
     except (OSError, ValueError, KeyError, TypeError, TabellionError) as error:
         raise KeyStoreError(
-            f"the note {path} can't be read: {error}",
+            f"the note {path} is damaged",
             hint="restore it from a backup; the key beside it is as it was",
         ) from error
 
