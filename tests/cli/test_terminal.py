@@ -55,9 +55,23 @@ def test_a_cell_cannot_fake_another_column(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "x?y\tz w\n"
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_digests_are_short_only_where_a_terminal_is_too_narrow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ("1.2", "sha256:" + "12" * 32, "cafe")
+    output.table(("TARGET", "DIGEST", "BY"), [row])
+    assert capsys.readouterr().out == "\t".join(row) + "\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for columns, digest in (("90", row[1]), ("60", "12121212...")):
+        monkeypatch.setenv("COLUMNS", columns)
+        output.table(("TARGET", "DIGEST", "BY"), [row])
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["1.2", digest, "cafe"]
+
+
+@pytest.mark.parametrize("verb", ["", "verify", "list", "inspect", "history", "sign", "status"])
+def test_help_imports_nothing_heavy(verb: str) -> None:
     script = (
-        "import sys, tabellion.cli.app as app; app.run(['--help']);"
+        f"import sys, tabellion.cli.app as app; app.run([*{verb.split()}, '--help']);"
         "heavy = {'aiohttp', 'tuf', 'cryptography', 'rich', 'securesystemslib', 'asyncio'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -83,3 +97,56 @@ def test_a_full_disk_under_stdout_is_told(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("tabellion: error: this machine refuses")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "content", [b"junk\n", b"\x89PNG\xff", b"-----BEGIN PRIVATE KEY-----\nAAA"]
+)
+@pytest.mark.parametrize("use", ["import", "passphrase", "note"])
+def test_a_key_file_that_is_none_is_told_without_the_words_of_a_library(
+    tmp_path: Path, use: str, content: bytes
+) -> None:
+    given = tmp_path / "given"
+    given.write_bytes(content)
+    variables = {"TABELLION_HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path)}
+    arguments = ["key", "generate"]
+    if use == "import":
+        arguments = ["key", "import", str(given)]
+        variables["TABELLION_SIGNER_PASSPHRASE"] = "long enough"
+    elif use == "note":
+        arguments = ["key", "list"]
+        keys = tmp_path / "home" / "keys"
+        keys.mkdir(parents=True)
+        (keys / ("0" * 64 + ".json")).write_bytes(content)
+    else:
+        missing = tmp_path / "missing" if content == b"junk\n" else given
+        variables["TABELLION_SIGNER_PASSPHRASE_FILE"] = str(
+            tmp_path if content.startswith(b"-") else missing
+        )
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TABELLION_")}
+    done = subprocess.run(
+        [*PROGRAM, *arguments],
+        env={**kept, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+    for leak in ("Errno", "ASN.1", "codec", "cryptography.io", "Expecting value", "char 0"):
+        assert leak not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["", "verify", "list", "inspect", "history", "completion"])
+def test_help_fits_eighty_columns(verb: str) -> None:
+    done = subprocess.run(
+        [*PROGRAM, *verb.split(), "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 80

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -124,6 +125,9 @@ def cli() -> None:
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit status; print errors, let none through."""
+    for name in ("stdout", "stderr"):  # closed by who started this: Python has None then
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until the end
     try:
         return _run(args)
     except (ReaderGoneError, BrokenPipeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +19,8 @@ T = TypeVar("T")
 
 def work(coroutine: Coroutine[Any, Any, T], what: str = "") -> T:
     """Run a coroutine to its end, with progress on a terminal if it takes long."""
+    import asyncio  # noqa: PLC0415  # not needed for help
+
     if not what:
         return asyncio.run(coroutine)
     with output.progress(what):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +36,7 @@ def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> 
         ConfigurationError: Names every unknown key and wrong value, with its line.
     """
     text, where = _read(path)
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(
-            f"{where}: not TOML: {error}", hint="see config/client.toml for an example"
-        ) from None
+    content = _parse(text, where) if text else {}
     faults: list[str] = []
     client = content.get("client", {})
     if not isinstance(client, dict):
@@ -90,6 +84,17 @@ def _read(path: Path | None) -> tuple[str, Path]:
         raise ConfigurationError(
             f"configuration file {str(path)!r} can't be read: {reason}",
             hint="check --config or TABELLION_CONFIG",
+        ) from None
+
+
+def _parse(text: str, where: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415  # not needed without a file
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(
+            f"{where}: not TOML: {error}", hint="see config/client.toml for an example"
         ) from None
 
 

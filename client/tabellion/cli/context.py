@@ -118,7 +118,10 @@ def settle(options: Options | None = None) -> Settings:
     ca = _existing("ca", _pick("ca", options, config))
     offline = _pick("offline", options, config) or "deny"
     if offline not in {"deny", "last-known"}:
-        raise UsageError(f"offline is {offline!r}", hint="it is deny or last-known")
+        raise UsageError(
+            f"offline is {offline!r}, not deny or last-known",
+            hint="check --offline, TABELLION_OFFLINE and the configuration file",
+        )
     return Settings(
         home=Path(home).expanduser() if home else default_home(),
         ca=ca,

@@ -20,12 +20,11 @@ from tabellion.cli.context import (
     trust_options,
 )
 from tabellion.cli.subject import gun_of, is_image, subject_of
-from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.names import Gun
-from tabellion.core.roles import delegated_roles
-from tabellion.core.trusted_set import TrustedSet
 
 if TYPE_CHECKING:
+    from tabellion.core.metadata import TrustedMetadata
+    from tabellion.core.trusted_set import TrustedSet
     from tabellion.verify import VerifiedImage
 
 _SHORT = 16
@@ -73,7 +72,7 @@ def _show_image(verified: VerifiedImage) -> None:
     output.answer(f"  length    {verified.length}")
     for signer in verified.signers:
         keys = ", ".join(keyid[:_SHORT] for keyid in signer.keyids)
-        output.answer(f"  signed by {signer.role} (keys {keys})")
+        output.answer(f"  signed by {signer.role}, keys: {keys}")
     for role, version in verified.versions.items():
         output.answer(f"  {role:<9} version {version}, {_until(verified.expires.get(role))}")
     if verified.custom:
@@ -81,6 +80,8 @@ def _show_image(verified: VerifiedImage) -> None:
 
 
 def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
+    from tabellion.core.roles import delegated_roles  # noqa: PLC0415  # not needed for help
+
     roles = [_role(trusted, name) for name in ("root", "targets", "snapshot", "timestamp")]
     targets = trusted.role("targets", "root")
     roles.extend(
@@ -98,12 +99,13 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
     output.answer(f"{gun} ({trusted.dialect.name})")
     for role in roles:
         keys = ", ".join(keyid[:_SHORT] for keyid in role["keyids"])
-        line = f"  {role['role']:<9} {role['threshold']} of {len(role['keyids'])} keys ({keys})"
+        output.answer(
+            f"  {role['role']:<9} {role['threshold']} of {len(role['keyids'])} keys: {keys}"
+        )
         if "version" in role:
-            line += f", version {role['version']}, {_until(role['expires'])}"
+            output.answer(f"{'':12}version {role['version']}, {_until(role['expires'])}")
         if "paths" in role:
-            line += f", paths {' '.join(role['paths'])}"
-        output.answer(line)
+            output.answer(f"{'':12}paths {' '.join(role['paths'])}")
 
 
 def _role(trusted: TrustedSet, name: str) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from tabellion.cli.context import (
 )
 from tabellion.cli.subject import gun_argument, gun_of
 from tabellion.core.names import Gun
-from tabellion.core.search import TargetMatch
+
+if TYPE_CHECKING:
+    from tabellion.core.search import TargetMatch
 
 if TYPE_CHECKING:
     from tabellion.verify import Listing

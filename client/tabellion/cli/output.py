@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import sys
 import threading
 import time
@@ -22,6 +24,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
+_LONG_HEX = re.compile(r"(?:sha(?:256|512):)?\b([0-9a-f]{8})[0-9a-f]{8,}\b")
 _SHOW_PROGRESS_AFTER_SECONDS = 0.4
 
 
@@ -98,7 +101,8 @@ def digest(hashes: Mapping[str, str]) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print aligned columns on stdout; the head only on a terminal, so that scripts need no tail.
 
-    Control characters are replaced; tabs can't appear within a cell.
+    Control characters are replaced; tabs can't appear within a cell. On a terminal that is too
+    narrow, digests are shortened; scripts always get them whole.
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
@@ -106,11 +110,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
             sys.stdout.write("\t".join(row) + "\n")
         return
     lines = [list(head), *cells]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    widths = _widths(lines)
+    if sum(widths) + 2 * len(widths) - 2 > shutil.get_terminal_size().columns:
+        lines = [[_LONG_HEX.sub(r"\1...", cell) for cell in line] for line in lines]
+        widths = _widths(lines)
     for number, line in enumerate(lines):
         padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         text = padded.rstrip()
         sys.stdout.write((text if number else paint(text, "bold", sys.stdout)) + "\n")
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
 
 
 _asking = threading.Event()

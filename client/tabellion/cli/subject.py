@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import click
 
 from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
-from tabellion.core.roles import check_target_path
 from tabellion.errors import InvalidNameError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +52,8 @@ def subject_of(name: str, gun: str | None) -> Subject:
         InvalidNameError: It's neither.
     """
     if gun is not None:
+        from tabellion.core.roles import check_target_path  # noqa: PLC0415  # not needed for help
+
         check_target_path(name)
         return Subject(parse_gun(gun), name, None)
     reference = parse_reference(name)

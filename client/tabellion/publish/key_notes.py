@@ -90,6 +90,6 @@ def read_note(path: Path) -> KeyInfo:
         )
     except (OSError, ValueError, KeyError, TypeError, TabellionError) as error:
         raise KeyStoreError(
-            f"the note {path} can't be read: {error}",
+            f"the note {path} is damaged",
             hint="restore it from a backup; the key beside it is as it was",
         ) from error

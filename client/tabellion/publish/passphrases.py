@@ -111,8 +111,9 @@ def _read(variable: str, path: Path) -> str:
             data = file.read(_MAX_BYTES + 1)
         lines = data.decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
+        reason = str(error.strerror).lower() if isinstance(error, OSError) else "not UTF-8"
         raise PassphraseError(
-            f"{variable}_FILE {str(path)!r} can't be read: {error}", hint="check path and mode"
+            f"{variable}_FILE {str(path)!r} can't be read: {reason}", hint="check path and mode"
         ) from error
     if len(data) > _MAX_BYTES or not lines or not lines[0]:
         raise PassphraseError(

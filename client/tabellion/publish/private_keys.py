@@ -59,9 +59,11 @@ def open_private_key(pem: bytes, passphrase: str, what: str) -> PrivateKeyTypes:
             raise PassphraseError(
                 f"the passphrase doesn't open {what}", hint="check it, and that the file is whole"
             ) from error
-        raise KeyStoreError(f"{what} isn't a private key in PEM: {error}") from error
+        raise KeyStoreError(
+            f"{what} isn't a private key in PEM", hint="give PKCS#8, PKCS#1 or SEC1 in PEM"
+        ) from error
     except UnsupportedAlgorithm as error:
-        raise KeyStoreError(f"{what} can't be read: {error}") from error
+        raise KeyStoreError(f"{what} is a key of a kind that can't be read here") from error
 
 
 def encrypted_pem(private: PrivateKeyTypes, passphrase: str) -> bytes:

@@ -48,8 +48,10 @@ def load_public_key(data: bytes, *, what: str = "public key") -> Key:
         check_fit(made)
     except KeyStoreError:
         raise
-    except (TabellionError, Exception) as error:
-        raise KeyStoreError(f"{what} can't be read: {error}", hint=hint) from error
+    except TabellionError as error:
+        raise KeyStoreError(f"{what} isn't a public key: {error.message}", hint=hint) from error
+    except Exception as error:
+        raise KeyStoreError(f"{what} isn't a public key", hint=hint) from error
     if keyid is not None and keyid != made.keyid:
         raise KeyStoreError(f"{what} says it's {str(keyid)[:64]}, but it's {made.keyid}", hint=hint)
     return made

@@ -13,7 +13,7 @@ import aiohttp
 from tabellion.errors import UnreachableError
 
 _NETWORK: Final = {
-    errno.ECONNREFUSED: "connection refused, nothing listens there",
+    errno.ECONNREFUSED: "connection refused",
     errno.ECONNRESET: "it closed the connection",
     errno.EPIPE: "it closed the connection",
     errno.ENETUNREACH: "this machine has no network to it",
@@ -63,7 +63,7 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, TimeoutError):
         return "no answer in time"
     if isinstance(cause, ssl.SSLError):
-        return "it doesn't speak TLS as this machine does, or it's an http address"
+        return "no TLS is spoken there; is it an http address?"
     if isinstance(cause, socket.gaierror):
         is_later = cause.errno == socket.EAI_AGAIN
         return "its name can't be looked up now" if is_later else "no such host"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -59,10 +58,7 @@ class HttpFetcher:
         stall_seconds: float = 15,
         total_seconds: float = 120,
     ) -> None:
-        self._ca = ca
-        # Reading the system's CAs takes 15 ms: done for the first https request, but faults of
-        # a given file are told at once.
-        self._tls: ssl.SSLContext | None = tls_context(ca) if ca is not None else None
+        self._tls = tls_context(ca)
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "tabellion"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -126,14 +122,12 @@ class HttpFetcher:
         """
         try:
             place = URL(url, encoded=True)
-            if place.scheme == "https" and self._tls is None:
-                self._tls = await asyncio.to_thread(tls_context, self._ca)
             async with self._opened().request(
                 method,
                 place,
                 data=data,
                 allow_redirects=False,
-                ssl=self._tls or True,
+                ssl=self._tls,
                 proxy=proxy_of(place),
             ) as response:
                 yield response

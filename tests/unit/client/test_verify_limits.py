@@ -10,6 +10,7 @@ from simulator import GUN, Simulator
 from tabellion.core.limits import Limits
 from tabellion.core.names import Digest
 from tabellion.errors import (
+    ConfigurationError,
     MalformedMetadataError,
     NotSignedError,
     TransferError,
