@@ -65,6 +65,21 @@ async def test_signer_of_old_comes_back_with_the_same_keys_and_files(
         assert set(await owner.signed(gun)) == {"1"}
 
 
+async def test_delegation_withdrawn_after_signing_shows_no_shadow(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with Person(server.url, tmp_path) as owner:
+        await owner.publisher.init(gun)
+        key = owner.keys.generate("signer", passphrase=PASSPHRASE, name="alice").key
+        await owner.publisher.add_signer(gun, "alice", [key])
+        digest = Digest.of(b"1")
+        await owner.publisher.sign(gun, "1", digest, 1, role="alice", publish=False)
+        await owner.publisher.remove_signer(gun, "alice", publish=False)
+        done = await owner.publisher.publish(gun)
+        assert (done.versions, done.shadowed) == ({"targets": 3}, {})
+        assert await owner.signed(gun) == {}
+
+
 @pytest.mark.parametrize("is_removed", [False, True])
 async def test_new_key_held_elsewhere_cosigns_before_anything_is_published(
     server: EmbeddedServer,
