@@ -17,7 +17,9 @@ from tabellion.verify.client import TrustClient
 class Person:
     """Somebody with a home folder, who reaches the server at ``url``."""
 
-    def __init__(self, url: str, home: Path, root: bytes | None = None) -> None:
+    def __init__(
+        self, url: str, home: Path, root: bytes | None = None, *, token: str | None = None
+    ) -> None:
         self.home = home
         self.trust = TrustClient(url, home=home, root=root)
         self.keys = KeyStore(home)
@@ -26,6 +28,7 @@ class Person:
             home=home,
             trust=self.trust,
             passphrases=Passphrases(environ=publisher_process.PASSPHRASES),
+            token=token,
         )
 
     async def __aenter__(self) -> Self:

@@ -11,15 +11,22 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestServer
 
 import publisher_process
 from cutting_proxy import CuttingProxy, cutting_proxy
 from person import Person, twin
 from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.names import Digest
-from tabellion.errors import TransferError, UsageError
+from tabellion.errors import AccessDeniedError, TransferError, UsageError
+from tabellion_server.app import make_app
+from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.settings import Settings
+from tabellion_server.storage.sqlite import SqliteStore
 
 PASSPHRASE = "signer passphrase"
+TOKEN = "0123456789abcdef0123456789abcdef"
 SCRIPT = Path(publisher_process.__file__)
 
 
@@ -156,6 +163,35 @@ async def test_init_goes_on_after_all_answers_were_lost_even_if_it_was_built_upo
         assert owner.keys.list() == keys
 
 
+async def test_init_cut_off_survives_a_wrong_token(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "tabellion.db")
+    app = make_app(
+        Settings(write_token=TOKEN),
+        store=store,
+        online_keys=OnlineKeys(store, MasterKey.generate()),
+    )
+    home, gun = tmp_path / "home", "faults.example/token"
+    async with (
+        TestServer(app) as site,
+        cutting_proxy(str(site.make_url("/"))) as proxy,
+        Person(proxy.url, home, token=TOKEN) as owner,
+    ):
+        proxy.cuts = 99
+        with pytest.raises(TransferError):
+            await owner.publisher.init(gun)
+        proxy.cuts = 0
+        before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+        async with Person(proxy.url, home, token=TOKEN[::-1]) as wrong:
+            with pytest.raises(AccessDeniedError) as refused:
+                await wrong.publisher.init(gun)
+        assert refused.value.exit_status == 2
+        after = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+        assert after == before
+        await owner.publisher.init(gun)
+        assert await owner.sign(gun, "1") == {"targets": 2}
+    await store.close()
+
+
 async def test_init_that_lost_the_race_for_a_name_leaves_nothing(
     server: EmbeddedServer, proxy: CuttingProxy, gun: str, tmp_path: Path
 ) -> None:
@@ -216,14 +252,12 @@ async def test_cosigned_publication_that_arrived_before_is_recognised(
             assert (await owner.publisher.cosign(copy)).versions == {"qa": 1}
             assert not copy.exists()
             assert await owner.version(gun, "qa") == 1
-            shutil.rmtree(ann.home / "partial")
             late = await ann.publisher.sign(gun, "y", Digest.of(b"y"), 1, role="qa")
-            assert late.incomplete is not None
-            stale = tmp_path / "stale.json"
-            shutil.copy(late.incomplete, stale)
             fresh = await ann.publisher.sign(gun, "z", Digest.of(b"z"), 1, role="qa")
+            assert late.incomplete is not None
             assert fresh.incomplete is not None
             await owner.publisher.cosign(fresh.incomplete)
+            stale = late.incomplete  # the second one didn't take its place
             with pytest.raises(UsageError, match="follow"):
                 await owner.publisher.cosign(stale)
             assert stale.exists()

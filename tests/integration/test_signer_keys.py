@@ -65,6 +65,38 @@ async def test_signer_of_old_comes_back_with_the_same_keys_and_files(
         assert set(await owner.signed(gun)) == {"1"}
 
 
+async def test_signer_with_new_keys_and_paths_keeps_what_it_still_may_sign(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with Person(server.url, tmp_path) as owner:
+        await owner.publisher.init(gun)
+        old, new = (
+            owner.keys.generate("signer", passphrase=PASSPHRASE, name=name).key
+            for name in ("old", "new")
+        )
+        await owner.publisher.add_signer(gun, "alice", [old])
+        for target in ("a-1", "b-1"):
+            await owner.publisher.sign(gun, target, Digest.of(b"x"), 1, role="alice")
+        added = await owner.publisher.add_signer(gun, "alice", [new], paths=["a-*"])
+        assert added.versions == {"targets": 3, "alice": 3}
+        assert set(await owner.signed(gun)) == {"a-1"}
+
+
+async def test_delegation_withdrawn_after_signing_shows_no_shadow(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with Person(server.url, tmp_path) as owner:
+        await owner.publisher.init(gun)
+        key = owner.keys.generate("signer", passphrase=PASSPHRASE, name="alice").key
+        await owner.publisher.add_signer(gun, "alice", [key])
+        digest = Digest.of(b"1")
+        await owner.publisher.sign(gun, "1", digest, 1, role="alice", publish=False)
+        await owner.publisher.remove_signer(gun, "alice", publish=False)
+        done = await owner.publisher.publish(gun)
+        assert (done.versions, done.shadowed) == ({"targets": 3}, {})
+        assert await owner.signed(gun) == {}
+
+
 @pytest.mark.parametrize("is_removed", [False, True])
 async def test_new_key_held_elsewhere_cosigns_before_anything_is_published(
     server: EmbeddedServer,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tabellion.core.dialect import Dialect
+from tabellion.core.limits import Limits
 from tabellion.errors import (
     ConflictError,
     NotFoundError,
@@ -87,9 +88,10 @@ class Delivery:
         """Compare one file: a publication is there whole or not at all."""
         file = built.files[0]
         name = self._dialect.file_name(file.role, built.versions[file.role])
+        limit = Limits().max_bytes(file.role)
         try:
-            return await self._api.metadata(self._gun, name, max_bytes=len(file.data)) == file.data
-        except (NotFoundError, TransferError):  # another one of that version may be longer
+            return await self._api.metadata(self._gun, name, max_bytes=limit) == file.data
+        except NotFoundError:
             return False
 
 

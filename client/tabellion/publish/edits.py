@@ -105,7 +105,8 @@ class Draft:
         """Give the targets just signed that verifiers won't see: an earlier role answers."""
         found: dict[str, str] = {}
         for path, signer in self.signed_as.items():
-            answer = next(role for role in self.asked(path) if path in self.of(role).targets)
+            answers = (role for role in self.asked(path) if path in self.of(role).targets)
+            answer = next(answers, signer)
             if answer != signer:
                 found[path] = answer
         return found

@@ -22,8 +22,7 @@ from tabellion.errors import (
     NotFoundError,
     PublicationError,
     ServerAnswerError,
-    TransferError,
-    UnreachableError,
+    TransportError,
     UsageError,
 )
 from tabellion.publish.birth import Pending, Plan, first_files
@@ -35,7 +34,7 @@ from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signing import Expiries, KeyRing
 from tabellion.verify.cache import MetadataCache
 
-_REFUSALS: Final = (PublicationError, AccessDeniedError, NotFoundError)
+_REFUSED: Final = range(300, 500)
 
 
 class Founder:
@@ -59,6 +58,7 @@ class Founder:
         self._expiries = expiries
         self._clock = clock
         self._made: list[KeyInfo] = []
+        self._is_fresh = False
 
     async def found(
         self,
@@ -85,6 +85,7 @@ class Founder:
             if not local_snapshot:
                 online["snapshot"] = [await self._api.online_key(self._gun, "snapshot")]
             files = await asyncio.to_thread(self._prepare, named, thresholds, online)
+            self._is_fresh = True
         await self._send(files)
         async with self._cache.locked():
             await asyncio.to_thread(_pin, self._cache, files[0].data)
@@ -98,31 +99,34 @@ class Founder:
             retries.begin()
             try:
                 await self._api.upload(self._gun, files)
-            except ConflictError as error:
+            except PublicationError as error:
                 if await self._is_ours(files[0].data):
                     return  # it arrived before, and was built upon since
-                await self._give_up(retries)
-                raise self._exists() from error
-            except _REFUSALS:
-                await self._give_up(retries)
+                await self._give_up()
+                if isinstance(error, ConflictError):
+                    raise self._exists() from error
                 raise
-            except (UnreachableError, TransferError, ServerAnswerError) as error:
-                if isinstance(error, ServerAnswerError) and not may_pass(error):
+            except TransportError as error:
+                if _is_refusal(error):
+                    if self._is_fresh:
+                        await self._give_up()
                     raise
+                self._is_fresh = False  # from now on the server may have it
                 await retries.pause(error, is_fault=True)
             else:
                 return
 
     async def _is_ours(self, root: bytes) -> bool:
-        with contextlib.suppress(NotFoundError, TransferError):
-            name = TUF.file_name("root", 1)
-            return await self._api.metadata(self._gun, name, max_bytes=len(root)) == root
-        return False
+        name, limit = TUF.file_name("root", 1), Limits().root_bytes
+        try:
+            return await self._api.metadata(self._gun, name, max_bytes=limit) == root
+        except NotFoundError:
+            return False
 
-    async def _give_up(self, retries: Retries) -> None:
+    async def _give_up(self) -> None:
         """Leave nothing behind, but a key only if surely no server holds what it signed."""
         await asyncio.to_thread(self._pending.drop)
-        if not retries.faults:
+        if self._is_fresh:
             await asyncio.to_thread(self._unmake)
 
     def _prepare(
@@ -203,6 +207,13 @@ class Founder:
             f"{self._gun} exists on the server already",
             hint="sign in it, or ask its owner to add you as a signer",
         )
+
+
+def _is_refusal(error: TransportError) -> bool:
+    """Tell whether the sender is at fault, so that surely nothing was published."""
+    if isinstance(error, ServerAnswerError):
+        return error.status in _REFUSED and not may_pass(error)
+    return isinstance(error, AccessDeniedError | NotFoundError)
 
 
 def _pin(cache: MetadataCache, root: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,14 @@ class Partial:
     files: tuple[UploadedFile, ...]
 
 
-def path_for(home: Path, gun: str, versions: Mapping[str, int]) -> Path:
-    """Give the place of a partly signed publication in the home folder."""
+def path_for(
+    home: Path, gun: str, versions: Mapping[str, int], content: Sequence[UploadedFile]
+) -> Path:
+    """Give the place of a partly signed publication in the home folder: its own for each."""
     label = "+".join(f"{role}-{version}" for role, version in sorted(versions.items()))
-    return home / "partial" / quote(gun, safe="") / f"{quote(label[:100], safe='')}.json"
+    digest = hashlib.sha256(b"".join(item.data for item in content)).hexdigest()
+    name = f"{quote(label[:100], safe='')}-{digest[:8]}.json"
+    return home / "partial" / quote(gun, safe="") / name
 
 
 def write(path: Path, gun: str, content: Sequence[UploadedFile]) -> None:

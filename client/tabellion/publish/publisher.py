@@ -324,7 +324,7 @@ class Publisher:
         )
         if not built.missing:
             return outcome
-        path = partial.path_for(self._home, gun, built.versions)
+        path = partial.path_for(self._home, gun, built.versions, built.files)
         await asyncio.to_thread(partial.write, path, gun, built.files)
         return replace(outcome, incomplete=path)
 

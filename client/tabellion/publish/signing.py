@@ -200,7 +200,7 @@ def _to_sign_anew(draft: Draft, changed: Mapping[str, Targets]) -> dict[str, Tar
     """Give roles whose published file the keys of a changed delegation wouldn't vouch for.
 
     The server refuses to leave such a file behind. A role that gets other keys keeps what it
-    signed; one that was removed before comes back empty.
+    signed and still may; one that was removed before comes back empty.
     """
     current, dialect = draft.current, draft.current.trusted.dialect
     found: dict[str, Targets] = {}
@@ -211,7 +211,10 @@ def _to_sign_anew(draft: Draft, changed: Mapping[str, Targets]) -> dict[str, Tar
                 continue
             keys, entry = role_keys(payload, child.name)
             if signatures_missing(dialect, child.name, file.data, keys, entry):
-                found[child.name] = draft.edit(child.name)
+                anew = draft.edit(child.name)
+                for path in [path for path in anew.targets if child.name not in draft.asked(path)]:
+                    del anew.targets[path]
+                found[child.name] = anew
     return found
 
 
