@@ -244,6 +244,7 @@ async def test_podman_is_told_of_http_exactly_where_it_is_allowed(recorder: Reco
         "pull --tls-verify=true plain.io/a": [False],
         "build -f F .": [False],
         "build -f G .": [True],
+        "build --tls-verify=true -f G .": [False],
     }
     for line, expected in cases.items():
         (recorder.folder / "log").unlink(missing_ok=True)

@@ -70,7 +70,10 @@ def test_the_status_of_the_users_command_is_handed_on(
 ) -> None:
     (recorder.folder / "Dockerfile").write_text("FROM r.io/a\n")
     verb = words.split(maxsplit=1)[0]
-    text = f'#!/bin/sh\ntest "$1" = {verb} && echo said && exit {status}\nexit 0\n'
+    text = (
+        f'#!/bin/sh\ntest "$1" = {verb} && echo said && exit {status}\n'
+        'test "$1" = image && exit 1\necho noise\n'
+    )
     done = subprocess.run(
         scripted(recorder, text, *words.split()), check=False, capture_output=True
     )
