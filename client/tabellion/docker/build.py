@@ -168,7 +168,8 @@ def _default_file(context: Path, engine: str) -> Path:
 
 
 def _named_file(name: str, context: Path, engine: str) -> Path:
-    if name.startswith(_REMOTE) or name == "-" or name.endswith(".in") or "," in name:
+    is_list = engine == "podman" and "," in name
+    if name.startswith(_REMOTE) or name == "-" or name.endswith(".in") or is_list:
         raise VerificationError(
             f"Dockerfile {name[:100]!r} can't be verified before the build",
             hint="make it a plain file first",
