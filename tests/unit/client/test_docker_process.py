@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,3 +191,19 @@ async def test_a_missing_program_is_a_matter_of_configuration(recorder: Recorder
             ["pull", "r.io/a"], engine=str(recorder.folder / "docker"), sources=SOURCES
         )
     assert getattr(caught.value, "exit_status", None) == 2
+
+
+async def test_a_signal_while_the_engine_is_being_started_reaches_it(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine(recorder, "#!/bin/sh\nexec sleep 60\n")
+    real = subprocess.Popen
+
+    def popen(words: list[str], **rest: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(words, **rest)
+
+    monkeypatch.setattr("tabellion.docker.engine.subprocess.Popen", popen)
+    program = str(recorder.folder / "docker")
+    status = await run_engine(["pull", "r.io/a"], engine=program, sources=SOURCES)
+    assert status == 128 + signal.SIGTERM
