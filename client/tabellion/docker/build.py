@@ -60,7 +60,7 @@ async def run_build(command: Command, engine: str, resolver: Resolver) -> int:
             # podman alone has --from; the last one counts, and an empty one doesn't
             replaces_first=number == 0
             and command.engine == "podman"
-            and bool(command.values("--from")[-1:] not in ([], [""])),
+            and command.values("--from")[-1:] not in ([], [""]),
         )
         for number, source in enumerate(sources)
     ]

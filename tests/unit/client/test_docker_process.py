@@ -199,7 +199,7 @@ async def test_a_signal_while_the_engine_is_being_started_reaches_it(
     engine(recorder, "#!/bin/sh\nexec sleep 60\n")
     real = subprocess.Popen
 
-    def popen(words: list[str], **rest: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401
+    def popen(words: list[str], **rest: Any) -> subprocess.Popen[bytes]:
         os.kill(os.getpid(), signal.SIGTERM)
         return real(words, **rest)
 
