@@ -25,6 +25,7 @@ async def test_a_registry_with_passwords_is_logged_in_to(tmp_path: Path) -> None
     with engines.docker_registry(tmp_path / "registry", extra=auth) as registry:
         reference = parse_reference(f"{registry.host}/app:1")
         async with RegistryClient(docker_config=tmp_path) as client:
+            assert await client.speaks_http(registry.host)  # loopback, without TLS
             with pytest.raises(AccessDeniedError) as refused:
                 await client.manifest(reference)
         assert "docker login" in refused.value.hint

@@ -60,7 +60,7 @@ async def run_build(command: Command, engine: str, resolver: Resolver) -> int:
             # podman alone has --from; the last one counts, and an empty one doesn't
             replaces_first=number == 0
             and command.engine == "podman"
-            and bool(command.values("--from")[-1:] not in ([], [""])),
+            and command.values("--from")[-1:] not in ([], [""]),
         )
         for number, source in enumerate(sources)
     ]
@@ -168,7 +168,8 @@ def _default_file(context: Path, engine: str) -> Path:
 
 
 def _named_file(name: str, context: Path, engine: str) -> Path:
-    if name.startswith(_REMOTE) or name == "-" or name.endswith(".in") or "," in name:
+    is_list = engine == "podman" and "," in name
+    if name.startswith(_REMOTE) or name == "-" or name.endswith(".in") or is_list:
         raise VerificationError(
             f"Dockerfile {name[:100]!r} can't be verified before the build",
             hint="make it a plain file first",

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from typing import BinaryIO, Final, NoReturn
 
 from tabellion.errors import ConfigurationError, EngineError, TabellionError
 
+_Process = subprocess.Popen[bytes]
 ENGINES: Final = frozenset({"docker", "podman", "nerdctl"})
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
@@ -69,8 +70,8 @@ def run_child(engine: str, words: Sequence[str], *, stdin: BinaryIO | None = Non
         ConfigurationError: There is no such program.
         EngineError: It can't be started.
     """
-    process = _start(engine, words, stdin=stdin)
-    with _signals_passed_to(process):
+    with _signals_passed_on() as attach:
+        process = attach(_start(engine, words, stdin=stdin))
         status = process.wait()
     return status if status >= 0 else 128 - status
 
@@ -92,11 +93,13 @@ def run_step(engine: str, words: Sequence[str], what: str, *, quiet: bool = True
         SystemExit: A signal ended it; the status is a shell's.
     """
     target = sys.stderr.fileno() if quiet else None
-    process = _start(engine, words, stdin=subprocess.DEVNULL, stdout=target, stderr=subprocess.PIPE)
     tail = bytearray()
-    reader = threading.Thread(target=_copy_stderr, args=(process, tail), daemon=True)
-    reader.start()
-    with _signals_passed_to(process):
+    with _signals_passed_on() as attach:
+        process = attach(
+            _start(engine, words, stdin=subprocess.DEVNULL, stdout=target, stderr=subprocess.PIPE)
+        )
+        reader = threading.Thread(target=_copy_stderr, args=(process, tail), daemon=True)
+        reader.start()
         status = process.wait()
         reader.join(timeout=2)  # a grandchild may hold the pipe open
     if status < 0:
@@ -116,7 +119,7 @@ def _start(
     stdin: BinaryIO | int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
-) -> subprocess.Popen[bytes]:
+) -> _Process:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
@@ -127,7 +130,7 @@ def _start(
         raise _not_started(engine, error) from error
 
 
-def _copy_stderr(process: subprocess.Popen[bytes], tail: bytearray) -> None:
+def _copy_stderr(process: _Process, tail: bytearray) -> None:
     """Show what the engine says while it says it, and keep its end."""
     if process.stderr is None:
         return
@@ -167,23 +170,40 @@ def is_present(engine: str, words: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _signals_passed_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand signals to the child; the terminal's own interrupt reaches it anyway."""
+def _signals_passed_on() -> Iterator[Callable[[_Process], _Process]]:
+    """Hand signals to the child that is attached, also those that came while it was started.
+
+    The terminal's own interrupt reaches it anyway. Handlers in Python aren't inherited: the child
+    starts with the defaults.
+    """
+    children: list[_Process] = []
+    missed: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        if process.returncode is None:
+        if not children:
+            missed.append(number)
+        elif children[0].returncode is None:
+            children[0].send_signal(number)
+
+    def leave(_: int, __: FrameType | None) -> None:
+        """Do nothing; SIG_IGN would be inherited."""
+
+    def attach(process: _Process) -> _Process:
+        children.append(process)
+        for number in missed:
             process.send_signal(number)
+        return process
 
     try:
         former = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
         former[signal.SIGINT] = signal.signal(
-            signal.SIGINT, pass_on if not sys.stdin or not sys.stdin.isatty() else signal.SIG_IGN
+            signal.SIGINT, pass_on if not sys.stdin or not sys.stdin.isatty() else leave
         )
     except ValueError:  # not the main thread, which gets the signals
-        yield
+        yield attach
         return
     try:
-        yield
+        yield attach
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -16,7 +16,7 @@ FETCHING: Final[Mapping[str, frozenset[str]]] = {
     "compose": frozenset(
         {"up", "pull", "run", "create", "build", "scale", "watch", "alpha", "bridge"}
     ),
-    "container": frozenset({"clone", "runlabel"}),
+    "container": frozenset({"clone", "restore", "runlabel"}),
     "debug": frozenset(),
     "extension": frozenset({"install", "update"}),
     "farm": frozenset({"build"}),

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tabellion.docker.command import parse_command
+from tabellion.docker.fetching import FETCHING
 from tabellion.errors import UsageError
 
 
@@ -78,3 +82,12 @@ def test_any_words_give_a_command_or_a_usage_error(words: list[str]) -> None:
             continue
         assert list(command.words) == [verb, *words]
         assert all(0 < at < len(command.words) for at in command.operands)
+
+
+def test_the_manual_names_every_command_that_fetches_unverified() -> None:
+    manual = (Path(__file__).parents[3] / "client" / "README.md").read_text()
+    table = manual[manual.index("**not\nverified**") :]
+    for verb, seconds in FETCHING.items():
+        assert re.search(rf"`{verb}[` ]", table), verb
+        for word in seconds:
+            assert word.startswith("-") or re.search(rf"[` ]{word}`", table), (verb, word)

@@ -24,6 +24,7 @@ async def refused(recorder: Recorder, line: str, engine: str = "docker") -> Tabe
     [
         "run --mount Type=Image,Source=unsigned,target=/x r.io/a",
         "run --mount type=bind,type=image,src=unsigned,dst=/x r.io/a",
+        "run --mount type=image,type=bind,src=unsigned,dst=/x r.io/a",
         "run --rootfs --mount type=image,src=unsigned,dst=/x /rootfs",
         "run --mount=type=image,src=r.io/b,source=unsigned,dst=/x r.io/a",
         "run --mount type=image,dst=/x r.io/a",
@@ -77,6 +78,7 @@ def test_such_images_are_fetched_by_digest_first(
         "--sbom unsigned",
         "--sbom=generator=unsigned",
         "--attest type=sbom",
+        "--attest Type=SBOM",
         "--attest type=sbom,disabled=false",
         "--attest type=sbom,disabled=true,disabled=false",
         "--attest type=sbom,generator=unsigned",
@@ -166,7 +168,8 @@ async def test_podmans_from_flag_hides_the_first_image_only(
         ("build .", {"Containerfile": "FROM r.io/a AS evil.io/x\nFROM EVIL.io/x\n"}),
         ("build .", {"Containerfile": "FROM r.io/a\nCOPY --from=\u00b2 /x /y\n"}),
         ("build .", {"Containerfile": "BZh91AY\nFROM r.io/a\n"}),
-        ("build --compat-volumes -f A .", {"A": "FROM unsigned", "Containerfile": "FROM r.io/a"}),
+        ("build -f A,B .", {"A,B": "FROM r.io/a\n", "A": "FROM unsigned\n"}),
+        ("build --compat-volumes x", {"x": "FROM unsigned", "Containerfile": "FROM r.io/a"}),
     ],
 )
 async def test_a_dockerfile_hides_no_image_from_podman(
@@ -244,6 +247,7 @@ async def test_podman_is_told_of_http_exactly_where_it_is_allowed(recorder: Reco
         "pull --tls-verify=true plain.io/a": [False],
         "build -f F .": [False],
         "build -f G .": [True],
+        "build --tls-verify=true -f G .": [False],
     }
     for line, expected in cases.items():
         (recorder.folder / "log").unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,10 @@ def test_the_status_of_the_users_command_is_handed_on(
 ) -> None:
     (recorder.folder / "Dockerfile").write_text("FROM r.io/a\n")
     verb = words.split(maxsplit=1)[0]
-    text = f'#!/bin/sh\ntest "$1" = {verb} && echo said && exit {status}\nexit 0\n'
+    text = (
+        f'#!/bin/sh\ntest "$1" = {verb} && echo said && exit {status}\n'
+        'test "$1" = image && exit 1\necho noise\n'
+    )
     done = subprocess.run(
         scripted(recorder, text, *words.split()), check=False, capture_output=True
     )
@@ -187,3 +191,19 @@ async def test_a_missing_program_is_a_matter_of_configuration(recorder: Recorder
             ["pull", "r.io/a"], engine=str(recorder.folder / "docker"), sources=SOURCES
         )
     assert getattr(caught.value, "exit_status", None) == 2
+
+
+async def test_a_signal_while_the_engine_is_being_started_reaches_it(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine(recorder, "#!/bin/sh\nexec sleep 60\n")
+    real = subprocess.Popen
+
+    def popen(words: list[str], **rest: Any) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(words, **rest)
+
+    monkeypatch.setattr("tabellion.docker.engine.subprocess.Popen", popen)
+    program = str(recorder.folder / "docker")
+    status = await run_engine(["pull", "r.io/a"], engine=program, sources=SOURCES)
+    assert status == 128 + signal.SIGTERM

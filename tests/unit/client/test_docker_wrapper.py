@@ -256,7 +256,6 @@ async def test_a_build_that_cannot_be_judged_is_a_usage_error(
         "pull -qa r.io/a",
         "build https://host.example/x.git",
         "build -f https://host.example/F .",
-        "build -f F,F .",
         "build -f - -",
         "build -f F -",
     ],
