@@ -10,9 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -53,6 +56,34 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(self.server.body)
 
     do_CONNECT = do_GET  # noqa: N815  # the library looks for this name
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Forwarder(BaseHTTPRequestHandler):
+    """A proxy that finds every host at ``target``."""
+
+    target = ""
+    hosts: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        self.hosts.append(f"{self.command} {address.netloc}")
+        connection = HTTPConnection(self.target)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {"Content-Type": self.headers.get("Content-Type", "")}
+        connection.request(self.command, address.path, body, headers)
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.headers["Content-Type"])
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_POST = do_GET  # noqa: N815  # the library looks for this name
 
     def log_message(self, *_: object) -> None:
         pass
@@ -233,6 +264,35 @@ def test_a_server_elsewhere_is_asked_through_the_proxy_without_netrc(tmp_path: P
         assert proxy.lines[0].startswith("GET http://trust.invalid/v2/")
         names = {name.lower() for headers in proxy.headers for name in headers}
         assert not names & {"authorization", "proxy-authorization"}
+
+
+def test_publishing_and_verifying_work_through_a_proxy(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    secrets = {f"TABELLION_{role}_PASSPHRASE": "secret-word" for role in ("ROOT", "TARGETS")}
+    digest = "sha256:" + "1" * 64
+    with (
+        EmbeddedServer(tmp_path / "server") as server,
+        ThreadingHTTPServer(("127.0.0.1", 0), Forwarder) as proxy,
+    ):
+        Forwarder.target = server.url.removeprefix("http://")
+        threading.Thread(target=proxy.serve_forever, args=(0.05,)).start()
+        try:
+            variables = {"HTTP_PROXY": f"http://127.0.0.1:{proxy.server_address[1]}", **secrets}
+            for arguments in (
+                ["init", "servers.example/app"],
+                ["sign", IMAGE, "--digest", digest, "--length", "3"],
+                ["verify", IMAGE],
+            ):
+                done = run(tmp_path, "http://trust.invalid", *arguments, **variables)
+                assert done.returncode == 0, done.stderr
+            assert done.stdout == f"{digest}\n"
+            unknown = run(
+                tmp_path, "http://trust.invalid", "history", "servers.example/other", **variables
+            )
+            assert unknown.returncode == 1
+        finally:
+            proxy.shutdown()
+    assert set(Forwarder.hosts) == {"GET trust.invalid", "POST trust.invalid"}
 
 
 def test_a_password_of_the_proxy_goes_to_the_proxy(tmp_path: Path) -> None:

@@ -58,6 +58,16 @@ async def test_a_fingerprint_of_a_later_root_key_is_found_by_the_walk(
     assert puller.client().cache(GUN).root_versions() == [3]
 
 
+async def test_the_walk_to_the_pinned_key_follows_the_chain_of_roots(
+    puller: Puller, server: Simulator
+) -> None:
+    async with another(roots=2) as stranger:
+        server.files["2.root.json"] = stranger.files["2.root.json"]
+        pin = fingerprint(stranger.forge)
+        await puller.refused(ThresholdError, root=None, root_fingerprint=pin)
+    assert puller.kept() == {}
+
+
 async def test_a_later_pin_of_a_retired_root_key_agrees_with_the_kept_chain(
     puller: Puller, server: Simulator, forge: Forge
 ) -> None:
