@@ -41,6 +41,8 @@ def parse(data: bytes, *, max_bytes: int, what: str) -> dict[str, Any]:
         text = data.decode("utf-8")
         _check_depth(text, what)
         value = _DECODER.decode(text)
+    except UnicodeDecodeError as error:
+        raise MalformedMetadataError(f"{what} isn't JSON in UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise MalformedMetadataError(f"{what} isn't valid JSON: {error}") from error
     if not isinstance(value, dict):
