@@ -195,6 +195,11 @@ async def endless(writer: asyncio.StreamWriter, _: bytes) -> None:
         await writer.drain()
 
 
+async def unannounced(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send a file without its length; the end of the connection ends it."""
+    writer.write(head(200, "Connection: close") + data)
+
+
 async def announce_too_much(writer: asyncio.StreamWriter, _: bytes) -> None:
     """Announce a terabyte."""
     writer.write(proper_head(1 << 40))

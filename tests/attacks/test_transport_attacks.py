@@ -117,6 +117,17 @@ async def test_a_body_is_never_unfolded(puller: Puller, server: Simulator) -> No
         tracemalloc.stop()
 
 
+async def test_a_body_of_unannounced_length_is_read_up_to_the_limit(
+    puller: Puller, server: Simulator
+) -> None:
+    server.answers["x"] = simulator.unannounced
+    server.files["x"] = b"x" * 70_000
+    url = f"{server.url}/x"
+    assert await puller.fetcher.fetch(url, max_bytes=70_000) == server.files["x"]
+    with pytest.raises(TransferError, match="longer than the limit of 69999"):
+        await puller.fetcher.fetch(url, max_bytes=69_999)
+
+
 async def test_no_server_is_unreachable(puller: Puller, server: Simulator) -> None:
     await server.stop()
     with pytest.raises(UnreachableError):

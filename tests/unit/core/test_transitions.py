@@ -241,6 +241,19 @@ def test_the_servers_key_under_another_id_is_not_the_servers(forge: Forge) -> No
     refused("timestamp-is-online", lambda: judge(forge, None, *files, online=other))
 
 
+@pytest.mark.parametrize(
+    ("role", "rule"), [("timestamp", "timestamp-is-online"), ("snapshot", "missing-snapshot")]
+)
+def test_a_threshold_that_the_server_cannot_reach_is_not_its_own(
+    forge: Forge, role: str, rule: str
+) -> None:
+    forge.root.add_key(CryptoSigner.generate_ed25519().public_key, role)
+    forge.root.roles[role].threshold = 2
+    data = TUF.sign(forge.root, forge.signers["root"])
+    files = (("root", data), ("targets", forge.files["targets"]))
+    refused(rule, lambda: judge(forge, None, *files))
+
+
 def test_another_key_under_the_servers_id_is_not_the_servers(forge: Forge) -> None:
     """The server would sign with its own key, and no reader would find that signature good."""
     online = forge.online()
