@@ -19,7 +19,6 @@ from tabellion.errors import (
     ServerAnswerError,
     TabellionError,
     TransferError,
-    TransportError,
     UnknownGunError,
     UnreachableError,
 )
@@ -44,10 +43,10 @@ ANSWERS: dict[str, tuple[Answer, type[TabellionError]]] = {
     "410": (simulator.status(410), UnknownGunError),
     "loop": (simulator.redirect("timestamp.json"), ServerAnswerError),
     "away": (simulator.redirect("http://127.0.0.2:9/x"), ServerAnswerError),
-    "file": (simulator.redirect("file:///etc/passwd"), TransportError),
+    "file": (simulator.redirect("file:///etc/passwd"), ServerAnswerError),
     "scheme": (simulator.redirect("gopher://127.0.0.1/x"), ServerAnswerError),
     "nowhere": (simulator.status(302), ServerAnswerError),
-    "odd": (simulator.redirect("http://[bad"), TransportError),
+    "odd": (simulator.redirect("http://[bad"), ServerAnswerError),
     **{
         str(code): (simulator.status(code), ServerAnswerError)
         for code in (201, 202, 203, 204, 206, 300, 304, 305, 400, 408, 418, 429, 500, 503, 599)

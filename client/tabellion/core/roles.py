@@ -213,14 +213,6 @@ def delegated_roles(targets: Targets) -> list[DelegatedRole]:
     return list(targets.delegations.roles.values())
 
 
-def matches(role: DelegatedRole, path: str) -> bool:
-    """Tell whether a delegation covers a path; ``*`` and ``?`` stay inside one segment.
-
-    Spec: TUF 1.0.34, 4.5.
-    """
-    return role.is_delegated_path(path)
-
-
 def roles_for_path(targets: Targets, path: str) -> list[tuple[str, bool]]:
     """List delegated roles covering a path, in order, with their ``terminating`` flag."""
     if targets.delegations is None:

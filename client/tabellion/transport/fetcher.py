@@ -193,12 +193,13 @@ async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> byt
 
 def _redirected(response: aiohttp.ClientResponse) -> str:
     place = response.url
-    target = place.join(URL(response.headers.get("Location", ""), encoded=True))
-    if target.origin() != place.origin():
-        raise ServerAnswerError(
-            f"{place}: redirected to another host, {target.host}", status=response.status
-        )
-    return str(target)
+    try:
+        target = place.join(URL(response.headers.get("Location", ""), encoded=True))
+        if target.origin() == place.origin():
+            return str(target)
+    except ValueError:  # such as file:///etc/passwd, which has no origin
+        pass
+    raise ServerAnswerError(f"{place}: redirected to another host", status=response.status)
 
 
 def _server_of(url: str) -> str:

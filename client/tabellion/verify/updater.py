@@ -233,5 +233,14 @@ def _advance(search: Generator[RoleRequest, None, T]) -> RoleRequest | tuple[T]:
 
 
 async def _off_loop(work: Callable[[], T]) -> T:
-    """Run parsing, signature checks and file access beside the event loop."""
-    return await asyncio.to_thread(work)
+    """Run parsing, signature checks and file access beside the event loop.
+
+    Cancelled, it ends only when the work has ended: a thread that still writes to the cache must
+    not outlive the lock on it.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
