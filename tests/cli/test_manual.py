@@ -115,9 +115,9 @@ def test_every_command_of_the_manual_works(run: Run, registry: str, tmp_path: Pa
             verb = shown.split()[1]
             if verb in {"docker", "pull"}:  # with a real engine: tests/integration
                 continue
-            command = shown.replace("registry.example", registry).replace("KEYID", "alice")
+            command = shown.replace("registry.example", registry)
             command = command.replace("sha256:...", DIGEST).replace("1234", str(len(MANIFEST)))
-            home = tmp_path / ("alice" if "Alice" in shown or "KEYID" in shown else "home")
+            home = tmp_path / ("alice" if "Alice" in shown else "home")
             pin = {"TABELLION_ROOT_KEY": fingerprint} if fingerprint else {}
             done = run(command, TABELLION_HOME=str(home), **pin)
             if verb == "init":
@@ -203,6 +203,7 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             f"sign {gun}:3 {signed} --no-publish",
             f"publish {gun}",
         ],
+        "signer request": [f"signer request {gun} more --key a"],
         "verify, inspect IMAGE": [
             f"verify {gun}:1",
             f"inspect {gun}:1",

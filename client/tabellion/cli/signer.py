@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from tabellion.cli import output
-from tabellion.cli.clients import publisher, work
-from tabellion.cli.context import Options, common_options, settle, trust_options
+from tabellion.cli.clients import passphrases, publisher, work
+from tabellion.cli.context import Options, Settings, common_options, settle, trust_options
 from tabellion.cli.publishing import no_publish_option, tell
 from tabellion.cli.subject import gun_of
+from tabellion.core.names import Gun
 from tabellion.errors import KeyStoreError, UsageError
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import Key, Signer
+
+    from tabellion.publish.enrolment import SignerRequest
     from tabellion.publish.outcome import Published, SignerInfo
+
+_REQUEST_LIFE: Final = timedelta(days=365)  # as long as what a publisher signs
 
 _gun_option = click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
 
@@ -26,14 +35,58 @@ def command() -> None:
 
     \b
     Examples:
-      tabellion signer add registry.example/team/app alice alice.pub
+      tabellion signer request registry.example/team/app alice > alice.json
+      tabellion signer add registry.example/team/app alice alice.json
       tabellion signer list registry.example/team/app
       tabellion signer remove registry.example/team/app alice
     """  # noqa: D301  # \b is click's mark
 
 
+@command.command("request")
+@click.argument("words", metavar="GUN NAME", nargs=-1, required=True)
+@_gun_option
+@click.option("--key", metavar="KEY", help="Sign with this key; else the only signer key here.")
+@click.option("--cosign", type=click.Path(path_type=Path), metavar="FILE", help="Add to another's.")
+@common_options
+def request(words: tuple[str, ...], gun: str | None, key: str | None, cosign: Path | None) -> None:
+    """Ask to sign as NAME: print what the holder of the targets key gives to `signer add`.
+
+    It holds your public key and an empty first release of NAME, signed by you, so that tags are
+    found from the moment you are added. No server is asked.
+
+    \b
+    Examples:
+      tabellion key generate --name alice
+      tabellion signer request registry.example/team/app alice > alice.json
+    \b
+    Two of two, each in turn:
+      tabellion signer request registry.example/team/app qa > a.json
+      tabellion signer request registry.example/team/app qa --cosign a.json > ab.json
+    """  # noqa: D301  # \b is click's mark
+    settings = settle()
+    target_gun, rest = _split(words, gun, least=1)
+    if len(rest) != 1:
+        raise UsageError("a request is for one role", hint="give GUN NAME")
+    wanted, name = gun_of(target_gun, gun), rest[0]
+    from tabellion.publish.enrolment import SignerRequest, read_request  # noqa: PLC0415
+
+    signers = [_own_signer(settings, key)]
+    if cosign is None:
+        expires_at = datetime.now(UTC).replace(microsecond=0) + _REQUEST_LIFE
+        made = SignerRequest.make(wanted, name, signers, expires_at=expires_at)
+    else:
+        held = read_request(_read(cosign), what=str(cosign))
+        _check_subject(held, wanted, name, str(cosign))
+        made = held.signed_too(signers)
+    if Options.of().json:
+        output.answer_json(json.loads(made.to_bytes()))
+    else:
+        output.answer(made.to_bytes().decode().rstrip())
+    output.hint(f"the holder of the targets key runs: tabellion signer add {wanted} {name} FILE")
+
+
 @command.command("add")
-@click.argument("words", metavar="GUN NAME KEYFILE...", nargs=-1, required=True)
+@click.argument("words", metavar="GUN NAME FILE...", nargs=-1, required=True)
 @_gun_option
 @click.option("--path", "paths", multiple=True, metavar="PATTERN", help="Tags it may sign (all).")
 @click.option("--threshold", type=click.IntRange(1), default=1, help="Keys needed.")
@@ -49,22 +102,22 @@ def add(  # noqa: PLR0917  # click passes by keyword
     terminating: bool,  # noqa: FBT001  # click passes by keyword
     staged: bool,  # noqa: FBT001  # click passes by keyword
 ) -> None:
-    """Delegate to NAME, whose public keys are in KEYFILEs (PEM, or a key of TUF metadata).
+    """Delegate to NAME, whose keys are in FILEs.
 
-    A signer of that name gets these keys and paths instead of its old ones.
+    A FILE is what `tabellion signer request` printed, or a public key (PEM, or a key of TUF
+    metadata). With keys alone, tags that no earlier role signed aren't found until NAME has
+    published. A signer of that name gets these keys and paths instead of its old ones.
 
     \b
     Examples:
-      tabellion signer add registry.example/team/app alice alice.pub
+      tabellion signer add registry.example/team/app alice alice.json
       tabellion signer add registry.example/team/app qa a.pub b.pub c.pub --threshold 2
       tabellion signer add registry.example/team/app nightly ci.pub --path 'nightly-*'
     """  # noqa: D301  # \b is click's mark
     settings = settle()
-    target_gun, (name, *key_files) = _split(words, gun, least=2)
+    target_gun, (name, *files) = _split(words, gun, least=2)
     wanted = gun_of(target_gun, gun)
-    from tabellion.publish.public_keys import load_public_key  # noqa: PLC0415  # not for help
-
-    keys = [load_public_key(_read(Path(file)), what=f"key file {file}") for file in key_files]
+    keys, first_file = _offered(wanted, name, files)
 
     async def delegate() -> Published:
         async with publisher(settings) as author:
@@ -75,6 +128,7 @@ def add(  # noqa: PLR0917  # click passes by keyword
                 paths=paths or ("*",),
                 threshold=threshold,
                 terminating=terminating,
+                file=first_file,
                 publish=not staged,
             )
 
@@ -144,6 +198,47 @@ def list_(name: str | None, gun: str | None) -> None:
     output.table(("SIGNER", "THRESHOLD", "KEYS", "PATHS", "STATE"), rows)
 
 
+def _own_signer(settings: Settings, text: str | None) -> Signer:
+    from tabellion.publish.keystore import KeyStore  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.signing import KeyRing  # noqa: PLC0415
+
+    store = KeyStore(settings.home)
+    infos = [store.find(text)] if text is not None else store.list(role="signer")
+    if len(infos) != 1:
+        raise KeyStoreError(
+            f"{len(infos)} signer keys are in {store.folder}",
+            hint="name one: --key KEY" if infos else "make one: tabellion key generate",
+        )
+    return KeyRing(store, passphrases()).open([infos[0].keyid], at_most=1)[0]
+
+
+def _offered(gun: Gun, name: str, files: Sequence[str]) -> tuple[list[Key], bytes | None]:
+    """Read keys and requests; the first file of a role can only be one."""
+    from tabellion.publish.enrolment import is_request, read_request  # noqa: PLC0415
+    from tabellion.publish.public_keys import load_public_key  # noqa: PLC0415
+
+    keys: list[Key] = []
+    first_files: list[bytes] = []
+    for file in files:
+        data = _read(Path(file))
+        if is_request(data):
+            held = read_request(data, what=f"request {file}")
+            _check_subject(held, gun, name, file)
+            keys.extend(held.keys)
+            first_files.append(held.file)
+        else:
+            keys.append(load_public_key(data, what=f"key file {file}"))
+    return keys, first_files[0] if len(first_files) == 1 else None
+
+
+def _check_subject(held: SignerRequest, gun: Gun, name: str, file: str) -> None:
+    if (held.gun, held.role) != (gun, name):
+        raise UsageError(
+            f"{file} asks to sign as {held.role[:80]} in {held.gun}, not as {name[:80]} in {gun}",
+            hint="ask the signer for a request of that GUN and name",
+        )
+
+
 def _split(words: tuple[str, ...], gun: str | None, *, least: int) -> tuple[str | None, list[str]]:
     head, rest = (None, list(words)) if gun is not None else (words[0], list(words[1:]))
     if len(rest) < least:
@@ -157,7 +252,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise KeyStoreError(
             f"key file {str(path)!r} can't be read: {error.strerror}",
-            hint="the signer makes it with: tabellion key export KEY > name.pub",
+            hint="the signer makes it with: tabellion signer request GUN NAME > FILE",
         ) from None
 
 

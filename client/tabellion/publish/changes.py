@@ -84,13 +84,23 @@ class RevokeTarget:
 
 @dataclass(frozen=True)
 class AddSigner:
-    """Delegate paths to a role."""
+    """Delegate paths to a role.
+
+    Attributes:
+        name: The role.
+        keys: Its keys.
+        paths: Patterns of what it may sign.
+        threshold: Keys needed.
+        terminating: Whether no later role is asked for its paths.
+        file: Its first file, signed by its holders; without it the role is silent at first.
+    """
 
     name: str
     keys: tuple[Key, ...]
     paths: tuple[str, ...]
     threshold: int = 1
     terminating: bool = False
+    file: bytes | None = None
 
     def __post_init__(self) -> None:
         check_role_name(self.name)
@@ -237,6 +247,7 @@ def _to_json(change: Change) -> dict[str, Any]:
                 "paths": list(change.paths),
                 "threshold": change.threshold,
                 "terminating": change.terminating,
+                "file": None if change.file is None else change.file.decode("ascii"),
             }
         case RemoveSigner():
             return {"kind": "remove-signer", "name": change.name}
@@ -262,6 +273,7 @@ def _from_json(item: dict[str, Any]) -> Change:
                 tuple(item["paths"]),
                 int(item["threshold"]),
                 item["terminating"] is True,
+                item["file"].encode("ascii") if item.get("file") is not None else None,
             )
         case "remove-signer":
             return RemoveSigner(item["name"])

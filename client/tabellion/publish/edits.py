@@ -26,6 +26,7 @@ class Draft:
         payloads: Role to its changed payload; its version isn't raised yet.
         touched: Roles that a change spoke of, changed or not.
         signed_as: Target to the role that signs it.
+        first_files: New role to its first file, as its holders signed it.
     """
 
     current: Current
@@ -33,6 +34,7 @@ class Draft:
     payloads: dict[str, Targets] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     signed_as: dict[str, str] = field(default_factory=dict)
+    first_files: dict[str, bytes] = field(default_factory=dict)
 
     def of(self, role: str) -> Targets:
         """Give a role's payload to be read: changed, current, or empty."""
@@ -216,6 +218,8 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
         raise UsageError(
             f"{elsewhere} delegates to {change.name} already", hint="choose another name"
         )
+    if change.file is not None:
+        draft.first_files[change.name] = change.file
     held = {role.name: role for role in delegated_roles(draft.of("targets"))}.get(change.name)
     if held == wanted:
         return
@@ -250,6 +254,7 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
         targets.revoke_key(keyid, change.name)
     del delegations.roles[change.name]
     draft.payloads.pop(change.name, None)
+    draft.first_files.pop(change.name, None)
     draft.touched.discard(change.name)
     if not delegations.roles:
         targets.delegations = None

@@ -223,14 +223,25 @@ class Publisher:
         paths: Sequence[str] = ("*",),
         threshold: int = 1,
         terminating: bool = False,
+        file: bytes | None = None,
         publish: bool = True,
     ) -> Published:
         """Delegate paths to a role; an existing one gets these keys and paths instead.
 
+        Args:
+            gun: The GUN.
+            name: The role.
+            keys: Its keys.
+            paths: Patterns of what it may sign.
+            threshold: Keys needed.
+            terminating: Whether no later role is asked for its paths.
+            file: Its first file, from a ``SignerRequest``.
+            publish: False stages the change.
+
         Raises:
             InvalidNameError: A role name or a pattern isn't portable.
         """
-        change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating)
+        change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating, file)
         return await self._take(gun, change, publish=publish)
 
     async def remove_signer(self, gun: str, name: str, *, publish: bool = True) -> Published:

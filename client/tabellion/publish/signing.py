@@ -107,6 +107,9 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
             missing[role] = lacking
         files.append(UploadedFile(role, data))
         versions[role] = payload.version
+    for role, data in _first_files(draft, versions).items():
+        files.append(UploadedFile(role, data))
+        versions[role] = 1
     if files and not missing:
         files, versions = with_snapshot(current, files, versions, ring, expiries=expiries, now=now)
     return Built(tuple(files), versions, missing)
@@ -193,6 +196,18 @@ def _to_renew(
         published = draft.current.roles.get(role)
         if published is None or published.expires_at - now < expiries.targets * _RENEW_BELOW:
             found[role] = draft.edit(role)
+    return found
+
+
+def _first_files(draft: Draft, written: Collection[str]) -> dict[str, bytes]:
+    """Give the first files of new roles, where the keys that the role gets signed them."""
+    found: dict[str, bytes] = {}
+    for role, data in draft.first_files.items():
+        if role in written or draft.current.version_of(role):
+            continue
+        keys, entry = draft.keys_of(role)
+        if not signatures_missing(draft.current.trusted.dialect, role, data, keys, entry):
+            found[role] = data
     return found
 
 
