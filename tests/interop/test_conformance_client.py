@@ -87,3 +87,18 @@ async def test_b43_b44_download_verifies_and_keeps(server: Simulator, tmp_path: 
     server.requests.clear()
     assert await call(folder, server, *arguments) == 0
     assert server.requests == ["2.root.json", "timestamp.json"]
+
+
+@pytest.mark.parametrize("served", [b"malware", b"content and more", b"conten", b""])
+async def test_b43_a_download_of_other_bytes_is_refused_and_not_kept(
+    server: Simulator, tmp_path: Path, served: bytes
+) -> None:
+    folder = await initialized(server, tmp_path)
+    downloads = tmp_path / "targets"
+    downloads.mkdir()
+    name = next(name for name in server.files if name.endswith(".b.txt"))
+    server.files[name] = served
+    arguments = ("--target-name", "a/b.txt", "--target-dir", str(downloads),
+                 "--target-base-url", f"{server.url}/t", "download")  # fmt: skip
+    assert await call(folder, server, *arguments) == 1
+    assert list(downloads.iterdir()) == []

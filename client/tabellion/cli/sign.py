@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ from tabellion.cli.context import (
     settle,
     trust_options,
 )
+from tabellion.cli.data import digest_of_file
 from tabellion.cli.publishing import no_publish_option, role_option, tell
 from tabellion.cli.subject import Subject, image_argument, subject_of
 from tabellion.core.names import Digest
@@ -37,8 +39,14 @@ class Content:
 
 @click.command()
 @image_argument
-@click.option("--digest", metavar="DIGEST", help="Don't ask the registry: sign this digest ...")
-@click.option("--length", type=click.IntRange(0), metavar="BYTES", help="... of this length.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Don't ask the registry: sign this file's bytes.",
+)
+@click.option("--digest", metavar="DIGEST", help="The same, by digest ...")
+@click.option("--length", type=click.IntRange(0), metavar="BYTES", help="... and length.")
 @click.option("--custom", metavar="JSON", help="Sign this JSON object beside it.")
 @role_option
 @no_publish_option
@@ -48,6 +56,7 @@ class Content:
 def command(  # noqa: PLR0917  # click passes by keyword
     image: str,
     gun: str | None,
+    file: Path | None,
     digest: str | None,
     length: int | None,
     custom: str | None,
@@ -65,14 +74,15 @@ def command(  # noqa: PLR0917  # click passes by keyword
       tabellion sign registry.example/team/app:1.2 --digest sha256:7b2f... --length 1234
       tabellion sign registry.example/team/app:1.2 --custom '{"commit": "4f2a"}'
       tabellion sign --role alice --no-publish registry.example/team/app:1.2
-      tabellion sign --gun models.example/llm weights.bin --digest sha256:... --length 81
+      tabellion sign --gun models.example/llm weights.bin --file ./weights.bin
     """  # noqa: D301  # \b is click's mark
     settings, subject = settle(), subject_of(image, gun)
     target = subject.target
     extra = _custom(custom)
+    given = _given(file, digest, length)
 
     async def sign() -> tuple[Content, Published]:
-        content = await _content(settings, subject, digest, length, extra)
+        content = await _content(settings, subject, given, extra)
         async with publisher(settings) as author:
             return content, await author.sign(
                 subject.gun,
@@ -110,20 +120,28 @@ def _custom(text: str | None) -> dict[str, Any] | None:
     return content
 
 
-async def _content(
-    settings: Settings,
-    subject: Subject,
-    digest: str | None,
-    length: int | None,
-    custom: dict[str, Any] | None,
-) -> Content:
+def _given(file: Path | None, digest: str | None, length: int | None) -> tuple[Digest, int] | None:
     if (digest is None) != (length is None):
         raise UsageError("--digest and --length belong together", hint="give both, or neither")
     if digest is not None and length is not None:
-        return Content(Digest.parse(digest), length, custom)
+        if file is not None:
+            raise UsageError("--file and --digest both say what to sign", hint="give one of them")
+        return Digest.parse(digest), length
+    return None if file is None else digest_of_file(file, "sha256")
+
+
+async def _content(
+    settings: Settings,
+    subject: Subject,
+    given: tuple[Digest, int] | None,
+    custom: dict[str, Any] | None,
+) -> Content:
+    if given is not None:
+        return Content(*given, custom)
     if subject.reference is None:
         raise UsageError(
-            "plain data has no registry to ask", hint="give --digest sha256:... and --length BYTES"
+            "plain data has no registry to ask",
+            hint="give --file FILE, or --digest sha256:... and --length BYTES",
         )
     from tabellion.registry import RegistryClient  # noqa: PLC0415  # not needed for help
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ from tabellion.cli.context import (
     settle,
     trust_options,
 )
+from tabellion.cli.data import check_file
 from tabellion.cli.subject import Subject, image_argument, subject_of
 from tabellion.errors import UsageError
 
@@ -25,11 +27,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @image_argument
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Check too that this file is what was signed.",
+)
 @click.option("--platform", metavar="OS/ARCH", help="Give the digest signed for this platform.")
 @trust_options
 @offline_option
 @common_options
-def command(image: str, gun: str | None, platform: str | None) -> None:
+def command(image: str, gun: str | None, file: Path | None, platform: str | None) -> None:
     """Verify IMAGE and print its digest.
 
     The whole chain is checked: root, timestamp, snapshot, targets, delegations, freshness. The
@@ -39,7 +47,7 @@ def command(image: str, gun: str | None, platform: str | None) -> None:
     Examples:
       tabellion verify registry.example/team/app:1.2
       tabellion verify registry.example/team/app@sha256:7b2f...
-      tabellion verify --gun models.example/llm weights.bin
+      tabellion verify --gun models.example/llm weights.bin --file ./weights.bin
     \b
     The first time, say which root to trust; the publisher hands it out:
       tabellion verify --root root.json registry.example/team/app:1.2
@@ -50,6 +58,8 @@ def command(image: str, gun: str | None, platform: str | None) -> None:
     """  # noqa: D301  # \b is click's mark
     settings, subject = settle(), subject_of(image, gun)
     verified = work(verify(settings, subject, platform), f"verifying {subject}")
+    if file is not None:
+        check_file(file, verified.digest, verified.length, str(subject))
     if Options.of().json:
         output.answer_json(as_json(verified))
         return
