@@ -310,3 +310,23 @@ async def test_a_root_of_something_else_given_by_mistake_does_not_stay(
 async def test_what_is_no_fingerprint_is_said_to_be_none(puller: Puller) -> None:
     for text in ("abc", "zz" * 32, "a" * 65):
         await puller.refused(ConfigurationError, root=None, root_fingerprint=text)
+
+
+async def test_an_expired_signer_hides_only_what_depends_on_it(
+    puller: Puller, server: Simulator, forge: Forge
+) -> None:
+    server.add_delegation("alice", ["a*"])
+    server.publish_target(b"hers", "a1", role="alice")
+    forge.delegated["alice"].version += 1
+    forge.delegated["alice"].expires = NOW - timedelta(days=1)
+    server.publish()
+    assert (await puller.verify(f"{GUN}@{DIGEST}")).target == "1.2"
+    async with puller.client() as trust:
+        listing = await trust.targets(GUN)
+        assert [match.path for match in listing] == ["1.2"]
+        assert [error.code for error in listing.left_out] == ["expired-metadata"]
+        refreshed = await trust.refresh(GUN)
+        assert refreshed.role("alice", "targets") is None
+        assert list(refreshed.unusable) == [("targets", "alice")]
+    for reference in (f"{GUN}:a1", f"{GUN}@{Digest.of(b'hers')}", f"{GUN}:a2"):
+        await puller.refused(ExpiredMetadataError, reference)
