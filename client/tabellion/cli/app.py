@@ -60,7 +60,7 @@ class Tabellion(LazyGroup):
             "history": Verb("tabellion.cli.history", "Show what a tag meant when."),
         },
         "Keys": {
-            "signer": Verb("tabellion.cli.signer", "Delegate: add, remove, list signers."),
+            "signer": Verb("tabellion.cli.signer", "Delegate: request, add, remove, list signers."),
             "key": Verb("tabellion.cli.key", "Make, list, import, export signing keys."),
         },
         "Shell": {
