@@ -9,7 +9,6 @@ import os
 import random
 import re
 import signal
-import sqlite3
 import ssl
 import stat
 import sys
@@ -24,7 +23,7 @@ import pytest
 from securesystemslib.signer import Key
 
 from forge import Forge, target
-from http_site import signed
+from http_site import dump, signed
 
 GUN = "registry.example/app"
 CONFIG = """
@@ -249,11 +248,6 @@ async def test_without_the_stores_own_master_key_no_server_starts(
     key.chmod(0o600)
     async with server(tmp_path):
         pass
-
-
-def dump(store: Path) -> list[str]:
-    with contextlib.closing(sqlite3.connect(store)) as connection:
-        return list(connection.iterdump())
 
 
 async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
