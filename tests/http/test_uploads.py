@@ -165,10 +165,8 @@ async def test_a_part_that_is_no_roles_file_is_refused(site: Site) -> None:
         b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\n' + good + b"\r\n",
         b"--x\r\n\r\n" + good + b"\r\n",
         b"--x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n--y\r\n\r\nz\r\n--y--\r\n",
-        part(good, more="Content-Transfer-Encoding: nonsense\r\n"),
-        part(b"=zz", more="Content-Transfer-Encoding: base64\r\n"),
         part(good, more="X: " + "x" * 20_000 + "\r\n"),
-        part(good, more="X-%d: y\r\n" * 2000),
+        part(good, more="X: y\r\n" * 2000),
     ):
         await refused(site, body_of([part(good), bad]), 400, "malformed-body")
 
