@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import re
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientResponse, FormData
@@ -36,6 +41,10 @@ class Site:
 
     def url(self, name: str) -> URL:
         return URL(str(self.client.make_url(f"/v2/{self.gun}/_trust/tuf/")) + name, encoded=True)
+
+    def at(self, path: str) -> URL:
+        """Give an address just as written, however odd."""
+        return URL(str(self.client.make_url("/"))[:-1] + path, encoded=True)
 
     async def get(self, name: str, **headers: str) -> ClientResponse:
         return await self.client.session.get(self.url(name), headers=headers)
@@ -71,13 +80,30 @@ class Site:
         assert response.status == 200, await response.text()
         return dict(await response.json())
 
-    async def everything(self) -> tuple[Any, ...]:
-        """Give all that a publication could change."""
-        return (
-            await self.store.head(self.gun),
-            await self.store.events(self.gun),
-            await self.store.guns(),
-        )
+    async def everything(self) -> list[str]:
+        """Give every row of the store."""
+        return await asyncio.to_thread(dump, self.store._path)
+
+    async def raw(self, request: bytes) -> tuple[int, str]:
+        """Send bytes as they are; give the first answer, its status apart."""
+        reader, writer = await asyncio.open_connection(self.client.host, self.client.port)
+        try:
+            writer.write(request)
+            async with asyncio.timeout(20):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = re.search(r"(?i)^content-length: *([0-9]+)", head, re.MULTILINE)
+                body = await reader.readexactly(int(length[1]) if length else 0)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        return int(head.split(" ", 2)[1]), head + body.decode("latin-1")
+
+
+def dump(store: Path) -> list[str]:
+    """Give every row of a store's file."""
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        return list(connection.iterdump())
 
 
 def signed(forge: Forge, *roles: str) -> dict[str, bytes]:

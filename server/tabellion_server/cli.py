@@ -81,7 +81,15 @@ async def run_server(settings: Settings) -> None:
     )
     store = await SqliteStore.open(settings.sqlite_path)
     try:
-        app = make_app(settings, store=store, online_keys=OnlineKeys(store, master))
+        online_keys = OnlineKeys(store, master)
+        if not await online_keys.fits_store():
+            raise ConfigurationError(
+                f"master key file {settings.master_key_file} doesn't open the keys in store "
+                f"{settings.sqlite_path}",
+                hint="restore the key file that this store was filled with from its backup, or "
+                "set keys.master_key_file to it",
+            )
+        app = make_app(settings, store=store, online_keys=online_keys)
         runner = web.AppRunner(
             app,
             access_log=None,

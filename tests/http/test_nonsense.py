@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
-from yarl import URL
 
 from http_site import Site, signed
 
@@ -72,24 +72,122 @@ async def test_nonsense_addresses_get_an_answer_below_500(site: Site, seed: int)
         path = "/" + "".join(
             rng.choice(parts) + rng.choice(["/", ".", ""]) for _ in range(rng.randint(1, 9))
         )
-        url = URL(str(site.client.make_url("/"))[:-1] + path, encoded=True)
+        url = site.at(path)
         method = rng.choice(["GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS"])
         response = await site.client.session.request(method, url, allow_redirects=False)
         assert response.status < 500, (method, path, await response.text())
     assert await site.everything() == before
 
 
-async def test_nonsense_queries_get_400(site: Site) -> None:
-    forge = await site.forge()
-    await site.publish(forge, "root", "targets")
-    for path in (
-        "/v1/guns?limit=0",
-        "/v1/guns?limit=-1",
-        "/v1/guns?limit=1e3",
-        "/v1/guns?limit=99999999999999999999999",
-        f"/v1/history/{site.gun}?before=x",
-        f"/v1/history/{site.gun}?before=99999999999999999999999",
-        f"/v1/history/{site.gun}?limit=%C2%B2",
+HUGE = "9" * 5000  # more digits than int() takes
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        *("", "0", "-1", "-0", "1001", "+5", "%2B5", "1e3", "1.0", "0x10", "x", "nan", "None"),
+        *("%00", "5%00", "%ff", "%C2%B2", "%D9%A3", "%205", "5%0a", "1_0", HUGE, f"-{HUGE}"),
+        *(str(2**63), str(2**64), "5&limit=5", "5;limit=6", "[]", "%27%20OR%201=1--"),
+    ],
+    ids=lambda text: f"{text[:20]}-{len(text)}",
+)
+async def test_a_limit_that_is_no_number_in_bounds_gets_400(site: Site, limit: str) -> None:
+    await site.publish(await site.forge(), "root", "targets")
+    for path in (f"/v1/guns?limit={limit}", f"/v1/history/{site.gun}?limit={limit}"):
+        await assert_usage(site, path)
+
+
+@pytest.mark.parametrize("before", ["", "0x1", "-1", "x", "%ff", HUGE, str(2**63), "1&before=1"])
+async def test_a_nonsense_place_in_history_gets_400(site: Site, before: str) -> None:
+    await site.publish(await site.forge(), "root", "targets")
+    await assert_usage(site, f"/v1/history/{site.gun}?before={before}")
+
+
+async def assert_usage(site: Site, path: str) -> None:
+    response = await site.client.session.get(site.at(path))
+    problem = await response.json()
+    assert (response.status, problem["code"]) == (400, "usage"), path
+    assert response.content_type == "application/problem+json"
+    assert len(problem["detail"]) < 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["%00", "%ff", "%ed%a0%80", "%F4%8F%BF%BF", "%25", "%27%3B--", "*", "x" * 7000, "%F0%9F%90%B3"],
+    ids=lambda text: f"{text[:20]}-{len(text)}",
+)
+async def test_any_text_may_be_asked_for_and_twice_is_400(site: Site, text: str) -> None:
+    await site.publish(await site.forge(), "root", "targets")
+    for path, name in {
+        "/v1/guns?prefix=": "guns",
+        "/v1/guns?after=~": "guns",
+        f"/v1/history/{site.gun}?target=": "events",
+    }.items():
+        response = await site.client.session.get(site.at(path + text))
+        assert (response.status, (await response.json())[name]) == (200, [])
+        once = path.partition("?")[2]
+        if len(text) < 100:
+            await assert_usage(site, f"{path}{text}&{once}")
+    response = await site.client.session.get(
+        site.at(f"/v2/{site.gun}/_trust/tuf/timestamp.key?dialect={text}")
+    )
+    assert response.status == 400
+
+
+ODD_ADDRESSES = {
+    "/v2/a%2Fb/_trust/tuf/root.json": 404,
+    "/v2/a%2fb%2F/_trust/tuf/root.json": 400,
+    "/v2/a/_trust%2Ftuf/root.json": 404,
+    "/v2/a/_trust/tuf/%2Froot.json": 404,
+    "/v2/a/_trust/tuf/..%2F..%2Froot.json": 404,
+    "/v2/a/_trust/tuf/../../../etc/passwd": 404,
+    "/v2/a/_trust/tuf/%2e%2e/%2e%2e/root.json": 404,
+    "/v2/a/../b/_trust/tuf/root.json": 400,
+    "/v2/a/%2e%2e/b/_trust/tuf/root.json": 400,
+    "/v2/../../etc/passwd": 404,
+    "/v2/a%00b/_trust/tuf/root.json": 400,
+    "/v2/a/_trust/tuf/%00.json": 404,
+    "/v2/a/_trust/tuf/root.json%00": 404,
+    "/v2/a/_trust/tuf/%ff.json": 400,
+    "/v2/a/_trust/tuf/%ed%a0%80.json": 400,
+    "/v2/a/_trust/tuf/%252e.json": 404,
+    "/v2/a/_trust/tuf/%zz.json": 404,
+    f"/v2/{'a' * 255}/_trust/tuf/root.json": 404,
+    f"/v2/{'a' * 256}/_trust/tuf/root.json": 400,
+    f"/v2/{'a/' * 3900}a/_trust/tuf/root.json": 400,
+    f"/v2/{'a' * 9000}/_trust/tuf/root.json": 400,
+    f"/v2/a/_trust/tuf/{'a' * 8000}.json": 404,
+    f"/v2/a/_trust/tuf/{'9' * 5000}.root.json": 404,
+    "/V2/a/_trust/tuf/root.json": 404,
+    "/v2/a/_TRUST/tuf/root.json": 404,
+    "/v2/a/_trust/TUF/root.json": 404,
+    "/v2/a/_trust/tuf/ROOT.json": 404,
+    "/v2/a/_trust/tuf/root.JSON": 404,
+    "/v2/a/_trust/tuf/Timestamp.key": 404,
+    "/v2//_trust/tuf/root.json": 400,
+    "//v2/a/_trust/tuf/root.json": 404,
+    "/v2/a/_trust/tuf//root.json": 404,
+    "/v2/a/_trust/tuf/_trust/tuf/root.json": 404,
+    "/v1/guns/%00": 400,
+    "/v1/guns/": 404,
+    "/v1/history/..": 400,
+    "http://elsewhere.example/v2/a/_trust/tuf/root.json": 404,
+    "*": 400,
+    "?": 400,
+    "http://[::1/": 400,
+    "/\x00": 400,
+    "/\xff": 400,
+}
+
+
+async def test_an_odd_address_gets_400_or_404(site: Site) -> None:
+    before = await site.everything()
+    for (path, status), method in itertools.product(
+        ODD_ADDRESSES.items(), ("GET", "POST", "DELETE")
     ):
-        response = await site.client.get(path)
-        assert (response.status, (await response.json())["code"]) == (400, "usage"), path
+        request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        found, answer = await site.raw(request.encode("latin-1"))
+        assert 400 <= found < 500, (path, answer)
+        if method == "GET":
+            assert found == status, (path, answer)
+    assert await site.everything() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import random
@@ -22,7 +23,7 @@ import pytest
 from securesystemslib.signer import Key
 
 from forge import Forge, target
-from http_site import signed
+from http_site import dump, signed
 
 GUN = "registry.example/app"
 CONFIG = """
@@ -216,13 +217,37 @@ async def test_a_bad_master_key_stops_the_start(tmp_path: Path, content: bytes) 
     assert (status, "master.key" in output, "Traceback" in output) == (2, True, False)
 
 
-async def test_a_lost_master_key_is_not_replaced_beside_a_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "is gone"),
+        (b"cut short", "doesn't hold 32 bytes"),
+        (base64.b64encode(bytes(32)), "doesn't open the keys"),
+    ],
+    ids=["missing", "damaged", "wrong"],
+)
+async def test_without_the_stores_own_master_key_no_server_starts(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+        await forge_for(session, running.base)
+    key, store = tmp_path / "master.key", tmp_path / "store" / "tabellion.db"
+    right = key.read_bytes()
+    if content is None:
+        key.unlink()
+    else:
+        key.write_bytes(content)
+    before = dump(store)
+    status, output = await run("serve", "--config", str(tmp_path / "server.toml"))
+    assert (status, "Traceback" in output) == (2, False), output
+    assert f"{key} {told}" in output
+    assert "hint: " in output
+    assert (key.read_bytes() if key.exists() else None) == content
+    assert dump(store) == before
+    key.write_bytes(right)
+    key.chmod(0o600)
     async with server(tmp_path):
         pass
-    (tmp_path / "master.key").unlink()
-    status, output = await run("serve", "--config", str(tmp_path / "server.toml"))
-    assert (status, "Traceback" in output) == (2, False)
-    assert not (tmp_path / "master.key").exists()
 
 
 async def test_an_address_in_use_is_told(tmp_path: Path) -> None:

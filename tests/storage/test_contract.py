@@ -290,6 +290,14 @@ class TestOnlineKeys:
         assert await store.online_keys("other", "timestamp") == []
         assert await store.head(GUN) is None
 
+    async def test_the_oldest_keys_of_all_guns_come_with_their_gun(self, store: Store) -> None:
+        assert await store.oldest_online_keys(2) == []
+        for gun, keyid in (("b", "2"), ("a", "1"), ("c", "3")):
+            await store.add_online_key(gun, online(keyid))
+        assert await store.oldest_online_keys(2) == [("b", online("2")), ("a", online("1"))]
+        await store.delete("b")
+        assert await store.oldest_online_keys(1) == [("a", online("1"))]
+
     async def test_a_key_is_never_replaced(self, store: Store) -> None:
         await store.add_online_key(GUN, online("a"))
         with pytest.raises(StorageError, match="already"):

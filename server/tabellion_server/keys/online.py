@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from typing import Final
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
@@ -21,6 +22,7 @@ from tabellion_server.keys.master import MasterKey
 from tabellion_server.storage.interface import OnlineKeyRow, Store
 
 ONLINE_ROLES = frozenset({"snapshot", "timestamp"})
+_TRIED: Final = 8  # one key that opens tells; some more, as one may be damaged
 
 
 def _utc_now() -> datetime:
@@ -36,6 +38,17 @@ class OnlineKeys:
         self._store = store
         self._master = master
         self._clock = clock
+
+    async def fits_store(self) -> bool:
+        """Tell whether the master key opens what the store holds; nothing held fits any.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        held = await self._store.oldest_online_keys(_TRIED)
+        return not held or await asyncio.to_thread(
+            lambda: any(self._opens(gun, row) for gun, row in held)
+        )
 
     async def public_key(self, gun: str, role: str) -> Key:
         """Give the newest key of a role, made now if there is none; rivals get the same one.
@@ -112,6 +125,13 @@ class OnlineKeys:
         sealed = self._master.seal(signer.private_bytes, context=_context(gun, role, key.keyid))
         public = json.dumps({"keyid": key.keyid, **key.to_dict()}, sort_keys=True)
         return OnlineKeyRow(key.keyid, role, public, sealed, self._clock()), key
+
+    def _opens(self, gun: str, row: OnlineKeyRow) -> bool:
+        try:
+            self._unseal(gun, row)
+        except KeyStoreError:
+            return False
+        return True
 
     def _unseal(self, gun: str, row: OnlineKeyRow) -> Signer:
         private = self._master.open(row.sealed, context=_context(gun, row.role, row.keyid))

@@ -220,6 +220,9 @@ class Store(Protocol):
     async def online_keys(self, gun: str, role: str) -> list[OnlineKeyRow]:
         """Give the online keys of a role, newest first."""
 
+    async def oldest_online_keys(self, limit: int) -> list[tuple[str, OnlineKeyRow]]:
+        """Give the first online keys of all that are held, each with its GUN."""
+
     async def add_online_key(
         self, gun: str, row: OnlineKeyRow, *, only_first: bool = False
     ) -> bool:

@@ -24,7 +24,7 @@ from tabellion_server.storage.sqlite_rows import (
     check_hashes,
     check_head,
     event_of,
-    moment_of,
+    online_key_of,
     read_file,
     read_head,
     ticks,
@@ -166,10 +166,19 @@ class SqliteStore:
         )
         return await self._read(
             lambda connection: [
-                OnlineKeyRow(keyid, name, public, sealed, moment_of(created_at))
-                for keyid, name, public, sealed, created_at in connection.execute(
-                    query, (gun, role)
-                )
+                online_key_of(row) for row in connection.execute(query, (gun, role))
+            ]
+        )
+
+    async def oldest_online_keys(self, limit: int) -> list[tuple[str, OnlineKeyRow]]:
+        """See ``Store.oldest_online_keys``."""
+        query = (
+            "SELECT gun, keyid, role, public, sealed, created_at FROM online_keys"
+            " ORDER BY id LIMIT ?"
+        )
+        return await self._read(
+            lambda connection: [
+                (gun, online_key_of(row)) for gun, *row in connection.execute(query, (limit,))
             ]
         )
 

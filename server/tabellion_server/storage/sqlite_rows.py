@@ -12,6 +12,7 @@ from typing import Any, Final
 from tabellion_server.storage.interface import (
     FileRef,
     Head,
+    OnlineKeyRow,
     StaleHeadError,
     StorageError,
     StoreCorruptionError,
@@ -163,3 +164,9 @@ def event_of(row: Sequence[Any]) -> TagEvent:
         *(kind, target, role, version, metadata_sha256),
         *(json.loads(digests), length, moment_of(at), number),
     )
+
+
+def online_key_of(row: Sequence[Any]) -> OnlineKeyRow:
+    """Read a row of key id, role, public key, sealed key and moment."""
+    keyid, role, public, sealed, created_at = row
+    return OnlineKeyRow(keyid, role, public, sealed, moment_of(created_at))

@@ -26,7 +26,7 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 async def list_guns(request: web.Request) -> web.Response:
     """Answer ``/v1/guns?prefix=&after=&limit=``."""
     limit = _number(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
-    prefix, after = request.query.get("prefix", ""), request.query.get("after")
+    prefix, after = _text(request, "prefix") or "", _text(request, "after")
     heads = await request.app[CONTEXT].store.guns(prefix, after, limit + 1)
     shown = heads[:limit]
     return web.json_response(
@@ -60,7 +60,7 @@ async def show_history(request: web.Request) -> web.Response:
     if await context.store.head(gun) is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     events = await context.store.events(
-        gun, target=request.query.get("target"), before=before, limit=limit + 1
+        gun, target=_text(request, "target"), before=before, limit=limit + 1
     )
     shown = events[:limit]
     return web.json_response(
@@ -73,8 +73,15 @@ async def show_history(request: web.Request) -> web.Response:
     )
 
 
+def _text(request: web.Request, name: str) -> str | None:
+    given = request.query.getall(name, [])
+    if len(given) > 1:
+        raise UsageError(f"the address gives {name} {len(given)} times", hint="give it once")
+    return given[0] if given else None
+
+
 def _number(request: web.Request, name: str, default: int, maximum: int) -> int:
-    text = request.query.get(name)
+    text = _text(request, name)
     if text is None:
         return default
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(maximum))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Final
 
 from aiohttp import BodyPartReader, ClientError, web
@@ -15,6 +16,7 @@ from tabellion.errors import MetadataTooLargeError, TabellionError
 from tabellion_server.web.problems import RequestError
 
 _MAX_PARTS: Final = 300
+_NUMBERED_ROOT: Final = re.compile(r"[1-9][0-9]{0,17}\.root")
 _CHUNK_BYTES: Final = 64 * 1024
 _BODY_SECONDS: Final = 120.0
 _FORM_HINT: Final = "send multipart/form-data, one part 'files' per role, its filename the role"
@@ -88,8 +90,7 @@ async def _read_parts(request: web.Request, max_bytes: int) -> list[UploadedFile
 
 
 def _kind(role: str) -> str:
-    number, _, name = role.partition(".")
-    if name == "root" and number.isascii() and number.isdigit():
+    if _NUMBERED_ROOT.fullmatch(role):
         return "root"
     if role not in TOP_LEVEL_ROLES:
         check_role_name(role)

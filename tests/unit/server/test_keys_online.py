@@ -148,6 +148,20 @@ async def test_another_master_key_signs_nothing(keys: OnlineKeys, store: SqliteS
         await stranger.sign(GUN, "timestamp", [key.keyid], payload(), TUF)
 
 
+async def test_a_master_key_fits_a_store_of_which_it_opens_a_key(
+    keys: OnlineKeys, store: SqliteStore
+) -> None:
+    stranger = OnlineKeys(store, MasterKey.generate())
+    assert await stranger.fits_store()  # it's empty
+    await keys.public_key(GUN, "timestamp")
+    (row,) = await store.online_keys(GUN, "timestamp")
+    await store.add_online_key("other", replace(row, sealed=b"damaged"))
+    assert await keys.fits_store()
+    assert not await stranger.fits_store()
+    await store.delete(GUN)
+    assert not await keys.fits_store()
+
+
 async def test_a_sealed_key_moved_to_another_gun_or_role_does_not_open(
     keys: OnlineKeys, store: SqliteStore
 ) -> None:
