@@ -12,14 +12,12 @@ from tabellion.core.limits import Limits
 from tabellion.core.transitions import holds_threshold
 from tabellion.errors import TabellionError
 from tabellion_server.logs import log
-from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.files import MetadataFiles, Parsed
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
     Clock,
-    Parsed,
     ReleaseSigner,
     online_public_keys,
-    parse_current,
 )
 from tabellion_server.storage.interface import (
     Head,
@@ -137,8 +135,8 @@ class Renewer:
 
     async def _sign(self, head: Head) -> list[StoredFile]:
         now = self._clock()
-        held = await parse_current(await self._files.current_set(head))
-        dialect, root = dialect_named(head.dialect), held["root"].signed
+        current = await self._files.current_set(head, {"root", "snapshot", "timestamp"})
+        held, dialect, root = current.files, current.dialect, current.files["root"].signed
         added: list[StoredFile] = []
         snapshot: Parsed | StoredFile = held["snapshot"]
         if self._past_half("snapshot", held["snapshot"].signed.expires, now) and (
