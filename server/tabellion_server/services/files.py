@@ -53,15 +53,18 @@ class MetadataFiles:
         self._stored.put(key, read, len(read.data))
         return read
 
-    async def find(self, gun: str, role: str, version: int | None) -> StoredFile | None:
-        """Give one version of a role, or the current one; None if there's no such file."""
-        head = await self._store.head(gun)
-        if head is None:
-            return None
+    async def find(self, head: Head, role: str, version: int | None) -> StoredFile | None:
+        """Give one version of a role, or the current one; None if there's no such file.
+
+        Raises:
+            StorageError: The store failed or lost it.
+        """
         ref = head.files.get(role)
         if version is None or (ref is not None and ref.version == version):
             return await self.current(head, role)
-        return await self._store.read(gun, role, version)
+        if ref is not None and ref.version < version:
+            return None  # the highest is current: every refresh asks for the next root
+        return await self._store.read(head.gun, role, version)
 
     async def current_set(self, head: Head, roles: Collection[str] | None = None) -> CurrentSet:
         """Give all that a head names, or the given roles of it, parsed.

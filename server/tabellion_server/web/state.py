@@ -41,8 +41,7 @@ async def show_gun(request: web.Request) -> web.Response:
     """Answer ``/v1/guns/<gun>``: roles, versions, expiry, signers, sizes."""
     context = request.app[CONTEXT]
     gun = parse_gun_path(request, "/v1/guns/")
-    await context.renewer.ensure_fresh(gun)
-    head = await context.store.head(gun)
+    head = await context.renewer.fresh_head(gun)
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     current = await context.files.current_set(head)
