@@ -106,7 +106,7 @@ class Forge:
         )
 
     def current(self) -> CurrentSet:
-        return CurrentSet(dict(self.files), TUF)
+        return CurrentSet.parse(self.files, TUF)
 
     def online(self) -> OnlineKeys:
         return OnlineKeys(

@@ -10,6 +10,7 @@ from tuf.api.metadata import Root, Targets
 from forge import Forge, target
 from http_site import Site, new_signer, payload, signed
 from tabellion.core.dialect import TUF
+from tabellion_server.web.context import CONTEXT
 
 
 async def first(site: Site) -> Forge:
@@ -295,3 +296,22 @@ async def test_history_tells_what_a_tag_meant(site: Site) -> None:
         ("signed", 1),
     ]
     assert isinstance(payload(forge, "targets"), Targets)
+
+
+async def test_parsed_files_that_publications_share_are_never_changed(site: Site) -> None:
+    forge = await site.forge()
+    forge.delegate("alice", ["a*"])
+    await site.publish(forge, "root", "targets", "alice")
+    head = await site.store.head(site.gun)
+    assert head is not None
+    assert site.client.app is not None
+    held = (await site.client.app[CONTEXT].files.current_set(head)).files
+    forge.targets.version = forge.delegated["alice"].version = 2
+    forge.delegated["alice"].targets["a1"] = target(b"one", "a1")
+    await site.publish(forge, "targets", "alice")
+    site.clock.now += timedelta(days=20)
+    await site.get("timestamp.json")
+    assert (await site.client.get(f"/v1/guns/{site.gun}")).status == 200
+    for role, item in held.items():
+        again = TUF.parse(role, item.data, max_bytes=len(item.data))
+        assert (item.signed, item.signatures) == (again.signed, again.signatures), role

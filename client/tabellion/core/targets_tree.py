@@ -49,13 +49,23 @@ class TargetsTree:
                     role=role,
                     hint="the holder of the targets key adds it: tabellion signer add GUN NAME",
                 )
-        # A changed delegation may put a silent role before one that has published.
-        rearranged = any(item.signed.delegations for item in self.new.values())
+        # A changed search may come to a silent role before one that has published.
+        rearranged = any(self._is_rearranged(item) for item in self.new.values())
         for role in (reached if rearranged else reached.intersection(self.new)) - {"targets"}:
             self._verify_paths(role)
 
     def _role(self, role: str) -> UnverifiedMetadata[Targets] | None:
         return self.new.get(role) or self.current.get(role)
+
+    def _is_rearranged(self, item: UnverifiedMetadata[Targets]) -> bool:
+        """Tell whether searches may go another way through a delegator than before."""
+        if item.signed.delegations is None:
+            return False
+        held = self.current.get(item.role)
+        if held is None or held.signed.delegations != item.signed.delegations:
+            return True
+        # What it answered for itself is now looked for below it.
+        return not held.signed.targets.keys() <= item.signed.targets.keys()
 
     def _verify_signatures(self) -> set[str]:
         """Verify every reachable role against every delegator that leads to it.

@@ -34,15 +34,31 @@ from tabellion.errors import (
 
 @dataclass(frozen=True)
 class CurrentSet:
-    """What a GUN serves now.
+    """What a GUN serves now, only read and never changed: callers may share it.
 
     Attributes:
-        files: Role to current bytes, ``root``, ``snapshot`` and ``timestamp`` among them.
+        files: Role to current file, ``root``, ``snapshot`` and ``timestamp`` among them.
         dialect: How they are written.
     """
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, UnverifiedMetadata[Any]]
     dialect: Dialect
+
+    @classmethod
+    def parse(
+        cls, files: Mapping[str, bytes], dialect: Dialect, *, limits: Limits | None = None
+    ) -> CurrentSet:
+        """Read the files of every role.
+
+        Raises:
+            VerificationError: One is malformed or too large.
+        """
+        limits = limits or Limits()
+        parsed = {
+            role: dialect.parse(role, data, max_bytes=limits.max_bytes(role))
+            for role, data in files.items()
+        }
+        return cls(parsed, dialect)
 
 
 @dataclass(frozen=True)
@@ -138,8 +154,7 @@ def judge_publication(
     if not upload:
         raise RefusedPublicationError("the publication holds no file", rule="empty-publication")
     dialect = current.dialect if current else _dialect_of_upload(gun, upload)
-    held = _parse_current(current, limits)
-    judgement = _Judgement(gun, dialect, now, limits, held)
+    judgement = _Judgement(gun, dialect, now, limits, current.files if current else {})
     if _sort(judgement, upload):
         return Publication(
             dialect, (), {}, None, judgement.root, needs_snapshot=False, unchanged=True
@@ -167,17 +182,6 @@ def _dialect_of_upload(gun: str, upload: Sequence[UploadedFile]) -> Dialect:
         role="root",
         hint="create it first: tabellion init GUN",
     )
-
-
-def _parse_current(
-    current: CurrentSet | None, limits: Limits
-) -> dict[str, UnverifiedMetadata[Any]]:
-    if current is None:
-        return {}
-    return {
-        role: current.dialect.parse(role, data, max_bytes=limits.max_bytes(role))
-        for role, data in current.files.items()
-    }
 
 
 def _sort(judgement: _Judgement, upload: Sequence[UploadedFile]) -> bool:

@@ -70,7 +70,7 @@ class Current:
             found["snapshot"] = self.trusted.snapshot.data
         if self.trusted.timestamp is not None:
             found["timestamp"] = self.trusted.timestamp.data
-        return CurrentSet(found, self.trusted.dialect)
+        return CurrentSet.parse(found, self.trusted.dialect, limits=self.trusted.limits)
 
     def versions(self, roles: Sequence[str]) -> dict[str, int]:
         """Give the current versions of some roles."""

@@ -1,25 +1,35 @@
-"""Reading current metadata: heads from the store, immutable bytes from a bounded memory cache."""
+"""Reading current metadata: heads from the store, immutable files from bounded memory caches."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final
+import asyncio
+from collections.abc import Collection, Iterable
+from typing import Any, Final
 
-from tabellion.core.dialect import dialect_named
+from tabellion.core.dialect import Dialect, dialect_named
+from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.transitions import CurrentSet
+from tabellion_server.services.cache import SizedCache
 from tabellion_server.storage.interface import Head, Store, StoreCorruptionError, StoredFile
 
 _CACHE_BYTES: Final = 64 * 1024 * 1024
+_PARSED_BYTES: Final = 8 * 1024 * 1024  # of the files; parsed, they take some seven times as much
+
+Parsed = UnverifiedMetadata[Any]
 
 
 class MetadataFiles:
-    """Gives files of a head; bytes are looked up by hash, so no head can get another's."""
+    """Gives files of a head; they are looked up by hash, so no head can get another's.
 
-    def __init__(self, store: Store, *, cache_bytes: int = _CACHE_BYTES) -> None:
+    Parsed files are shared by all who ask, and never changed.
+    """
+
+    def __init__(
+        self, store: Store, *, cache_bytes: int = _CACHE_BYTES, parsed_bytes: int = _PARSED_BYTES
+    ) -> None:
         self._store = store
-        self._cache_bytes = cache_bytes
-        self._held_bytes = 0
-        self._cache: OrderedDict[tuple[str, str, str], StoredFile] = OrderedDict()
+        self._stored: SizedCache[tuple[str, str, str], StoredFile] = SizedCache(cache_bytes)
+        self._parsed: SizedCache[tuple[str, str, str], Parsed] = SizedCache(parsed_bytes)
 
     async def current(self, head: Head, role: str) -> StoredFile | None:
         """Give the file that ``head`` names for a role, None if it names none.
@@ -31,9 +41,8 @@ class MetadataFiles:
         if ref is None:
             return None
         key = (head.gun, role, ref.sha256)
-        found = self._cache.get(key)
+        found = self._stored.get(key)
         if found is not None:
-            self._cache.move_to_end(key)
             return found
         read = await self._store.read(head.gun, role, ref.version)
         if read is None or read.sha256 != ref.sha256:
@@ -41,35 +50,47 @@ class MetadataFiles:
                 f"{head.gun}: {role} version {ref.version} isn't the one that is current",
                 hint="if it was just deleted, ask again; else restore the store from a backup",
             )
-        self._keep(key, read)
+        self._stored.put(key, read, len(read.data))
         return read
 
-    async def find(self, gun: str, role: str, version: int | None) -> StoredFile | None:
-        """Give one version of a role, or the current one; None if there's no such file."""
-        head = await self._store.head(gun)
-        if head is None:
-            return None
+    async def find(self, head: Head, role: str, version: int | None) -> StoredFile | None:
+        """Give one version of a role, or the current one; None if there's no such file.
+
+        Raises:
+            StorageError: The store failed or lost it.
+        """
         ref = head.files.get(role)
         if version is None or (ref is not None and ref.version == version):
             return await self.current(head, role)
-        return await self._store.read(gun, role, version)
+        if ref is not None and ref.version < version:
+            return None  # the highest is current: every refresh asks for the next root
+        return await self._store.read(head.gun, role, version)
 
-    async def current_set(self, head: Head | None) -> CurrentSet | None:
-        """Give all that a head names, for judging a publication on it."""
-        if head is None:
-            return None
-        files: dict[str, bytes] = {}
-        for role in head.files:
-            found = await self.current(head, role)
+    async def current_set(self, head: Head, roles: Collection[str] | None = None) -> CurrentSet:
+        """Give all that a head names, or the given roles of it, parsed.
+
+        Raises:
+            StorageError: The store failed or lost one.
+            VerificationError: A stored file can't be read.
+        """
+        dialect = dialect_named(head.dialect)
+        held: dict[str, Parsed] = {}
+        missing: dict[str, bytes] = {}
+        for role, ref in head.files.items():
+            if roles is not None and role not in roles:
+                continue
+            found = self._parsed.get((dialect.name, role, ref.sha256))
             if found is not None:
-                files[role] = found.data
-        return CurrentSet(files, dialect_named(head.dialect))
+                held[role] = found
+            elif (item := await self.current(head, role)) is not None:
+                missing[role] = item.data
+        if missing:
+            parsed = await asyncio.to_thread(CurrentSet.parse, missing, dialect)
+            self.keep_parsed(dialect, parsed.files.values())
+            held.update(parsed.files)
+        return CurrentSet(held, dialect)
 
-    def _keep(self, key: tuple[str, str, str], item: StoredFile) -> None:
-        if key in self._cache or len(item.data) > self._cache_bytes:
-            return
-        self._cache[key] = item
-        self._held_bytes += len(item.data)
-        while self._held_bytes > self._cache_bytes:
-            _, dropped = self._cache.popitem(last=False)
-            self._held_bytes -= len(dropped.data)
+    def keep_parsed(self, dialect: Dialect, items: Iterable[Parsed]) -> None:
+        """Hold files that were parsed elsewhere and will be current."""
+        for item in items:
+            self._parsed.put((dialect.name, item.role, item.sha256), item, len(item.data))

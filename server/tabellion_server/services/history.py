@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,9 @@ def tag_events(before: Roles, after: Roles, *, at: datetime) -> list[TagEvent]:
         after: The same once the publication is in.
         at: The moment of publication.
     """
-    old, new = _said(before), _said(after)
+    was_there, is_there = set(_reachable(before)), set(_reachable(after))
+    same = {role for role in was_there & is_there if before[role] is after[role]}
+    old, new = _said(before, was_there - same), _said(after, is_there - same)
     events: list[TagEvent] = []
     for place in sorted(old.keys() | new.keys()):
         role, path = place
@@ -35,10 +37,10 @@ def tag_events(before: Roles, after: Roles, *, at: datetime) -> list[TagEvent]:
     return events
 
 
-def _said(roles: Roles) -> dict[tuple[str, str], TargetFile]:
+def _said(roles: Roles, names: Iterable[str]) -> dict[tuple[str, str], TargetFile]:
     return {
         (role, path): target
-        for role in _reachable(roles)
+        for role in names
         for path, target in roles[role].signed.targets.items()
     }
 

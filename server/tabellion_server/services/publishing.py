@@ -13,18 +13,16 @@ from typing import Final
 from securesystemslib.signer import Key
 
 from tabellion.core.roles import key_material
-from tabellion.core.transitions import CurrentSet, Publication, UploadedFile, judge_publication
+from tabellion.core.transitions import Publication, UploadedFile, judge_publication
 from tabellion.errors import ConflictError, RefusedPublicationError
 from tabellion_server.keys.example_keys import EXAMPLE_KEY_FINGERPRINTS
-from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.files import MetadataFiles, Parsed
 from tabellion_server.services.history import tag_events
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
     Clock,
-    Parsed,
     ReleaseSigner,
     online_public_keys,
-    parse_current,
 )
 from tabellion_server.storage.interface import (
     Head,
@@ -152,7 +150,7 @@ class Publisher:
         self, gun: str, head: Head | None, upload: Sequence[UploadedFile]
     ) -> _Prepared:
         now = self._clock()
-        current = await self._files.current_set(head)
+        current = await self._files.current_set(head) if head else None
         online = await online_public_keys(self._store, gun)
 
         def judge() -> Publication:
@@ -164,12 +162,14 @@ class Publisher:
         publication = await asyncio.to_thread(judge)
         if publication.unchanged:
             return _Prepared([], [], publication)
-        return await self._complete(gun, current, publication, now)
+        self._files.keep_parsed(
+            publication.dialect, [publication.root, *publication.targets.values()]
+        )
+        return await self._complete(gun, current.files if current else {}, publication, now)
 
     async def _complete(
-        self, gun: str, current: CurrentSet | None, publication: Publication, now: datetime
+        self, gun: str, held: Mapping[str, Parsed], publication: Publication, now: datetime
     ) -> _Prepared:
-        held = await parse_current(current)
         root, dialect = publication.root.signed, publication.dialect
         added = [_stored(item, now) for item in publication.roots]
         added += [_stored(item, now) for item in publication.targets.values()]

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Signed
 
 from tabellion.core.dialect import Dialect
 from tabellion.core.limits import Limits
-from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.release import next_snapshot, next_timestamp
-from tabellion.core.transitions import CurrentSet
 from tabellion.core.transitions import OnlineKeys as OnlinePublicKeys
 from tabellion.errors import KeyStoreError, RefusedPublicationError
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.files import Parsed
 from tabellion_server.storage.interface import OnlineKeyRow, Store, StoredFile
-
-Parsed = UnverifiedMetadata[Any]
 
 
 class Clock(Protocol):
@@ -46,21 +42,6 @@ def _key(row: OnlineKeyRow) -> Key:
         raise KeyStoreError(
             f"online {row.role} key {row.keyid} is damaged", hint="restore the store from a backup"
         ) from error
-
-
-async def parse_current(current: CurrentSet | None) -> dict[str, Parsed]:
-    """Read all files of a set, off the event loop."""
-    if current is None:
-        return {}
-    limits = Limits()
-
-    def work() -> dict[str, Parsed]:
-        return {
-            role: current.dialect.parse(role, data, max_bytes=limits.max_bytes(role))
-            for role, data in current.files.items()
-        }
-
-    return await asyncio.to_thread(work)
 
 
 class ReleaseSigner:

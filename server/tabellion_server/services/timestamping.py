@@ -12,14 +12,12 @@ from tabellion.core.limits import Limits
 from tabellion.core.transitions import holds_threshold
 from tabellion.errors import TabellionError
 from tabellion_server.logs import log
-from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.files import MetadataFiles, Parsed
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
     Clock,
-    Parsed,
     ReleaseSigner,
     online_public_keys,
-    parse_current,
 )
 from tabellion_server.storage.interface import (
     Head,
@@ -55,15 +53,15 @@ class Renewer:
         self._expiries: OrderedDict[str, datetime] = OrderedDict()
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    async def ensure_fresh(self, gun: str) -> None:
-        """Renew what is past half its life; return at once otherwise.
+    async def fresh_head(self, gun: str) -> Head | None:
+        """Give the GUN's head, after renewing what is past half its life.
 
         A failure is logged, not raised: what is there may still be valid, and if it isn't,
         clients say so better than we could.
         """
         head = await self._store.head(gun)
         if head is None or not await self._is_due(head):
-            return
+            return head
         task = self._running.get(gun)
         if task is None:
             task = asyncio.create_task(self._renew_logged(gun))
@@ -72,6 +70,7 @@ class Renewer:
         expires_at = await self._expires_at(head, "timestamp")
         valid = expires_at is not None and expires_at > self._clock()
         await asyncio.wait([task], timeout=_PATIENCE_SECONDS if valid else None)
+        return await self._store.head(gun)
 
     async def sweep(self) -> int:
         """Renew every GUN that is due; give how many GUNs were looked at."""
@@ -80,7 +79,7 @@ class Renewer:
         while page := await self._store.guns("", after, _PAGE):
             for head in page:
                 if await self._is_due(head):
-                    await self.ensure_fresh(head.gun)
+                    await self.fresh_head(head.gun)
             count += len(page)
             after = page[-1].gun
         return count
@@ -137,8 +136,8 @@ class Renewer:
 
     async def _sign(self, head: Head) -> list[StoredFile]:
         now = self._clock()
-        held = await parse_current(await self._files.current_set(head))
-        dialect, root = dialect_named(head.dialect), held["root"].signed
+        current = await self._files.current_set(head, {"root", "snapshot", "timestamp"})
+        held, dialect, root = current.files, current.dialect, current.files["root"].signed
         added: list[StoredFile] = []
         snapshot: Parsed | StoredFile = held["snapshot"]
         if self._past_half("snapshot", held["snapshot"].signed.expires, now) and (

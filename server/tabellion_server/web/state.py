@@ -12,7 +12,6 @@ from aiohttp import web
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.roles import delegated_roles, role_keys
 from tabellion.errors import UnknownGunError, UsageError
-from tabellion_server.services.signing import parse_current
 from tabellion_server.storage.interface import Head, TagEvent
 from tabellion_server.web.addresses import parse_gun_path
 from tabellion_server.web.context import CONTEXT
@@ -42,12 +41,11 @@ async def show_gun(request: web.Request) -> web.Response:
     """Answer ``/v1/guns/<gun>``: roles, versions, expiry, signers, sizes."""
     context = request.app[CONTEXT]
     gun = parse_gun_path(request, "/v1/guns/")
-    await context.renewer.ensure_fresh(gun)
-    head = await context.store.head(gun)
+    head = await context.renewer.fresh_head(gun)
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
-    parsed = await parse_current(await context.files.current_set(head))
-    roles = await asyncio.to_thread(_roles, head, parsed)
+    current = await context.files.current_set(head)
+    roles = await asyncio.to_thread(_roles, head, current.files)
     return web.json_response({**_summary(head), "roles": roles}, headers=_NO_STORE)
 
 

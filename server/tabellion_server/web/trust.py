@@ -54,12 +54,14 @@ async def handle_trust(request: web.Request) -> web.StreamResponse:
 async def _get_file(request: web.Request, gun: Gun, address: FileAddress) -> web.StreamResponse:
     context = request.app[CONTEXT]
     if address.version is None and address.role in _RENEWED:
-        await context.renewer.ensure_fresh(gun)
-    found = await context.files.find(gun, address.role, address.version)
+        head = await context.renewer.fresh_head(gun)
+    else:
+        head = await context.store.head(gun)
+    if head is None:
+        raise UnknownGunError(f"there is nothing here for {gun}")
+    found = await context.files.find(head, address.role, address.version)
     if found is not None:
         return _file_answer(request, found, is_immutable=address.version is not None)
-    if await context.store.head(gun) is None:
-        raise UnknownGunError(f"there is nothing here for {gun}")
     version = "" if address.version is None else f" version {address.version}"
     raise RequestError(f"{gun} has no {address.role[:80]}{version}", status=404, name="not-found")
 

@@ -142,7 +142,7 @@ def test_a_hostile_upload_is_judged_or_refused(
         if is_signed
         else data.draw(mutated_bytes(NEW[role]))
     )
-    current = CurrentSet(OLD, TUF)
+    current = CurrentSet.parse(OLD, TUF)
     for held in (current, None):
         files = {**(NEW if held is None else {}), role: changed}
         files.pop("timestamp", None)

@@ -302,6 +302,24 @@ def test_a_silent_role_put_before_one_that_published_is_refused(forge: Forge) ->
     refused("unreachable-target", lambda: judge(forge, current, ("targets", data)))
 
 
+def test_a_dropped_target_that_leaves_anothers_behind_a_silent_role_is_refused(
+    forge: Forge,
+) -> None:
+    forge.targets.targets["9"] = target(b"x", "9")
+    forge.delegate("silent", ["*"])
+    forge.delegate("alice", ["*"])
+    forge.delegated["alice"].targets["9"] = target(b"x", "9")
+    del forge.delegated["silent"]
+    forge.release()
+    current = forge.current()
+    forge.targets.targets["8"] = target(b"x", "8")
+    assert judge(forge, current, ("targets", next_targets(forge))).targets
+    forge.targets.version -= 1
+    del forge.targets.targets["9"]
+    data = next_targets(forge)
+    refused("unreachable-target", lambda: judge(forge, current, ("targets", data)))
+
+
 def test_a_target_behind_more_roles_than_clients_visit_is_refused(forge: Forge) -> None:
     for number in range(40):
         forge.delegate(f"r{number}", ["*"])
