@@ -145,4 +145,4 @@ async def test_the_loop_goes_on_while_five_megabytes_are_published(site: Site) -
     response = await publication
     assert response.status == 200, await response.text()
     assert len(lags) > 20
-    assert max(lags) < 0.25
+    assert max(lags) < 0.4  # the judgement alone takes longer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import os
 import random
 import re
@@ -24,6 +25,7 @@ from securesystemslib.signer import Key
 
 from forge import Forge, target
 from http_site import dump, signed
+from tabellion.verify.client import TrustClient
 
 GUN = "registry.example/app"
 CONFIG = """
@@ -111,37 +113,95 @@ async def verified(session: aiohttp.ClientSession, base: str, forge: Forge) -> s
     return set(role.signed.targets)
 
 
+class Story:
+    """One GUN through many lives of its server, and one verifier that remembers them all."""
+
+    def __init__(self, gun: str, home: Path) -> None:
+        self.gun = gun
+        self.home = home
+        self.forge: Forge | None = None
+        self.sent: set[str] = set()
+        self.acknowledged: set[str] = set()
+        self.timestamps: dict[int, bytes] = {}
+
+    async def check(self, session: aiohttp.ClientSession, url: str) -> Forge:
+        """Found the GUN, or see that all of it is there; give the forge, ready to go on."""
+        base = f"{url}/v2/{self.gun}/_trust/tuf/"
+        if self.forge is None:
+            self.forge = await forge_for(session, base)
+            assert await post(session, base, signed(self.forge, "root", "targets")) == 200
+        present = await verified(session, base, self.forge)
+        assert self.acknowledged <= present <= self.sent
+        timestamp = self.forge.files["timestamp"]
+        version = json.loads(timestamp)["signed"]["version"]
+        assert version >= max(self.timestamps, default=0)
+        assert self.timestamps.setdefault(version, timestamp) == timestamp
+        async with TrustClient(url, home=self.home, root=self.forge.files["root"]) as client:
+            listing = await client.targets(self.gun)
+        assert {match.path for match in listing} == present
+        targets = json.loads(self.forge.files["targets"])["signed"]
+        self.forge.targets.version = targets["version"]
+        self.forge.targets.targets = {path: target(b"x", path) for path in present}
+        self.sent, self.acknowledged = set(present), set(present)
+        return self.forge
+
+    async def publish_until_cut(self, session: aiohttp.ClientSession, url: str) -> None:
+        """Publish one more target after the other until there is no answer."""
+        assert self.forge is not None
+        base = f"{url}/v2/{self.gun}/_trust/tuf/"
+        while True:
+            self.forge.targets.version += 1
+            path = f"v{self.forge.targets.version}"
+            self.forge.targets.targets[path] = target(b"x", path)
+            self.sent.add(path)
+            try:
+                assert await post(session, base, signed(self.forge, "targets")) == 200
+            except (aiohttp.ClientError, ConnectionError):
+                return
+            self.acknowledged.add(path)
+
+
+def stories(folder: Path) -> list[Story]:
+    return [Story(f"registry.example/app{number}", folder / "home") for number in range(3)]
+
+
 async def test_kill_at_any_moment_leaves_the_old_or_the_new_set(tmp_path: Path) -> None:
     rng = random.Random(7)  # noqa: S311  (a seed, not a secret)
-    forge: Forge | None = None
-    acknowledged: set[str] = set()
-    sent: set[str] = set()
-    for turn in range(6):
-        async with server(tmp_path) as running, aiohttp.ClientSession() as session:
-            if forge is None:
-                forge = await forge_for(session, running.base)
-                assert await post(session, running.base, signed(forge, "root", "targets")) == 200
-            present = await verified(session, running.base, forge)
-            assert acknowledged <= present <= sent
-            async with session.get(running.base + "targets.json") as response:
-                served = (await response.json())["signed"]
-            forge.targets.version = served["version"]
-            forge.targets.targets = {path: target(b"x", path) for path in present}
+    told = stories(tmp_path)
+    # So short a life lets renewals be killed too.
+    text = CONFIG + '[expiry]\ntimestamp = "4s"\n'
+    count = 0
+    for _ in range(12):
+        async with server(tmp_path, text) as running, aiohttp.ClientSession() as session:
+            await asyncio.gather(*(story.check(session, running.url) for story in told))
             process = running.process
-            delay = rng.uniform(0.0, 0.25)
-            asyncio.get_running_loop().call_later(delay, process.kill)
-            for number in range(1000):
-                path = f"{turn}-{number}"
-                forge.targets.version += 1
-                forge.targets.targets[path] = target(b"x", path)
-                sent.add(path)
-                try:
-                    assert await post(session, running.base, signed(forge, "targets")) == 200
-                except (aiohttp.ClientError, ConnectionError):
-                    break
-                acknowledged.add(path)
+            asyncio.get_running_loop().call_later(rng.uniform(0.0, 0.2), process.kill)
+            before = sum(len(story.acknowledged) for story in told)
+            await asyncio.gather(*(story.publish_until_cut(session, running.url) for story in told))
+            count += sum(len(story.acknowledged) for story in told) - before
             assert await process.wait() == -signal.SIGKILL
-    assert acknowledged
+    assert count > 12
+    async with server(tmp_path, text) as running, aiohttp.ClientSession() as session:
+        for story in told:
+            await story.check(session, running.url)
+
+
+async def test_sigterm_leaves_nothing_unanswered(tmp_path: Path) -> None:
+    told = stories(tmp_path)
+    for delay in (0.0, 0.1, 0.15):
+        async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+            for story in told:
+                await story.check(session, running.url)
+            process = running.process
+            asyncio.get_running_loop().call_later(delay, process.terminate)
+            await asyncio.gather(*(story.publish_until_cut(session, running.url) for story in told))
+            assert await asyncio.wait_for(process.wait(), 20) == 0
+        answered = {story.gun: story.acknowledged for story in told}
+        async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+            for story in told:
+                await story.check(session, running.url)
+                assert story.acknowledged == answered[story.gun]
+    assert any(story.acknowledged for story in told)
 
 
 async def test_sigterm_finishes_the_publication_then_ends(tmp_path: Path) -> None:
