@@ -116,11 +116,11 @@ async def verified(session: aiohttp.ClientSession, base: str, forge: Forge) -> s
 class Story:
     """One GUN through many lives of its server, and one verifier that remembers them all."""
 
-    def __init__(self, gun: str, home: Path) -> None:
+    def __init__(self, gun: str, home: Path, *, first: int) -> None:
         self.gun = gun
         self.home = home
         self.forge: Forge | None = None
-        self.sent: set[str] = set()
+        self.sent = {f"first{number}" for number in range(first)}
         self.acknowledged: set[str] = set()
         self.timestamps: dict[int, bytes] = {}
 
@@ -129,6 +129,7 @@ class Story:
         base = f"{url}/v2/{self.gun}/_trust/tuf/"
         if self.forge is None:
             self.forge = await forge_for(session, base)
+            self.forge.targets.targets = {path: target(b"x", path) for path in self.sent}
             assert await post(session, base, signed(self.forge, "root", "targets")) == 200
         present = await verified(session, base, self.forge)
         assert self.acknowledged <= present <= self.sent
@@ -161,8 +162,10 @@ class Story:
             self.acknowledged.add(path)
 
 
-def stories(folder: Path) -> list[Story]:
-    return [Story(f"registry.example/app{number}", folder / "home") for number in range(3)]
+def stories(folder: Path, *, first: int = 0) -> list[Story]:
+    return [
+        Story(f"registry.example/app{number}", folder / "home", first=first) for number in range(3)
+    ]
 
 
 async def test_kill_at_any_moment_leaves_the_old_or_the_new_set(tmp_path: Path) -> None:
@@ -187,8 +190,8 @@ async def test_kill_at_any_moment_leaves_the_old_or_the_new_set(tmp_path: Path) 
 
 
 async def test_sigterm_leaves_nothing_unanswered(tmp_path: Path) -> None:
-    told = stories(tmp_path)
-    for delay in (0.0, 0.1, 0.15):
+    told = stories(tmp_path, first=1500)  # so that a publication takes its time
+    for delay in (0.0, 0.2, 0.35):
         async with server(tmp_path) as running, aiohttp.ClientSession() as session:
             for story in told:
                 await story.check(session, running.url)
