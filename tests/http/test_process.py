@@ -322,40 +322,29 @@ async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
         assert (status, "can't listen on" in output, "Traceback" in output) == (2, True, False)
 
 
-def certificate(folder: Path, name: str) -> bytes:
-    """Write server.pem and server.key; give the certificate in DER."""
-    from datetime import timedelta  # noqa: PLC0415
-
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
+async def certificate(folder: Path, *more: str) -> bytes:
+    """Let openssl write new.pem and new.key for 127.0.0.1; give the certificate in DER."""
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+        *("-subj", "/CN=trust", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
+        *("-keyout", str(folder / "new.key"), "-out", str(folder / "new.pem")),
+        *(more or ("-nodes",)),
+        stderr=asyncio.subprocess.PIPE,
     )
-    pem = serialization.Encoding.PEM
-    (folder / "server.key").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    (folder / "server.pem").write_bytes(made.public_bytes(pem))
-    return made.public_bytes(serialization.Encoding.DER)
+    _, told = await process.communicate()
+    assert process.returncode == 0, told
+    return ssl.PEM_cert_to_DER_cert((folder / "new.pem").read_text())
 
 
-async def shown_certificate(url: str, **bounds: Any) -> bytes | None:
+def install(folder: Path, *names: str) -> None:
+    """Replace server.pem and server.key as certificate tools do: by renaming."""
+    for name in names or ("key", "pem"):
+        (folder / f"new.{name}").replace(folder / f"server.{name}")
+
+
+async def shown_certificate(url: str) -> bytes | None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    for name, value in bounds.items():
-        setattr(context, name, value)
     host, port = url.removeprefix("https://").split(":")
     _, writer = await asyncio.open_connection(host, int(port), ssl=context)
     der: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
@@ -365,20 +354,101 @@ async def shown_certificate(url: str, **bounds: Any) -> bytes | None:
     return der
 
 
+async def is_alive(url: str, ca: Path) -> bool:
+    """Ask as a client does that trusts this certificate alone."""
+    context = ssl.create_default_context(cafile=ca)
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/healthz", ssl=context) as it:
+        return it.status == 200
+
+
+TLS = '[server.tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
+
+
 async def test_tls_takes_a_changed_certificate_and_keeps_it_if_the_next_is_broken(
     tmp_path: Path,
 ) -> None:
-    first = certificate(tmp_path, "first")
-    tls = '[server.tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
-    async with server(tmp_path, CONFIG + tls) as running:
+    first = await certificate(tmp_path)
+    install(tmp_path)
+    async with server(tmp_path, CONFIG + TLS) as running:
         assert running.url.startswith("https://")
         assert await shown_certificate(running.url) == first
-        second = certificate(tmp_path, "second")
-        await until(lambda: any("certificate.reloaded" in line for line in running.log))
+
+        def count(event: str) -> int:
+            return sum(event in line for line in running.log)
+
+        second = await certificate(tmp_path)
+        install(tmp_path)
+        await until(lambda: count("certificate.reloaded") == 1)
         assert await shown_certificate(running.url) == second
-        (tmp_path / "server.pem").write_text("broken")
-        await until(lambda: any("certificate.not_reloaded" in line for line in running.log))
-        assert await shown_certificate(running.url) == second
+        right = (tmp_path / "server.pem").read_bytes(), (tmp_path / "server.key").read_bytes()
+        (tmp_path / "ca.pem").write_bytes(right[0])
+
+        async def keeps_the_second(number: int) -> None:
+            await until(lambda: count("certificate.not_reloaded") == number)
+            assert await shown_certificate(running.url) == second
+            assert await is_alive(running.url, tmp_path / "ca.pem")
+
+        (tmp_path / "server.pem").write_bytes(right[0][:300])  # cut short
+        await keeps_the_second(1)
+        await certificate(tmp_path)
+        install(tmp_path, "pem")  # beside the old one's key
+        await keeps_the_second(2)
+        await certificate(tmp_path, "-passout", "pass:secret")
+        install(tmp_path)
+        await keeps_the_second(3)
+        (tmp_path / "server.key").unlink()
+        await keeps_the_second(4)
+        await asyncio.sleep(2.5)  # it's tried again, but not told again
+        assert count("certificate.not_reloaded") == 4
+        assert not any("BEGIN" in line or "Traceback" in line for line in running.log)
+        last = await certificate(tmp_path)
+        install(tmp_path)
+        await until(lambda: count("certificate.reloaded") == 2)
+        assert await shown_certificate(running.url) == last
+        assert await is_alive(running.url, tmp_path / "server.pem")
+
+
+@pytest.mark.parametrize("fault", ["cut", "mismatch", "encrypted", "swapped"])
+async def test_a_certificate_that_cannot_be_used_stops_the_start(
+    tmp_path: Path, fault: str
+) -> None:
+    await certificate(tmp_path, *(["-passout", "pass:x"] if fault == "encrypted" else []))
+    install(tmp_path)
+    pem, key = tmp_path / "server.pem", tmp_path / "server.key"
+    if fault == "cut":
+        pem.write_bytes(pem.read_bytes()[:300])
+    elif fault == "mismatch":
+        await certificate(tmp_path)
+        install(tmp_path, "pem")
+    elif fault == "swapped":
+        pem.rename(tmp_path / "x")
+        key.rename(pem)
+        (tmp_path / "x").rename(key)
+    config = tmp_path / "server.toml"
+    config.write_text(CONFIG + TLS)
+    for verb in ("serve", "check-config"):
+        status, output = await run(verb, "--config", str(config))
+        assert (status, "Traceback" in output) == (2, False), output
+        assert "server.tls: " in output
+        assert str(pem) in output
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "master.key").exists()
+
+
+async def test_old_tls_is_refused(tmp_path: Path) -> None:
+    await certificate(tmp_path)
+    install(tmp_path)
+    async with server(tmp_path, CONFIG + TLS) as running:
+        address = running.url.removeprefix("https://")
+        for version, works in (("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)):
+            process = await asyncio.create_subprocess_exec(
+                *("openssl", "s_client", "-connect", address, version),
+                *("-cipher", "DEFAULT@SECLEVEL=0"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            assert (await process.wait() == 0) == works, version
 
 
 async def until(is_so: Any) -> None:
