@@ -206,8 +206,8 @@ class _Reader:
 
     def _check(self, settings: Settings) -> None:
         if (settings.certificate is None) != (settings.certificate_key is None):
-            given = "key" if settings.certificate is None else "certificate"
-            self.fault(f"server.tls.{given}", "give certificate and key, or neither")
+            alone = "key" if settings.certificate is None else "certificate"
+            self.fault(f"server.tls.{alone}", "give certificate and key, or neither")
         for key in ("server.tls.certificate", "server.tls.key"):
             given = self.values.get(key)
             if given is not None and not given.is_file():
