@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Site:
     async def post(self, files: Mapping[str, bytes], **headers: str) -> ClientResponse:
         form = FormData(quote_fields=False)
         for role, data in files.items():
-            form.add_field("files", data, filename=role)
+            form.add_field("files", BytesIO(data), filename=role)
         return await self.client.session.post(self.url(""), data=form, headers=headers)
 
     async def key(self, role: str) -> Key:

@@ -157,7 +157,7 @@ def _load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
 
 async def _reload_tls(settings: Settings, context: ssl.SSLContext) -> None:
     """Take a changed certificate for new connections; a broken one is logged, not taken."""
-    seen = await asyncio.to_thread(_tls_stamp, settings)
+    seen = refused = await asyncio.to_thread(_tls_stamp, settings)
     while True:
         await asyncio.sleep(_TLS_POLL_SECONDS)
         found = await asyncio.to_thread(_tls_stamp, settings)
@@ -168,7 +168,10 @@ async def _reload_tls(settings: Settings, context: ssl.SSLContext) -> None:
             await asyncio.to_thread(_tls_context, settings)
             await asyncio.to_thread(_load_certificate, context, settings)
         except ConfigurationError as error:
-            log().error("certificate.not_reloaded", problem=error.message, hint=error.hint)
+            # Tried again at each turn, as a change of mode may mend it; told once.
+            if found != refused:
+                log().error("certificate.not_reloaded", problem=error.message, hint=error.hint)
+            refused = found
             continue
         seen = found
         log().info("certificate.reloaded")

@@ -23,6 +23,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
 _SQLITE: Final = "sqlite:///"
 _MAX_PORT: Final = 65535
+_MAX_COUNT: Final = 10**12 - 1
 _MIN_TOKEN: Final = 16
 # Section to key to kind of value; what isn't here is a fault.
 _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -142,11 +143,14 @@ class _Reader:
     def take_file(self) -> None:
         try:
             content = tomllib.loads(self.text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also a number or a depth beyond bounds
             self.faults.append(f"{self.name}: not TOML: {error}")
             return
         lines = _line_numbers(self.text)
         for section, body in _sections(content):
+            if section and not body and section not in _KNOWN:
+                self.places[section] = f"{self.name}:{lines.get(section, 1)}"
+                self.fault(section, "there is no such section")
             for name, value in body.items():
                 key = f"{section}.{name}" if section else name
                 self.places[key] = f"{self.name}:{lines.get(key, 1)}"
@@ -178,7 +182,7 @@ class _Reader:
         get, default = self.values.get, Settings()
         url = get("storage.url", default.storage_url)
         sqlite_path = default.sqlite_path
-        if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
+        if url.startswith(_SQLITE) and len(url) > len(_SQLITE) and "\0" not in url:
             sqlite_path = self.folder / url.removeprefix(_SQLITE)
         else:
             self.fault("storage.url", f"{url!r} isn't sqlite:///FILE, the engine of this release")
@@ -202,7 +206,8 @@ class _Reader:
 
     def _check(self, settings: Settings) -> None:
         if (settings.certificate is None) != (settings.certificate_key is None):
-            self.fault("server.tls", "give certificate and key, or neither")
+            alone = "key" if settings.certificate is None else "certificate"
+            self.fault(f"server.tls.{alone}", "give certificate and key, or neither")
         for key in ("server.tls.certificate", "server.tls.key"):
             given = self.values.get(key)
             if given is not None and not given.is_file():
@@ -252,18 +257,24 @@ def _sections(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, d
             found.extend(_sections(value, f"{prefix}.{name}" if prefix else name))
         else:
             plain[name] = value
-    return [(prefix, plain), *found] if plain else found
+    return [(prefix, plain), *found] if plain or not found else found
 
 
 def _line_numbers(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     section = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]", line):
-            section = header[1]
-        elif entry := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
-            lines[f"{section}.{entry[1]}" if section else entry[1]] = number
+    for number, line in enumerate(text.split("\n"), start=1):
+        if header := re.match(r"\s*\[([^\[\]#]+)\]", line):
+            section = _bare(header[1])
+            lines[section] = number
+        elif entry := re.match(r"([^=#]+)=", line):
+            lines[f"{section}.{_bare(entry[1])}" if section else _bare(entry[1])] = number
     return lines
+
+
+def _bare(key: str) -> str:
+    """Take quotes and spaces off a dotted key."""
+    return re.sub(r"[\s\"']", "", key)
 
 
 def _text(value: object, _folder: Path) -> str:
@@ -273,14 +284,20 @@ def _text(value: object, _folder: Path) -> str:
 
 
 def _path(value: object, folder: Path) -> Path:
-    return folder / Path(_text(value, folder)).expanduser()
+    text = _text(value, folder)
+    if "\0" in text:
+        raise ValueError("a path can't hold a NUL")
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise ValueError(f"{text!r}: {error}") from error
 
 
 def _count(value: object, _folder: Path) -> int:
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value):
         value = int(value)
-    if type(value) is not int or value < 1:
-        raise ValueError("give a whole number of 1 or more")
+    if type(value) is not int or not 1 <= value <= _MAX_COUNT:
+        raise ValueError(f"give a whole number from 1 to {_MAX_COUNT}")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import os
 import random
 import re
@@ -24,6 +25,7 @@ from securesystemslib.signer import Key
 
 from forge import Forge, target
 from http_site import dump, signed
+from tabellion.verify.client import TrustClient
 
 GUN = "registry.example/app"
 CONFIG = """
@@ -111,37 +113,98 @@ async def verified(session: aiohttp.ClientSession, base: str, forge: Forge) -> s
     return set(role.signed.targets)
 
 
+class Story:
+    """One GUN through many lives of its server, and one verifier that remembers them all."""
+
+    def __init__(self, gun: str, home: Path, *, first: int) -> None:
+        self.gun = gun
+        self.home = home
+        self.forge: Forge | None = None
+        self.sent = {f"first{number}" for number in range(first)}
+        self.acknowledged: set[str] = set()
+        self.timestamps: dict[int, bytes] = {}
+
+    async def check(self, session: aiohttp.ClientSession, url: str) -> Forge:
+        """Found the GUN, or see that all of it is there; give the forge, ready to go on."""
+        base = f"{url}/v2/{self.gun}/_trust/tuf/"
+        if self.forge is None:
+            self.forge = await forge_for(session, base)
+            self.forge.targets.targets = {path: target(b"x", path) for path in self.sent}
+            assert await post(session, base, signed(self.forge, "root", "targets")) == 200
+        present = await verified(session, base, self.forge)
+        assert self.acknowledged <= present <= self.sent
+        timestamp = self.forge.files["timestamp"]
+        version = json.loads(timestamp)["signed"]["version"]
+        assert version >= max(self.timestamps, default=0)
+        assert self.timestamps.setdefault(version, timestamp) == timestamp
+        async with TrustClient(url, home=self.home, root=self.forge.files["root"]) as client:
+            listing = await client.targets(self.gun)
+        assert {match.path for match in listing} == present
+        targets = json.loads(self.forge.files["targets"])["signed"]
+        self.forge.targets.version = targets["version"]
+        self.forge.targets.targets = {path: target(b"x", path) for path in present}
+        self.sent, self.acknowledged = set(present), set(present)
+        return self.forge
+
+    async def publish_until_cut(self, session: aiohttp.ClientSession, url: str) -> None:
+        """Publish one more target after the other until there is no answer."""
+        assert self.forge is not None
+        base = f"{url}/v2/{self.gun}/_trust/tuf/"
+        while True:
+            self.forge.targets.version += 1
+            path = f"v{self.forge.targets.version}"
+            self.forge.targets.targets[path] = target(b"x", path)
+            self.sent.add(path)
+            try:
+                assert await post(session, base, signed(self.forge, "targets")) == 200
+            except (aiohttp.ClientError, ConnectionError):
+                return
+            self.acknowledged.add(path)
+
+
+def stories(folder: Path, *, first: int = 0) -> list[Story]:
+    return [
+        Story(f"registry.example/app{number}", folder / "home", first=first) for number in range(3)
+    ]
+
+
 async def test_kill_at_any_moment_leaves_the_old_or_the_new_set(tmp_path: Path) -> None:
     rng = random.Random(7)  # noqa: S311  (a seed, not a secret)
-    forge: Forge | None = None
-    acknowledged: set[str] = set()
-    sent: set[str] = set()
-    for turn in range(6):
-        async with server(tmp_path) as running, aiohttp.ClientSession() as session:
-            if forge is None:
-                forge = await forge_for(session, running.base)
-                assert await post(session, running.base, signed(forge, "root", "targets")) == 200
-            present = await verified(session, running.base, forge)
-            assert acknowledged <= present <= sent
-            async with session.get(running.base + "targets.json") as response:
-                served = (await response.json())["signed"]
-            forge.targets.version = served["version"]
-            forge.targets.targets = {path: target(b"x", path) for path in present}
+    told = stories(tmp_path)
+    # So short a life lets renewals be killed too.
+    text = CONFIG + '[expiry]\ntimestamp = "4s"\n'
+    count = 0
+    for _ in range(12):
+        async with server(tmp_path, text) as running, aiohttp.ClientSession() as session:
+            await asyncio.gather(*(story.check(session, running.url) for story in told))
             process = running.process
-            delay = rng.uniform(0.0, 0.25)
-            asyncio.get_running_loop().call_later(delay, process.kill)
-            for number in range(1000):
-                path = f"{turn}-{number}"
-                forge.targets.version += 1
-                forge.targets.targets[path] = target(b"x", path)
-                sent.add(path)
-                try:
-                    assert await post(session, running.base, signed(forge, "targets")) == 200
-                except (aiohttp.ClientError, ConnectionError):
-                    break
-                acknowledged.add(path)
+            asyncio.get_running_loop().call_later(rng.uniform(0.0, 0.2), process.kill)
+            before = sum(len(story.acknowledged) for story in told)
+            await asyncio.gather(*(story.publish_until_cut(session, running.url) for story in told))
+            count += sum(len(story.acknowledged) for story in told) - before
             assert await process.wait() == -signal.SIGKILL
-    assert acknowledged
+    assert count > 12
+    async with server(tmp_path, text) as running, aiohttp.ClientSession() as session:
+        for story in told:
+            await story.check(session, running.url)
+
+
+async def test_sigterm_leaves_nothing_unanswered(tmp_path: Path) -> None:
+    told = stories(tmp_path, first=1500)  # so that a publication takes its time
+    for delay in (0.0, 0.2, 0.35):
+        async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+            for story in told:
+                await story.check(session, running.url)
+            process = running.process
+            asyncio.get_running_loop().call_later(delay, process.terminate)
+            await asyncio.gather(*(story.publish_until_cut(session, running.url) for story in told))
+            assert await asyncio.wait_for(process.wait(), 20) == 0
+        answered = {story.gun: story.acknowledged for story in told}
+        async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+            for story in told:
+                await story.check(session, running.url)
+                assert story.acknowledged == answered[story.gun]
+    assert any(story.acknowledged for story in told)
 
 
 async def test_sigterm_finishes_the_publication_then_ends(tmp_path: Path) -> None:
@@ -259,40 +322,29 @@ async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
         assert (status, "can't listen on" in output, "Traceback" in output) == (2, True, False)
 
 
-def certificate(folder: Path, name: str) -> bytes:
-    """Write server.pem and server.key; give the certificate in DER."""
-    from datetime import timedelta  # noqa: PLC0415
-
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
+async def certificate(folder: Path, *more: str) -> bytes:
+    """Let openssl write new.pem and new.key for 127.0.0.1; give the certificate in DER."""
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+        *("-subj", "/CN=trust", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
+        *("-keyout", str(folder / "new.key"), "-out", str(folder / "new.pem")),
+        *(more or ("-nodes",)),
+        stderr=asyncio.subprocess.PIPE,
     )
-    pem = serialization.Encoding.PEM
-    (folder / "server.key").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    (folder / "server.pem").write_bytes(made.public_bytes(pem))
-    return made.public_bytes(serialization.Encoding.DER)
+    _, told = await process.communicate()
+    assert process.returncode == 0, told
+    return ssl.PEM_cert_to_DER_cert((folder / "new.pem").read_text())
 
 
-async def shown_certificate(url: str, **bounds: Any) -> bytes | None:
+def install(folder: Path, *names: str) -> None:
+    """Replace server.pem and server.key as certificate tools do: by renaming."""
+    for name in names or ("key", "pem"):
+        (folder / f"new.{name}").replace(folder / f"server.{name}")
+
+
+async def shown_certificate(url: str) -> bytes | None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    for name, value in bounds.items():
-        setattr(context, name, value)
     host, port = url.removeprefix("https://").split(":")
     _, writer = await asyncio.open_connection(host, int(port), ssl=context)
     der: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
@@ -302,20 +354,101 @@ async def shown_certificate(url: str, **bounds: Any) -> bytes | None:
     return der
 
 
+async def is_alive(url: str, ca: Path) -> bool:
+    """Ask as a client does that trusts this certificate alone."""
+    context = ssl.create_default_context(cafile=ca)
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/healthz", ssl=context) as it:
+        return it.status == 200
+
+
+TLS = '[server.tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
+
+
 async def test_tls_takes_a_changed_certificate_and_keeps_it_if_the_next_is_broken(
     tmp_path: Path,
 ) -> None:
-    first = certificate(tmp_path, "first")
-    tls = '[server.tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
-    async with server(tmp_path, CONFIG + tls) as running:
+    first = await certificate(tmp_path)
+    install(tmp_path)
+    async with server(tmp_path, CONFIG + TLS) as running:
         assert running.url.startswith("https://")
         assert await shown_certificate(running.url) == first
-        second = certificate(tmp_path, "second")
-        await until(lambda: any("certificate.reloaded" in line for line in running.log))
+
+        def count(event: str) -> int:
+            return sum(event in line for line in running.log)
+
+        second = await certificate(tmp_path)
+        install(tmp_path)
+        await until(lambda: count("certificate.reloaded") == 1)
         assert await shown_certificate(running.url) == second
-        (tmp_path / "server.pem").write_text("broken")
-        await until(lambda: any("certificate.not_reloaded" in line for line in running.log))
-        assert await shown_certificate(running.url) == second
+        right = (tmp_path / "server.pem").read_bytes(), (tmp_path / "server.key").read_bytes()
+        (tmp_path / "ca.pem").write_bytes(right[0])
+
+        async def keeps_the_second(number: int) -> None:
+            await until(lambda: count("certificate.not_reloaded") == number)
+            assert await shown_certificate(running.url) == second
+            assert await is_alive(running.url, tmp_path / "ca.pem")
+
+        (tmp_path / "server.pem").write_bytes(right[0][:300])  # cut short
+        await keeps_the_second(1)
+        await certificate(tmp_path)
+        install(tmp_path, "pem")  # beside the old one's key
+        await keeps_the_second(2)
+        await certificate(tmp_path, "-passout", "pass:secret")
+        install(tmp_path)
+        await keeps_the_second(3)
+        (tmp_path / "server.key").unlink()
+        await keeps_the_second(4)
+        await asyncio.sleep(2.5)  # it's tried again, but not told again
+        assert count("certificate.not_reloaded") == 4
+        assert not any("BEGIN" in line or "Traceback" in line for line in running.log)
+        last = await certificate(tmp_path)
+        install(tmp_path)
+        await until(lambda: count("certificate.reloaded") == 2)
+        assert await shown_certificate(running.url) == last
+        assert await is_alive(running.url, tmp_path / "server.pem")
+
+
+@pytest.mark.parametrize("fault", ["cut", "mismatch", "encrypted", "swapped"])
+async def test_a_certificate_that_cannot_be_used_stops_the_start(
+    tmp_path: Path, fault: str
+) -> None:
+    await certificate(tmp_path, *(["-passout", "pass:x"] if fault == "encrypted" else []))
+    install(tmp_path)
+    pem, key = tmp_path / "server.pem", tmp_path / "server.key"
+    if fault == "cut":
+        pem.write_bytes(pem.read_bytes()[:300])
+    elif fault == "mismatch":
+        await certificate(tmp_path)
+        install(tmp_path, "pem")
+    elif fault == "swapped":
+        pem.rename(tmp_path / "x")
+        key.rename(pem)
+        (tmp_path / "x").rename(key)
+    config = tmp_path / "server.toml"
+    config.write_text(CONFIG + TLS)
+    for verb in ("serve", "check-config"):
+        status, output = await run(verb, "--config", str(config))
+        assert (status, "Traceback" in output) == (2, False), output
+        assert "server.tls: " in output
+        assert str(pem) in output
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "master.key").exists()
+
+
+async def test_old_tls_is_refused(tmp_path: Path) -> None:
+    await certificate(tmp_path)
+    install(tmp_path)
+    async with server(tmp_path, CONFIG + TLS) as running:
+        address = running.url.removeprefix("https://")
+        for version, works in (("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)):
+            process = await asyncio.create_subprocess_exec(
+                *("openssl", "s_client", "-connect", address, version),
+                *("-cipher", "DEFAULT@SECLEVEL=0"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            assert (await process.wait() == 0) == works, version
 
 
 async def until(is_so: Any) -> None:

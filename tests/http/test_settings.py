@@ -57,10 +57,63 @@ def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
         f"{path}:7: expiry.timestamp: ",
         f"{path}:9: zoo.cat: ",
         f"{path}:11: server.tls.key: ",
-        "server.tls: give certificate and key",
+        f"{path}:11: server.tls.key: give certificate and key",
         "TABELLION_EXPIRY__SNAPSHOT: expiry.snapshot: ",
     ):
         assert part in text, text
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("[zoo]\n", ["1: zoo: there is no such section"]),
+        ("\n[server.zoo]\n", ["2: server.zoo: there is no such section"]),
+        ("a = 1\nserver.b = 2\n", ["1: a: ", "2: server.b: "]),
+        ('[[server]]\nlisten = "x"\n', ["1: server: "]),
+        ("\n[server]\n'zoo' = 1\n\"cat\" = 1\n", ["3: server.zoo: ", "4: server.cat: "]),
+        ('\n[ server . "tls" ]\nkey="x"', ["3: server.tls.key: ", "3: server.tls.key: "]),
+        ('[server]\ntls.key = "x"\n', ["2: server.tls.key: ", "2: server.tls.key: "]),
+        ('[server]\r\nzoo = "\u2028"\r\ncat = 1\r\n', ["2: server.zoo: ", "3: server.cat: "]),
+        (
+            "[server]\nmax_body_bytes = true\nshutdown_seconds = -1\nworkers = 1" + "0" * 99,
+            ["2: server.max_body_bytes: ", "3: server.shutdown_seconds: ", "4: server.workers: "],
+        ),
+        (
+            '[server]\nlog_format = "xml"\nlog_level = "loud"\nworkers = 3\n',
+            ["2: server.log_format: ", "3: server.log_level: ", "4: server.workers: "],
+        ),
+        (
+            '[server]\nlisten = ["[::1]:1",\n"::1:1"]\nlog_level = 5\nlog_format = ""\n',
+            ["2: server.listen: ", "4: server.log_level: ", "5: server.log_format: "],
+        ),
+        ("[server]\nlisten = []\n", ["2: server.listen: "]),
+        ('[server]\nlisten = "localhost:70000"\n', ["2: server.listen: "]),
+        (
+            (
+                '[server]\nwrite_token_file = "a\\u0000"\n[keys]\nmaster_key_file = "~nobody-/x"\n'
+                '[storage]\nurl = "sqlite:///a\\u0000"\n'
+            ),
+            ["2: server.write_token_file: ", "4: keys.master_key_file: ", "6: storage.url: "],
+        ),
+        ('[server]\nwrite_token_file = "/"\n', ["2: server.write_token_file: "]),
+        (
+            '[expiry]\ntimestamp = "0s"\nsnapshot = "99999d"\n[notary]\ntimestamp = "1w"\n',
+            ["2: expiry.timestamp: ", "3: expiry.snapshot: ", "5: notary.timestamp: "],
+        ),
+        ('[expiry]\ntimestamp = "2d"\nsnapshot = "1d"\n', ["2: expiry.timestamp: "]),
+    ],
+    ids=map(str, range(17)),
+)
+def test_each_fault_has_its_line_and_key(tmp_path: Path, text: str, faults: list[str]) -> None:
+    path = tmp_path / "server.toml"
+    path.write_text(text, newline="")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(path, {})
+    told = sorted(caught.value.message.split("\n"))
+    assert len(told) == len(faults), told
+    for line, fault in zip(told, faults, strict=True):
+        assert line.startswith(f"{path}:{fault}"), told
+    assert caught.value.hint
 
 
 def test_other_machines_may_only_reach_a_server_that_says_who_may_write(tmp_path: Path) -> None:
@@ -79,7 +132,9 @@ def test_other_machines_may_only_reach_a_server_that_says_who_may_write(tmp_path
     assert "xxx" not in repr(settings)
 
 
-@pytest.mark.parametrize("text", ["[server", "server = 1", "listen = 1", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["[server", "server = 1", "listen = 1", "\x00", "a=" + "[" * 9999, "a=" + "1" * 9999]
+)
 def test_a_broken_file_is_one_clear_error(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError):
         load_settings(write(tmp_path, text), {})

@@ -171,11 +171,12 @@ class Publisher:
         self, gun: str, held: Mapping[str, Parsed], publication: Publication, now: datetime
     ) -> _Prepared:
         root, dialect = publication.root.signed, publication.dialect
-        added = [_stored(item, now) for item in publication.roots]
-        added += [_stored(item, now) for item in publication.targets.values()]
-        snapshot: StoredFile | Parsed | None = publication.snapshot or held.get("snapshot")
+        given: list[Parsed] = [*publication.roots, *publication.targets.values()]
         if publication.snapshot is not None:
-            added.append(_stored(publication.snapshot, now))
+            given.append(publication.snapshot)
+        # It hashes them, so not on the event loop.
+        added = await asyncio.to_thread(lambda: [_stored(item, now) for item in given])
+        snapshot: StoredFile | Parsed | None = publication.snapshot or held.get("snapshot")
         if publication.needs_snapshot or snapshot is None:
             snapshot = await self._signer.snapshot(
                 gun,

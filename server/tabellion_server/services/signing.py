@@ -68,8 +68,11 @@ class ReleaseSigner:
         now: datetime,
     ) -> StoredFile:
         """Sign the next snapshot, naming ``files`` anew."""
-        signed = next_snapshot(
-            previous.signed if previous else None, files, expires_at=self._expiry("snapshot", now)
+        signed = await asyncio.to_thread(  # it hashes the files
+            next_snapshot,
+            previous.signed if previous else None,
+            files,
+            expires_at=self._expiry("snapshot", now),
         )
         file = await self._sign(gun, "snapshot", root=root, signed=signed, dialect=dialect, now=now)
         if len(file.data) > Limits().snapshot_bytes:
@@ -92,7 +95,8 @@ class ReleaseSigner:
         now: datetime,
     ) -> StoredFile:
         """Sign the next timestamp, naming ``snapshot``."""
-        signed = next_timestamp(
+        signed = await asyncio.to_thread(
+            next_timestamp,
             previous.signed if previous else None,
             snapshot.data,
             snapshot.version,
@@ -109,4 +113,4 @@ class ReleaseSigner:
         self, gun: str, role: str, *, root: Root, signed: Signed, dialect: Dialect, now: datetime
     ) -> StoredFile:
         data = await self._online.sign(gun, role, root.roles[role].keyids, signed, dialect)
-        return StoredFile.of(role, signed.version, data, stored_at=now)
+        return await asyncio.to_thread(StoredFile.of, role, signed.version, data, stored_at=now)
