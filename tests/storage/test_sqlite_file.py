@@ -242,6 +242,22 @@ async def test_a_failing_batch_tells_every_job_and_the_next_one_works(
     assert (await publish_next(sqlite_store)).revision == 2
 
 
+async def test_a_group_that_fails_at_its_end_is_undone_and_the_next_one_works(
+    sqlite_store: SqliteStore, path: Path
+) -> None:
+    await publish_next(sqlite_store)
+    before = rows(path)
+
+    def point_to_nothing(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA defer_foreign_keys = ON")  # seen at COMMIT only
+        connection.execute("UPDATE current SET version = 99")
+
+    with pytest.raises(StorageError):
+        await asyncio.wrap_future(sqlite_store._writer.submit(point_to_nothing))
+    assert rows(path) == before
+    assert (await publish_next(sqlite_store)).revision == 2
+
+
 async def test_a_store_whose_file_was_replaced_is_not_ready(path: Path) -> None:
     store = await SqliteStore.open(path)
     await store.check()
