@@ -219,6 +219,37 @@ class TestStoreContract:
         assert await store.guns("*") == []
         assert [head.gun for head in await store.guns("x'")] == [gun]
 
+    @pytest.mark.parametrize(
+        "name", ["", " ", "a\0b", "\n", "é", "e\u0301", "a/", "/", "\U0010fffd"]
+    )
+    async def test_a_name_is_only_itself(self, store: Store, name: str) -> None:
+        await commit(store, [made("root", 1, "other")], on=None, gun="a")
+        head = await commit(store, [made(name, 1)], on=None, gun=name, events=[signed(name)])
+        await store.add_online_key(name, online(name, name))
+        assert await store.head(name) == head
+        assert await store.read(name, name) == await store.read(name, name, 1) == made(name, 1)
+        assert await store.read("a", name) is None
+        assert [event.target for event in await store.events(name, target=name)] == [name]
+        assert await store.online_keys(name, name) == [online(name, name)]
+        assert {item.gun for item in await store.guns()} == {"a", name}
+        assert head in await store.guns(name)
+        assert await store.delete(name) is True
+        assert [item.gun for item in await store.guns()] == ["a"]
+
+    async def test_large_files_come_back_to_the_byte(self, store: Store) -> None:
+        data = bytes(range(256)) * 80_000
+        file = StoredFile.of("targets", 1, data, stored_at=AT)
+        head = await commit(store, [file], on=None)
+        assert head.files["targets"].length == len(data) == 20_480_000
+        assert await store.read(GUN, "targets") == file
+
+    @pytest.mark.parametrize("revision", [0, -1, 2**63, 10**30])
+    async def test_a_revision_that_cannot_be_is_stale(self, store: Store, revision: int) -> None:
+        head = await commit(store, whole_set(1), on=None)
+        with pytest.raises(StaleHeadError) as caught:
+            await commit(store, [made("targets", 2)], on=revision)
+        assert caught.value.head == head == await store.head(GUN)
+
 
 class TestListing:
     async def test_pages_cover_every_gun_once_in_order(self, store: Store) -> None:
@@ -332,6 +363,12 @@ class TestDelete:
         assert await store.guns() == [other]
         assert len(await store.events(f"{GUN}/more")) == 1
         assert await store.online_keys(f"{GUN}/more", "timestamp") == [online("a")]
+        assert await store.delete(GUN) is False
+
+    async def test_keys_of_a_gun_that_was_never_published_go_too(self, store: Store) -> None:
+        await store.add_online_key(GUN, online("a"))
+        assert await store.delete(GUN) is True
+        assert await store.online_keys(GUN, "timestamp") == []
         assert await store.delete(GUN) is False
 
     async def test_who_read_the_deleted_gun_cannot_write_to_its_successor(

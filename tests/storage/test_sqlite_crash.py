@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name("writer_process.py")
 
 async def start(mode: str, path: Path, *arguments: object) -> Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, SCRIPT, mode, path, *map(str, arguments), stdout=PIPE
+        sys.executable, SCRIPT, mode, path, *map(str, arguments), stdin=PIPE, stdout=PIPE
     )
 
 
@@ -80,6 +80,19 @@ async def test_a_writer_killed_inside_a_commit_leaves_the_old_set(path: Path) ->
     await kill(process)
     assert (await rival).revision == 2
     await assert_whole(store, revision=2)
+    await store.close()
+
+
+async def test_a_disk_that_is_full_keeps_all_that_was_acknowledged(path: Path) -> None:
+    process = await start("fill-the-disk", path)
+    assert "store" in await line(process)
+    acknowledged = int(await line(process))
+    assert 1 < acknowledged < 100
+    store = await SqliteStore.open(path)
+    await assert_whole(store, revision=acknowledged)
+    output, _ = await process.communicate(b"more space\n")
+    assert (process.returncode, int(output)) == (0, acknowledged + 1)
+    await assert_whole(store, revision=acknowledged + 1)
     await store.close()
 
 

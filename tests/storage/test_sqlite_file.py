@@ -6,11 +6,13 @@ import asyncio
 import sqlite3
 import stat
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from storage.writer_process import AT, GUN, publish_next, whole_set
+from storage.writer_process import AT, GUN, event_of, publish_next, whole_set
 from tabellion_server.storage.interface import StorageError, StoreCorruptionError, StoredFile
 from tabellion_server.storage.sqlite import SqliteStore
 
@@ -128,6 +130,85 @@ async def test_a_damaged_file_raises_our_error(path: Path) -> None:
         await use()
 
 
+def rows(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+EVENT = event_of(2)
+NEW = StoredFile.of("root", 2, b"new", stored_at=AT)
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "a revision to come": {"expected_revision": 7},
+    "a GUN that is there": {"expected_revision": None},
+    "another dialect": {"dialect": "notary"},
+    "no time zone": {"at": AT.replace(tzinfo=None)},
+    "other bytes": {"added": [NEW, replace(NEW, role="targets", version=1)]},
+    "version 0": {"added": [NEW, replace(NEW, role="targets", version=0)]},
+    "a version too high": {"added": [NEW, replace(NEW, role="targets", version=2**63)]},
+    "another hash": {"added": [NEW, replace(NEW, role="targets", data=b"other")]},
+    "a file's time zone": {
+        "added": [NEW, replace(NEW, role="a", stored_at=AT.replace(tzinfo=None))]
+    },
+    "a role not Unicode": {"added": [NEW, replace(NEW, role="\udc80")]},
+    "a head not Unicode": {"removed_heads": ["targets", "\udc80"]},
+    "an event's time zone": {"events": [EVENT, replace(EVENT, at=AT.replace(tzinfo=None))]},
+    "an event's kind": {"events": [EVENT, replace(EVENT, kind="lost")]},
+    "an event's length": {"events": [EVENT, replace(EVENT, length=2**63)]},
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+async def test_a_refused_commit_leaves_every_row_as_it_was(
+    sqlite_store: SqliteStore, path: Path, what: str
+) -> None:
+    await publish_next(sqlite_store)
+    before = rows(path)
+    whole: dict[str, Any] = {
+        "dialect": "tuf",
+        "expected_revision": 1,
+        "added": [NEW],
+        "removed_heads": ["targets"],
+        "events": [EVENT],
+        "at": AT,
+    }
+    with pytest.raises(StorageError):
+        await sqlite_store.commit(GUN, **{**whole, **BAD[what]})
+    assert rows(path) == before
+    await sqlite_store.commit(GUN, **whole)
+    assert rows(path) != before
+
+
+async def test_a_file_that_may_only_be_read_is_served_and_not_written(
+    sqlite_store: SqliteStore, path: Path
+) -> None:
+    head = await publish_next(sqlite_store)
+    before = rows(path)
+    connection = sqlite_store._writer._connection
+    await asyncio.to_thread(connection.execute, "PRAGMA query_only = ON")
+    with pytest.raises(StorageError, match="readonly"):
+        await publish_next(sqlite_store)
+    with pytest.raises(StorageError, match="readonly"):
+        await sqlite_store.delete(GUN)
+    assert await sqlite_store.head(GUN) == head
+    assert rows(path) == before
+
+
+@pytest.mark.parametrize("table", ["heads", "retired"])
+async def test_revisions_end_rather_than_begin_anew(path: Path, table: str) -> None:
+    store = await SqliteStore.open(path)
+    await publish_next(store)
+    if table == "retired":
+        await store.delete(GUN)
+    alter(path, f"UPDATE {table} SET revision = {2**63 - 1}")  # noqa: S608  (a table's name)
+    before = rows(path)
+    with pytest.raises(StorageError):
+        await publish_next(store)
+    assert rows(path) == before
+    await store.close()
+
+
 async def test_a_full_disk_leaves_the_old_state_and_passes(sqlite_store: SqliteStore) -> None:
     before = await publish_next(sqlite_store)
 
@@ -158,6 +239,22 @@ async def test_a_failing_batch_tells_every_job_and_the_next_one_works(
     for future in futures:
         with pytest.raises(StorageError):
             await asyncio.wrap_future(future)
+    assert (await publish_next(sqlite_store)).revision == 2
+
+
+async def test_a_group_that_fails_at_its_end_is_undone_and_the_next_one_works(
+    sqlite_store: SqliteStore, path: Path
+) -> None:
+    await publish_next(sqlite_store)
+    before = rows(path)
+
+    def point_to_nothing(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA defer_foreign_keys = ON")  # seen at COMMIT only
+        connection.execute("UPDATE current SET version = 99")
+
+    with pytest.raises(StorageError):
+        await asyncio.wrap_future(sqlite_store._writer.submit(point_to_nothing))
+    assert rows(path) == before
     assert (await publish_next(sqlite_store)).revision == 2
 
 

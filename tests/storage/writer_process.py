@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sqlite3
 import sys
 import time
@@ -10,7 +11,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tabellion_server.storage.interface import Head, StaleHeadError, StoredFile, TagEvent
+from tabellion_server.storage.interface import (
+    Head,
+    StaleHeadError,
+    StorageError,
+    StoredFile,
+    TagEvent,
+)
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_rows import write_files, write_revision
 
@@ -81,9 +88,29 @@ async def stop_in_a_commit(path: Path) -> None:
     await asyncio.sleep(60)
 
 
+async def fill_the_disk(path: Path) -> None:
+    """Publish until the file may not grow, say how far it came, go on once it may."""
+    store = await SqliteStore.open(path)
+    await publish_next(store)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, unlimited[1]))
+    head = None
+    try:
+        for _ in range(100):
+            head = await publish_next(store)
+    except StorageError as error:
+        say(error.message)
+    say(head.revision if head else 1)
+    sys.stdin.readline()
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    say((await publish_next(store)).revision)
+    await store.close()
+
+
 def main(mode: str, path: str, count: str = "1000000") -> None:
     run: Callable[[], None] = {
         "publish": lambda: asyncio.run(publish(Path(path), int(count))),
+        "fill-the-disk": lambda: asyncio.run(fill_the_disk(Path(path))),
         "stop-in-a-commit": lambda: asyncio.run(stop_in_a_commit(Path(path))),
     }[mode]
     run()

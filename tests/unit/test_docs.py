@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+
+from tabellion.core.limits import Limits
+from tabellion_server.settings import _KNOWN
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,3 +44,48 @@ def test_every_rule_of_the_checklist_has_a_test_named_after_it() -> None:
     expected = {f"a{number:02}" for number in range(1, 20)}
     expected |= {f"b{number}" for number in range(20, 50)}
     assert expected <= found, f"rules without a test: {sorted(expected - found)}"
+
+
+def server_readme(heading: str) -> str:
+    text = (ROOT / "server" / "README.md").read_text()
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_the_servers_readme_lists_every_key_with_its_default() -> None:
+    rows = dict(
+        re.findall(r"^\| `([a-z_.]+)` \| `?(.*?)`? \|", server_readme("Configure"), re.MULTILINE)
+    )
+    assert rows.keys() == {f"{section}.{key}" for section, keys in _KNOWN.items() for key in keys}
+    shipped = tomllib.loads((ROOT / "config" / "server.toml").read_text())
+    defaults = {
+        f"{section}.{key}": str(value)
+        for section, values in shipped.items()
+        for key, value in values.items()
+    }
+    assert rows == dict.fromkeys(rows, "none") | defaults
+
+
+def test_the_shipped_configuration_shows_every_key() -> None:
+    text = (ROOT / "config" / "server.toml").read_text()
+    text = re.sub("^# ", "", text, flags=re.MULTILINE)
+    for section, keys in _KNOWN.items():
+        body = text.partition(f"[{section}]")[2].partition("\n[")[0]
+        for key in keys:
+            assert re.search(rf"^{key} +=", body, re.MULTILINE), f"{section}.{key}"
+
+
+def test_the_servers_readme_lists_every_event_it_logs() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", server_readme("Logs"), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
+    call = re.compile(r'(?:log\(\)\.(?:debug|info|warning|error|exception)|write)\(\s*"([a-z_.]+)"')
+    source = (ROOT / "server" / "tabellion_server").rglob("*.py")
+    assert listed == {name for path in source for name in call.findall(path.read_text())}
+
+
+def test_the_servers_readme_tells_the_limits() -> None:
+    limits = Limits()
+    assert (
+        f"root {limits.root_bytes}, timestamp {limits.timestamp_bytes}, snapshot "
+        f"{limits.snapshot_bytes}, a targets role {limits.targets_bytes}"
+    ) in server_readme("Limits")
+    assert f"visits {limits.delegations} roles" in server_readme("Limits")

@@ -122,13 +122,16 @@ class SqliteStore:
         self, prefix: str = "", after: str | None = None, limit: int = 100
     ) -> list[Head]:
         """See ``Store.guns``."""
+        # One lower bound: of two, SQLite's index would take the first and scan for the other.
+        low, bound = (prefix, ">=") if after is None or after < prefix else (after, ">")
         query = (
-            "SELECT gun FROM heads WHERE gun > ? AND gun >= ? AND gun < ? || char(1114111)"
-            " ORDER BY gun LIMIT ?"
+            f"SELECT gun FROM heads WHERE gun {bound} :low AND gun < :prefix || char(1114111)"  # noqa: S608
+            " ORDER BY gun LIMIT :limit"
         )
+        values = {"low": low, "prefix": prefix, "limit": max(limit, 0)}
 
         def work(connection: sqlite3.Connection) -> list[Head]:
-            rows = connection.execute(query, (after or "", prefix, prefix, max(limit, 0)))
+            rows = connection.execute(query, values)
             heads = [read_head(connection, gun) for (gun,) in rows.fetchall()]
             return [head for head in heads if head is not None]
 

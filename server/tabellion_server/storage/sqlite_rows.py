@@ -101,15 +101,17 @@ def write_revision(
 ) -> None:
     """Write the next revision; after a delete it goes on from the old one's last."""
     if head is not None:
-        connection.execute(
-            "UPDATE heads SET revision = ?, changed_at = ? WHERE gun = ?",
-            (head.revision + 1, ticks(at), gun),
-        )
-        return
+        last = head.revision
+    else:
+        # Not added up by SQLite, which would round what overflows.
+        (last,) = connection.execute(
+            "SELECT coalesce(max(revision), 0) FROM retired WHERE gun = ?", (gun,)
+        ).fetchone()
     connection.execute(
-        "INSERT INTO heads (gun, dialect, revision, changed_at) VALUES (?, ?,"
-        " 1 + coalesce((SELECT revision FROM retired WHERE gun = ?), 0), ?)",
-        (gun, dialect, gun, ticks(at)),
+        "INSERT INTO heads (gun, dialect, revision, changed_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (gun) DO UPDATE SET"
+        " revision = excluded.revision, changed_at = excluded.changed_at",
+        (gun, dialect, last + 1, ticks(at)),
     )
 
 
