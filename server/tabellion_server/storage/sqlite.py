@@ -18,8 +18,7 @@ from tabellion_server.storage.interface import (
     StoredFile,
     TagEvent,
 )
-from tabellion_server.storage.sqlite_file import open_store_file, storage_error
-from tabellion_server.storage.sqlite_heads import HeldHeads
+from tabellion_server.storage.sqlite_file import open_store_file
 from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
     check_hashes,
@@ -44,11 +43,10 @@ _MAX_INTEGER: Final = 2**63 - 1
 class SqliteStore:
     """A ``Store`` in one file, which several processes of one machine may share."""
 
-    def __init__(self, path: Path, writer: GroupWriter, readers: Readers, heads: HeldHeads) -> None:
+    def __init__(self, path: Path, writer: GroupWriter, readers: Readers) -> None:
         self._path = path
         self._writer = writer
         self._readers = readers
-        self._heads = heads
         self._inode = path.stat().st_ino
 
     @classmethod
@@ -64,22 +62,11 @@ class SqliteStore:
     def _open(cls, given: Path | str) -> SqliteStore:
         path = Path(given).absolute()
         connection = open_store_file(path)
-        try:
-            heads = HeldHeads(path)
-        except sqlite3.Error as error:
-            connection.close()
-            raise storage_error(error, path) from error
-        return cls(path, GroupWriter(connection, path), Readers(path, count=_READERS), heads)
+        return cls(path, GroupWriter(connection, path), Readers(path, count=_READERS))
 
     async def head(self, gun: str) -> Head | None:
         """See ``Store.head``."""
-        state = self._heads.state()
-        if state is not None and (held := self._heads.get(gun)) is not None:
-            return held
-        head = await self._read(lambda connection: read_head(connection, gun))
-        if head is not None and state is not None:
-            self._heads.put(head, state)
-        return head
+        return await self._read(lambda connection: read_head(connection, gun))
 
     async def read(self, gun: str, role: str, version: int | None = None) -> StoredFile | None:
         """See ``Store.read``."""
@@ -236,7 +223,6 @@ class SqliteStore:
         """See ``Store.close``."""
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._readers.close)
-        self._heads.close()
 
     async def _read(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._readers.submit(work))

@@ -87,12 +87,10 @@ def open_store_file(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def connect(
-    path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_SECONDS
-) -> sqlite3.Connection:
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open one more connection; transactions are begun and ended by hand."""
     connection = sqlite3.connect(
-        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA synchronous = FULL")
