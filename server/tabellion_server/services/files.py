@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any, Final
 
 from tabellion.core.dialect import Dialect, dialect_named
@@ -86,11 +86,11 @@ class MetadataFiles:
                 missing[role] = item.data
         if missing:
             parsed = await asyncio.to_thread(CurrentSet.parse, missing, dialect)
-            self.keep_parsed(dialect, parsed.files.values())
+            for role, file in parsed.files.items():
+                self.keep_parsed(dialect, file, head.files[role].sha256)
             held.update(parsed.files)
         return CurrentSet(held, dialect)
 
-    def keep_parsed(self, dialect: Dialect, items: Iterable[Parsed]) -> None:
-        """Hold files that were parsed elsewhere and will be current."""
-        for item in items:
-            self._parsed.put((dialect.name, item.role, item.sha256), item, len(item.data))
+    def keep_parsed(self, dialect: Dialect, item: Parsed, sha256: str) -> None:
+        """Hold a file that was parsed, and hashed, elsewhere and will be current."""
+        self._parsed.put((dialect.name, item.role, sha256), item, len(item.data))

@@ -162,9 +162,6 @@ class Publisher:
         publication = await asyncio.to_thread(judge)
         if publication.unchanged:
             return _Prepared([], [], publication)
-        self._files.keep_parsed(
-            publication.dialect, [publication.root, *publication.targets.values()]
-        )
         return await self._complete(gun, current.files if current else {}, publication, now)
 
     async def _complete(
@@ -176,6 +173,8 @@ class Publisher:
             given.append(publication.snapshot)
         # It hashes them, so not on the event loop.
         added = await asyncio.to_thread(lambda: [_stored(item, now) for item in given])
+        for item, file in zip(given, added, strict=True):
+            self._files.keep_parsed(dialect, item, file.sha256)
         snapshot: StoredFile | Parsed | None = publication.snapshot or held.get("snapshot")
         if publication.needs_snapshot or snapshot is None:
             snapshot = await self._signer.snapshot(
