@@ -19,6 +19,7 @@ from tabellion_server.storage.interface import (
     TagEvent,
 )
 from tabellion_server.storage.sqlite_file import open_store_file
+from tabellion_server.storage.sqlite_heads import HeadReader
 from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
     check_hashes,
@@ -47,6 +48,7 @@ class SqliteStore:
         self._path = path
         self._writer = writer
         self._readers = readers
+        self._heads = HeadReader(path)
         self._inode = path.stat().st_ino
 
     @classmethod
@@ -66,7 +68,7 @@ class SqliteStore:
 
     async def head(self, gun: str) -> Head | None:
         """See ``Store.head``."""
-        return await self._read(lambda connection: read_head(connection, gun))
+        return await self._heads.head(gun)
 
     async def read(self, gun: str, role: str, version: int | None = None) -> StoredFile | None:
         """See ``Store.read``."""
@@ -223,6 +225,7 @@ class SqliteStore:
         """See ``Store.close``."""
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._readers.close)
+        await asyncio.to_thread(self._heads.close)
 
     async def _read(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._readers.submit(work))
