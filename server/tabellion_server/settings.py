@@ -205,10 +205,11 @@ class _Reader:
         return settings
 
     def _check(self, settings: Settings) -> None:
-        if (settings.certificate is None) != (settings.certificate_key is None):
-            alone = "key" if settings.certificate is None else "certificate"
-            self.fault(f"server.tls.{alone}", "give certificate and key, or neither")
-        for key in ("server.tls.certificate", "server.tls.key"):
+        tls = ("server.tls.certificate", "server.tls.key")
+        mentioned = [key for key in tls if key in self.places]
+        if len(mentioned) == 1:
+            self.fault(mentioned[0], "give certificate and key, or neither")
+        for key in tls:
             given = self.values.get(key)
             if given is not None and not given.is_file():
                 self.fault(key, f"there is no file {given}")
@@ -220,7 +221,7 @@ class _Reader:
             self.fault("server.workers", "this release runs one process; give 1")
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
-        has_token = "server.write_token_file" in self.values
+        has_token = "server.write_token_file" in self.places
         if not has_token and not settings.is_loopback_only:
             self.fault(
                 "server.listen",

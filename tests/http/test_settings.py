@@ -86,6 +86,13 @@ def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
             '[server]\nlisten = ["[::1]:1",\n"::1:1"]\nlog_level = 5\nlog_format = ""\n',
             ["2: server.listen: ", "4: server.log_level: ", "5: server.log_format: "],
         ),
+        (
+            (
+                '[server]\nlisten = "0.0.0.0:1"\nwrite_token_file = "a\\u0000"\n[server.tls]\n'
+                'certificate = "a\\u0000"\nkey = "x"\n'
+            ),
+            ["3: server.write_token_file: ", "5: server.tls.certificate: ", "6: server.tls.key: "],
+        ),
         ("[server]\nlisten = []\n", ["2: server.listen: "]),
         ('[server]\nlisten = "localhost:70000"\n', ["2: server.listen: "]),
         (
@@ -102,7 +109,7 @@ def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
         ),
         ('[expiry]\ntimestamp = "2d"\nsnapshot = "1d"\n', ["2: expiry.timestamp: "]),
     ],
-    ids=map(str, range(17)),
+    ids=map(str, range(18)),
 )
 def test_each_fault_has_its_line_and_key(tmp_path: Path, text: str, faults: list[str]) -> None:
     path = tmp_path / "server.toml"
