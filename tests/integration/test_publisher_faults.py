@@ -279,7 +279,10 @@ async def process(*words: object) -> AsyncIterator[asyncio.subprocess.Process]:
 
 async def lines(child: asyncio.subprocess.Process) -> list[str]:
     assert child.stdout is not None
-    return (await child.stdout.read()).decode().split()
+    said = (await child.stdout.read()).decode().split()
+    # Killed between its end and asyncio's notice of that, a process seems to have failed.
+    await child.wait()
+    return said
 
 
 def kill_unanswered(proxy: CuttingProxy, child: asyncio.subprocess.Process) -> None:
