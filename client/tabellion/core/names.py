@@ -120,9 +120,12 @@ class Reference:
     @property
     def name(self) -> str:
         """Give the name as docker shows it, without tag and digest."""
-        if self.registry == DEFAULT_REGISTRY:
-            return self.repository.removeprefix("library/")
-        return f"{self.registry}/{self.repository}"
+        whole = f"{self.registry}/{self.repository}"
+        if self.registry != DEFAULT_REGISTRY:
+            return whole
+        # Short only where that means the same: docker.io/evil.io/x isn't evil.io/x.
+        shorter = (self.repository.removeprefix("library/"), self.repository)
+        return next((name for name in shorter if _place(name) == _place(whole)), whole)
 
     def with_digest(self, digest: Digest) -> str:
         """Give ``name@sha256:...``, which only ever means those bytes."""
@@ -148,7 +151,20 @@ def parse_reference(text: str) -> Reference:
     last, colon, tag = last.partition(":")
     if colon and not _TAG.fullmatch(tag):
         raise InvalidNameError(f"image reference {shown!r} has an invalid tag {tag!r}", hint=hint)
-    path = f"{head}{slash}{last}"
+    registry, repository = _place(f"{head}{slash}{last}")
+    if not _HOST.fullmatch(registry):
+        raise InvalidNameError(f"image reference {shown!r} has an invalid registry host", hint=hint)
+    if len(repository) > _MAX_REPOSITORY or not _REPOSITORY.fullmatch(repository):
+        raise InvalidNameError(
+            f"image reference {shown!r} has an invalid repository {repository[:80]!r}", hint=hint
+        )
+    if not colon and digest is None:
+        tag = DEFAULT_TAG
+    return Reference(registry, repository, tag or None, digest)
+
+
+def _place(path: str) -> tuple[str, str]:
+    """Split a name into registry and repository as docker does."""
     first, slash, rest = path.partition("/")
     if slash and (
         first == "localhost" or any(char in ".:[" for char in first) or first != first.lower()
@@ -160,12 +176,4 @@ def parse_reference(text: str) -> Reference:
         registry = DEFAULT_REGISTRY
     if registry == DEFAULT_REGISTRY and repository and "/" not in repository:
         repository = f"library/{repository}"
-    if not _HOST.fullmatch(registry):
-        raise InvalidNameError(f"image reference {shown!r} has an invalid registry host", hint=hint)
-    if len(repository) > _MAX_REPOSITORY or not _REPOSITORY.fullmatch(repository):
-        raise InvalidNameError(
-            f"image reference {shown!r} has an invalid repository {repository[:80]!r}", hint=hint
-        )
-    if not colon and digest is None:
-        tag = DEFAULT_TAG
-    return Reference(registry, repository, tag or None, digest)
+    return registry, repository

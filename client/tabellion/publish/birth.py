@@ -22,7 +22,7 @@ from tabellion.core import strict_json
 from tabellion.core.dialect import TUF
 from tabellion.core.release import next_snapshot
 from tabellion.core.transitions import UploadedFile
-from tabellion.errors import CacheError, TabellionError
+from tabellion.errors import CacheError, KeyStoreError, TabellionError
 from tabellion.publish.signing import Expiries, KeyRing
 
 _MAX_BYTES = 4_000_000
@@ -53,6 +53,8 @@ def first_files(
     root = Root(expires=now + expiries.root, roles=roles, keys={}, consistent_snapshot=True)
     for role, keys in plan.keys.items():
         for key in keys:
+            if root.keys.get(key.keyid, key) != key:
+                raise KeyStoreError(f"two keys have the id {key.keyid[:64]}", hint="make new keys")
             root.add_key(key, role)
     targets = Targets(expires=now + expiries.targets)
     made = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,6 @@ import aiohttp
 from securesystemslib.signer import Key
 
 from tabellion.core import strict_json
-from tabellion.core.roles import KNOWN_SCHEMES, key_material
 from tabellion.core.transitions import UploadedFile
 from tabellion.errors import (
     AccessDeniedError,
@@ -25,6 +25,7 @@ from tabellion.errors import (
     TabellionError,
     TransferError,
 )
+from tabellion.publish.public_keys import load_public_key
 from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import HttpFetcher
 
@@ -104,15 +105,13 @@ class ServerApi:
         url = f"{self._base(gun)}/{role}.key?dialect=tuf"
         content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
         try:
-            keyid = content.pop("keyid", None)
-            key = Key.from_dict(str(keyid), content)
-            key_material(key)
-        except Exception as error:  # a foreign parser on a foreign answer
-            raise ServerAnswerError(f"{url} isn't a public key", status=200) from error
-        if keyid is None or (key.keytype, key.scheme) not in KNOWN_SCHEMES:
-            raise ServerAnswerError(
-                f"{url} is a key without id, or of a kind that not all clients read", status=200
-            )
+            key = load_public_key(json.dumps(content).encode(), what=url)
+        except TabellionError as error:
+            raise ServerAnswerError(error.message, status=200) from error
+        # Its id is computed from the key: a server that names its own key like one of the
+        # publisher's would put it in that key's place in the root.
+        if content.get("keyid") != key.keyid:
+            raise ServerAnswerError(f"{url} is a key without its own id", status=200)
         return key
 
     async def upload(self, gun: str, files: Sequence[UploadedFile]) -> Mapping[str, int]:

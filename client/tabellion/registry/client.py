@@ -198,7 +198,7 @@ class RegistryClient:
     ) -> str:
         what = f"the token service of {reference.registry}"
         realm = urljoin(base, challenge.parameters["realm"])
-        self._check_realm(realm, what)
+        self._check_realm(realm, base, what)
         query = {"scope": f"repository:{reference.repository}:pull"}
         if "service" in challenge.parameters:
             query["service"] = challenge.parameters["service"]
@@ -226,18 +226,20 @@ class RegistryClient:
             )
         return "Bearer " + _token_in(answer.data, what)
 
-    def _check_realm(self, realm: str, what: str) -> None:
+    def _check_realm(self, realm: str, base: str, what: str) -> None:
         try:
             url = URL(realm)
-            host = url.host or ""
-            is_plain = url.scheme == "http" and (
-                is_loopback(host) or self._may_use_http(url.authority)
-            )
+            host = url.host_port_subcomponent or ""
+            # What may be plain is told by the host alone; a user before it could look like one.
+            is_plain = url.scheme == "http" and self._may_use_http(host)
+            has_user = url.user is not None or url.password is not None
         except ValueError:
-            host, is_plain, url = "", False, URL()
-        if not host or not (url.scheme == "https" or is_plain):
+            host, is_plain, has_user, url = "", False, False, URL()
+        # A registry elsewhere has no business on this machine's own ports.
+        strays = is_loopback(host) and not is_loopback(URL(base).host or "")
+        if not host or has_user or strays or not (url.scheme == "https" or is_plain):
             raise RegistryError(
-                f"{what} lies at {realm[:100]!r}, which isn't https",
+                f"{what} lies at {realm[:100]!r}, which isn't https, or isn't for others",
                 hint="credentials are only sent by https; ask the registry's operator",
             )
 

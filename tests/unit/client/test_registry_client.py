@@ -399,3 +399,35 @@ async def test_a_broken_configuration_is_told(tmp_path: Path, text: str) -> None
     with pytest.raises(ConfigurationError) as caught:
         await find_credentials("reg.example", tmp_path)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "http://%5B::1%5D@elsewhere.example/token",
+        "http://localhost:x@elsewhere.example/token",
+        "https://127.0.0.1@elsewhere.example/token",
+        "https://user:secret@registry.example/token",
+        "http://127.0.0.1:2375/containers/json",
+        "https://localhost/token",
+        "http://localhost./token",
+        "http://127.1/token",
+        "http://0x7f.1/token",
+        "http://registry.example/token",
+        "file:///etc/passwd",
+        "http://[bad",
+    ],
+)
+def test_a_registry_elsewhere_sends_nobody_by_plain_http_or_to_this_machine(realm: str) -> None:
+    with pytest.raises(RegistryError):
+        RegistryClient()._check_realm(realm, "https://registry.example", "it")
+
+
+def test_a_registry_may_name_a_token_service_of_its_own_kind() -> None:
+    client = RegistryClient(insecure=["plain.example:5000"])
+    for realm, base in (
+        ("https://auth.example/token", "https://registry.example"),
+        ("http://127.0.0.1:5001/token", "http://127.0.0.1:5000"),
+        ("http://plain.example:5000/token", "http://plain.example:5000"),
+    ):
+        client._check_realm(realm, base, "it")

@@ -87,3 +87,30 @@ def test_unportable_role_names_are_refused(name: str) -> None:
 @pytest.mark.parametrize("pattern", ["*", "v1.*", "release-??", "team/*", "1.2"])
 def test_portable_patterns_are_taken(pattern: str) -> None:
     check_path_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "docker.io/evil.io/x:1",
+        "docker.io/library/a/b:1",
+        "docker.io/localhost/x",
+        "docker.io/library/localhost/x",
+        "docker.io/library/library:2",
+        "docker.io/library/evil.io/x",
+        "index.docker.io/a/b",
+        "alpine",
+        "team/app@sha256:" + "ab" * 32,
+        "evil.io/x",
+    ],
+)
+def test_a_reference_means_the_same_when_it_is_written_and_read(text: str) -> None:
+    parsed = parse_reference(text)
+    assert parse_reference(str(parsed)).gun == parsed.gun
+    assert parse_reference(parsed.name).gun == parsed.gun
+
+
+def test_what_lies_on_the_hub_under_a_hosts_name_is_not_of_that_host() -> None:
+    assert parse_reference("docker.io/evil.io/x:1").name == "docker.io/evil.io/x"
+    assert parse_reference("docker.io/library/alpine").name == "alpine"
+    assert parse_reference("docker.io/team/app").name == "team/app"
