@@ -10,6 +10,7 @@ Spec: TUF 1.0.34, 5.6.7.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.names import Digest
 from tabellion.core.roles import delegated_roles, roles_for_path
 from tabellion.core.trusted_set import TrustedSet
+from tabellion.errors import MetadataTooLargeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +93,35 @@ def find_target(
 
 
 def walk_roles(trusted: TrustedSet) -> Generator[RoleRequest, None, list[TrustedMetadata[Targets]]]:
-    """Visit all roles that are reachable, in the snapshot, and usable, pre-order."""
-    pending = [RoleRequest("targets", "root")]
-    visited: dict[str, TrustedMetadata[Targets] | None] = {}
-    while pending and len(visited) <= trusted.limits.delegations:
-        request = pending.pop()
-        if request.role in visited or not _is_published(trusted, request.role):
+    """Visit all roles that are reachable, in the snapshot, and usable.
+
+    Breadth first: where two delegators use one name, the one nearer to the root is heard, and
+    nobody's own delegations crowd out those beside them. A delegator whose keys don't fit the
+    file has no say over who else delegates to it.
+    """
+    pending = deque([RoleRequest("targets", "root")])
+    usable: dict[str, TrustedMetadata[Targets]] = {}
+    visits = 0
+    while pending:
+        request = pending.popleft()
+        if request.role in usable or not _is_published(trusted, request.role):
             continue
-        role = visited[request.role] = yield from _load(trusted, request)
-        children = delegated_roles(role.signed) if role is not None else []
+        visits += 1
+        if visits > trusted.limits.roles:
+            error = MetadataTooLargeError(
+                f"more than {trusted.limits.roles} roles are delegated to"
+            )
+            trusted.note_unusable(request.role, request.delegator, error)
+            break
+        role = yield from _load(trusted, request)
+        if role is None:
+            continue
+        usable[request.role] = role
         pending.extend(
-            RoleRequest(child.name, request.role, optional=True) for child in reversed(children)
+            RoleRequest(child.name, request.role, optional=True)
+            for child in delegated_roles(role.signed)
         )
-    return [role for role in visited.values() if role is not None]
+    return list(usable.values())
 
 
 def find_all(trusted: TrustedSet) -> Generator[RoleRequest, None, list[TargetMatch]]:

@@ -40,6 +40,7 @@ class TargetsTree:
                 its new keys, or a target lies outside its role's paths or behind a silent role.
             ThresholdError: A new file isn't signed by its role's keys.
         """
+        self._verify_names()
         reached = self._verify_signatures()
         for role in self.new:
             if role not in reached:
@@ -66,6 +67,31 @@ class TargetsTree:
             return True
         # What it answered for itself is now looked for below it.
         return not held.signed.targets.keys() <= item.signed.targets.keys()
+
+    def _verify_names(self) -> None:
+        """Refuse a new delegation to a name that another role delegates to.
+
+        Both delegators' keys would have to sign its file: whoever comes second would silence a
+        role that isn't theirs.
+        """
+        delegators: dict[str, set[str]] = {}
+        for by in {**self.current, **self.new}:
+            item = self._role(by)
+            if item is not None and isinstance(item.signed, Targets):
+                for child in delegated_roles(item.signed):
+                    delegators.setdefault(child.name, set()).add(by)
+        for by, item in self.new.items():
+            held = self.current.get(by)
+            known = {child.name for child in delegated_roles(held.signed)} if held else set()
+            for child in delegated_roles(item.signed):
+                others = delegators[child.name] - {by}
+                if others and child.name not in known:
+                    raise RefusedPublicationError(
+                        f"{by} delegates to {child.name}, as {min(others)} does",
+                        rule="role-delegated-twice",
+                        role=by,
+                        hint="choose another name for the role",
+                    )
 
     def _verify_signatures(self) -> set[str]:
         """Verify every reachable role against every delegator that leads to it.

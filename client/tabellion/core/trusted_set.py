@@ -164,7 +164,8 @@ class TrustedSet:
         """Take a targets role's file (5.6), judged by the delegator that led to it.
 
         Raises:
-            MixAndMatchError: Not the bytes or version that the snapshot names.
+            MixAndMatchError: Not the bytes or version that the snapshot names, or not those that
+                another delegator's search was shown.
             ExpiredMetadataError: It's expired.
             VerificationError: Not in the snapshot, too few signatures, malformed or too large.
         """
@@ -174,6 +175,11 @@ class TrustedSet:
         trusted: TrustedMetadata[Targets] = _trust(unverified, role, self._delegator(delegator))
         _verify_version(role, trusted.version, meta)  # 5.6.4
         verify_fresh(role, trusted.signed, self.now)  # 5.6.5
+        for (known_by, known_role), known in self._targets.items():
+            if known_role == role and known_by != delegator and known.data != data:
+                # A name means one file, or what the keys of one delegator signed would speak
+                # where another's were asked.
+                raise MixAndMatchError(f"two files are shown as {role} version {meta.version}")
         self._targets[delegator, role] = trusted
         return trusted
 

@@ -56,7 +56,7 @@ class Updater:
         self._cache = cache
         self._now = now
         self._limits = limits or Limits()
-        self._seen_root = 0
+        self._seen_root = 0  # newest version that was ever kept
         self._unkept_roots: list[tuple[int, bytes]] = []
 
     async def start(self, root_data: bytes) -> TrustedSet:
@@ -75,7 +75,8 @@ class Updater:
             left -= 1
         if trusted.root.version < self._seen_root:
             raise RollbackError(
-                f"the kept root version {self._seen_root} is damaged and the server shows none",
+                f"root version {self._seen_root} was seen before, and no way there is shown from "
+                f"version {trusted.root.version}",
                 role="root",
                 found=trusted.root.version,
                 expected=self._seen_root,
@@ -160,6 +161,7 @@ class Updater:
         # A root that isn't kept yet is kept, and what follows from it done, once it led to a
         # timestamp: a root of something else that was given by mistake must not stay.
         self._is_new = self._cache.load("root") is None
+        self._seen_root = max(self._cache.root_versions(), default=0)
         self._is_proven = self._cache.load_root(trusted.root.version) == trusted.root.data
         self._keep_root(trusted)
         for left in range(self._limits.root_rotations, 0, -1):
@@ -169,7 +171,6 @@ class Updater:
                     return left
                 self._take_root(trusted, data)
             except VerificationError:
-                self._seen_root = trusted.root.version + 1
                 return left  # damaged: the server has it whole
         return 0
 
