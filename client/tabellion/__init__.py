@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tabellion.errors import TabellionError
+
 if TYPE_CHECKING:
     from tabellion.verify import Listing, Signer, SyncTrustClient, TrustClient, VerifiedImage
 
-__all__ = ["Listing", "Signer", "SyncTrustClient", "TrustClient", "VerifiedImage"]
+__all__ = ["Listing", "Signer", "SyncTrustClient", "TabellionError", "TrustClient", "VerifiedImage"]
 
 
 def __getattr__(name: str) -> object:

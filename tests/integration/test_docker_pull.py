@@ -244,7 +244,7 @@ def test_podman_is_told_that_the_registry_on_loopback_speaks_http(world: World) 
     assert "HTTPS" in plain.stderr  # why it has to be told
     consumer = world.consumer("podman-https-user", podman)
     answered = json.loads(consumer.run("pull", "--json", f"{world.gun}:1").stdout)
-    assert answered["pinned"] == f"{world.gun}@{digest}"
+    assert answered["image"] == f"{world.gun}@{digest}"
     assert podman.images() == [f"{world.gun}:1@{digest}"]
     podman.run("rmi", "-f", "-a")
     consumer.run("docker", "create", "--name", "made", f"{world.gun}:1", "true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from person import Person
 from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.names import Digest
-from tabellion.errors import KeyStoreError, UsageError
+from tabellion.errors import KeyStoreError, MalformedMetadataError, TabellionError, UsageError
 
 PASSPHRASE = "signer passphrase"
 
@@ -145,11 +146,18 @@ async def test_cosigner_trusts_a_delegation_only_once_its_delegator_has_signed(
             await owner.publisher.remove_signer(gun, "qa")
             half = await owner.publisher.add_signer(gun, "qa", [key])
             assert half.incomplete is not None
-            text = half.incomplete.read_text()
-            start = text.index('\\"sig\\":\\"') + len('\\"sig\\":\\"')
-            half.incomplete.write_text(text[:start] + "0" * 128 + text[start + 128 :])
-            before = half.incomplete.read_bytes()
-            with pytest.raises(UsageError, match="no role 'qa'"):
-                await bob.publisher.cosign(half.incomplete)
-            assert half.incomplete.read_bytes() == before
+            document = json.loads(half.incomplete.read_text())
+            targets = json.loads(document["files"]["targets"])
+            targets["signatures"][0]["sig"] = "0" * 128
+            cases: list[tuple[list[object], type[TabellionError], str]] = [
+                (targets["signatures"], MalformedMetadataError, "was changed after"),
+                ([], UsageError, "no role 'qa'"),
+            ]
+            for signatures, error, words in cases:
+                document["files"]["targets"] = json.dumps(targets | {"signatures": signatures})
+                half.incomplete.write_text(json.dumps(document))
+                before = half.incomplete.read_bytes()
+                with pytest.raises(error, match=words):
+                    await bob.publisher.cosign(half.incomplete)
+                assert half.incomplete.read_bytes() == before
             assert set(await owner.signed(gun)) == set()

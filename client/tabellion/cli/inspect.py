@@ -84,15 +84,17 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
 
     roles = [_role(trusted, name) for name in ("root", "targets", "snapshot", "timestamp")]
     targets = trusted.role("targets", "root")
-    roles.extend(
-        {
+    for child in delegated_roles(targets.signed) if targets is not None else []:
+        content: dict[str, Any] = {
             "role": child.name,
             "threshold": child.threshold,
             "keyids": list(child.keyids),
             "paths": list(child.paths or []),
         }
-        for child in (delegated_roles(targets.signed) if targets is not None else [])
-    )
+        published = trusted.role(child.name, "targets")
+        if published is not None:
+            content |= {"version": published.version, "expires": published.expires_at}
+        roles.append(content)
     if Options.of().json:
         output.answer_json({"gun": gun, "dialect": trusted.dialect.name, "roles": roles})
         return

@@ -171,6 +171,8 @@ def passwd(key: str) -> None:
     """  # noqa: D301  # \b is click's mark
     import os  # noqa: PLC0415  # only here
 
+    from tabellion.publish.passphrases import check_new  # noqa: PLC0415  # not needed for help
+
     store = _store()
     info = store.find(key)
     old = passphrases().existing(info.role, info.keyid, info.name)
@@ -182,6 +184,7 @@ def passwd(key: str) -> None:
         raise PassphraseError(
             "no new passphrase and no terminal to ask at", hint="set TABELLION_NEW_PASSPHRASE"
         )
+    check_new(new, info.role)
     store.passwd(info.keyid, old, new)
     output.say(f"key {info.keyid[:16]} has a new passphrase")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tabellion.cli import output
 from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import common_options, settle, trust_options
 from tabellion.cli.publishing import tell
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 def command(name: str | None, gun: str | None, cosign: Path | None) -> None:
     """Publish the staged changes of GUN, all of them at once or none; or what FILE holds.
 
+    With --cosign, what FILE changes is told before it's signed. FILE is rewritten while more
+    signatures are missing, and removed once it's published.
+
     \b
     Examples:
       tabellion publish registry.example/team/app
@@ -43,8 +48,13 @@ def command(name: str | None, gun: str | None, cosign: Path | None) -> None:
     async def publish() -> Published:
         async with publisher(settings) as author:
             if cosign is not None:
-                return await author.cosign(cosign)
+                return await author.cosign(cosign, show=_show)
             return await author.publish(str(wanted))
 
     published = work(publish(), f"publishing {wanted or cosign}")
     tell(published, str(wanted or published.gun), published.gun)
+
+
+def _show(changes: Sequence[str]) -> None:
+    for line in changes:
+        output.say(line)

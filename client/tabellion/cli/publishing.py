@@ -31,6 +31,12 @@ def tell(
 ) -> None:
     """Tell what became of a change; the JSON answer holds the same, and what it's about."""
     for target, role in published.shadowed.items():
+        if target not in published.signed_as:
+            output.warn(
+                f"{target} is still signed by {role}, and verifiers take that: {role} withdraws "
+                "it, or the holder of the targets key removes the signer"
+            )
+            continue
         output.warn(
             f"{target} is signed by {role} too, which is asked before "
             f"{published.signed_as[target]}: verifiers see what {role} signed"

@@ -56,7 +56,7 @@ def command(image: str, platform: str | None) -> None:
             {
                 "reference": str(pulled.reference),
                 "digest": str(pulled.digest),
-                "pinned": pulled.pinned,
+                "image": pulled.pinned,
                 "tagged": pulled.tagged,
                 "engine": settings.engine,
             }

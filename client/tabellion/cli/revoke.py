@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @trust_options
 @common_options
 def command(image: str, gun: str | None, role: str | None, staged: bool) -> None:  # noqa: FBT001
-    """Withdraw IMAGE: from now on it's refused by those who verify.
+    """Withdraw IMAGE from the roles whose keys are here.
+
+    From then on it's refused by those who verify; unless another role signs it too, which is told.
 
     \b
     Examples:
@@ -38,4 +40,9 @@ def command(image: str, gun: str | None, role: str | None, staged: bool) -> None
             return await author.revoke(subject.gun, target, role=role, publish=not staged)
 
     published = work(revoke(), f"revoking {subject}")
-    tell(published, f"{subject} is revoked", subject.gun, about={"target": target, "role": role})
+    about = {
+        "reference": str(subject.reference) if subject.reference is not None else None,
+        "target": target,
+        "role": role or next(iter(published.withdrawn.get(target, ())), None),
+    }
+    tell(published, f"{subject} is revoked", subject.gun, about=about)

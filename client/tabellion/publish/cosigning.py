@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from securesystemslib.signer import Key
+from tuf.api.metadata import Role, Targets
+
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.roles import delegated_roles
 from tabellion.core.transitions import UploadedFile
-from tabellion.errors import UsageError
+from tabellion.errors import MalformedMetadataError, UsageError
 from tabellion.publish.edits import Draft
 from tabellion.publish.signing import (
     Built,
@@ -56,6 +60,7 @@ def add_signatures(
             )
         # A file speaks for the roles it delegates to once its own threshold is reached.
         keys, entry = draft.keys_of(role)
+        _verify_unchanged(item, keys, entry)
         fresh = [keyid for keyid in entry.keyids if keyid not in item.signatures]
         lacking = signatures_missing(dialect, role, item.data, keys, entry)
         signers = ring.open(fresh, at_most=lacking)
@@ -76,6 +81,53 @@ def add_signatures(
             current, signed, versions, ring, expiries=expiries, now=now
         )
     return Built(tuple(signed), versions, missing)
+
+
+def changes_in_words(current: Current, files: Sequence[UploadedFile]) -> list[str]:
+    """Say what the files change, a line each, for somebody who is about to sign them."""
+    lines: list[str] = []
+    for item in files:
+        if item.role == "snapshot":
+            continue
+        parsed: UnverifiedMetadata[Any] = current.trusted.dialect.parse(
+            item.role, item.data, max_bytes=Limits().targets_bytes
+        )
+        held = current.roles.get(item.role)
+        found = list(_differences(held.signed if held is not None else None, parsed.signed))
+        lines += [f"{item.role}: {line}" for line in found or ["nothing but version and expiry"]]
+    return lines
+
+
+def _differences(old: Targets | None, new: Targets) -> Iterator[str]:
+    before, after = (old.targets if old is not None else {}), new.targets
+    for path in sorted(before.keys() | after.keys()):
+        if path not in after:
+            yield f"revoke {path}"
+        elif before.get(path) != after[path]:
+            digest = next((f"{k}:{v}" for k, v in sorted(after[path].hashes.items())), "")
+            yield f"sign {path} {digest} of {after[path].length} bytes"
+    roles_before = {role.name: role for role in delegated_roles(old)} if old is not None else {}
+    roles_after = {role.name: role for role in delegated_roles(new)}
+    for name in sorted(roles_before.keys() | roles_after.keys()):
+        role = roles_after.get(name)
+        if role is None:
+            yield f"remove signer {name}"
+        elif roles_before.get(name) != role:
+            keys = " ".join(keyid[:16] for keyid in role.keyids)
+            paths = " ".join(role.paths or [])
+            yield f"let {name} sign {paths} with {role.threshold} of the keys {keys}"
+
+
+def _verify_unchanged(item: UnverifiedMetadata[Any], keys: Mapping[str, Key], entry: Role) -> None:
+    """Refuse a file that isn't the one that others signed."""
+    for keyid in item.signatures.keys() & set(entry.keyids):
+        try:
+            keys[keyid].verify_signature(item.signatures[keyid], item.signed_bytes)
+        except Exception as error:  # whatever a foreign verifier says: it doesn't fit
+            raise MalformedMetadataError(
+                f"{item.role} version {item.version} was changed after key {keyid[:16]} signed it",
+                hint="nothing was signed; ask for the file anew",
+            ) from error
 
 
 def _is_published(current: Current, item: UnverifiedMetadata[Any]) -> bool:

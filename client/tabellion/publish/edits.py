@@ -26,6 +26,7 @@ class Draft:
         payloads: Role to its changed payload; its version isn't raised yet.
         touched: Roles that a change spoke of, changed or not.
         signed_as: Target to the role that signs it.
+        withdrawn: Target to the roles that don't sign it any more.
         first_files: New role to its first file, as its holders signed it.
     """
 
@@ -34,6 +35,7 @@ class Draft:
     payloads: dict[str, Targets] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     signed_as: dict[str, str] = field(default_factory=dict)
+    withdrawn: dict[str, list[str]] = field(default_factory=dict)
     first_files: dict[str, bytes] = field(default_factory=dict)
 
     def of(self, role: str) -> Targets:
@@ -104,12 +106,12 @@ class Draft:
             pending.extend(reversed(names))
 
     def shadowed(self) -> dict[str, str]:
-        """Give the targets just signed that verifiers won't see: an earlier role answers."""
+        """Give the targets just signed or withdrawn where verifiers take another role's word."""
         found: dict[str, str] = {}
-        for path, signer in self.signed_as.items():
+        for path in dict.fromkeys([*self.signed_as, *self.withdrawn]):
             answers = (role for role in self.asked(path) if path in self.of(role).targets)
-            answer = next(answers, signer)
-            if answer != signer:
+            answer = next(answers, None)
+            if answer is not None and answer != self.signed_as.get(path):
                 found[path] = answer
         return found
 
@@ -204,6 +206,7 @@ def _revoke(draft: Draft, change: RevokeTarget, *, again: bool) -> None:
     for role in listing:
         draft.touched.add(role)
         draft.signed_as.pop(change.target, None)
+        draft.withdrawn.setdefault(change.target, []).append(role)
         del draft.edit(role).targets[change.target]
 
 

@@ -15,10 +15,12 @@ from tuf.api.metadata import Root
 from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun
-from tabellion.core.transitions import UploadedFile
+from tabellion.core.roles import key_material
+from tabellion.core.transitions import OnlineKeys, UploadedFile, judge_publication
 from tabellion.errors import (
     AccessDeniedError,
     ConflictError,
+    KeyStoreError,
     NotFoundError,
     PublicationError,
     ServerAnswerError,
@@ -155,6 +157,8 @@ class Founder:
                 now=self._clock(),
                 local_snapshot="snapshot" not in online,
             )
+            # Whatever the server answered, what is handed out is a root of these keys.
+            _verify_own(self._gun, files, keys, online, now=self._clock())
             self._pending.write(files)
         except BaseException:
             self._unmake()
@@ -223,3 +227,19 @@ def _pin(cache: MetadataCache, root: bytes) -> None:
         with contextlib.suppress(OSError):
             (cache.folder / "roots" / f"{version}.root.json").unlink()
     cache.save_root(1, root)
+
+
+def _verify_own(
+    gun: Gun,
+    files: Sequence[UploadedFile],
+    keys: Mapping[str, Sequence[Key]],
+    online: Mapping[str, Sequence[Key]],
+    *,
+    now: datetime,
+) -> None:
+    server_keys = OnlineKeys(online.get("snapshot", ()), online["timestamp"])
+    made = judge_publication(None, files, gun=gun, online=server_keys, now=now)
+    for role, named in keys.items():
+        listed = [made.root.signed.keys[keyid] for keyid in made.root.signed.roles[role].keyids]
+        if {key_material(key) for key in listed} != {key_material(key) for key in named}:
+            raise KeyStoreError(f"the root of {gun} doesn't hold the {role} keys that it should")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,9 @@ class Published:
         incomplete: File to be passed to the next signer for ``cosign``; None if published.
         missing: Role to number of signatures that are missing still.
         signed_as: Target to the role that signs it.
-        shadowed: Target to the role whose answer verifiers see instead: it's asked earlier.
+        withdrawn: Target to the roles that don't sign it any more.
+        shadowed: Target to the role whose word verifiers take instead: it's asked earlier, or
+            goes on signing what was withdrawn elsewhere.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
     """
@@ -36,6 +38,7 @@ class Published:
     incomplete: Path | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
     signed_as: Mapping[str, str] = field(default_factory=dict)
+    withdrawn: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shadowed: Mapping[str, str] = field(default_factory=dict)
     is_staged: bool = False
     is_checked: bool = True

@@ -64,11 +64,7 @@ class Passphrases:
             if configured is not None
             else self._ask(role, f"New passphrase for {role} key{label}", new=True)
         )
-        if len(found) < _MIN_NEW:
-            raise PassphraseError(
-                f"the new passphrase for a {role} key has {len(found)} characters",
-                hint=f"use at least {_MIN_NEW}",
-            )
+        check_new(found, role)
         return found
 
     def remember(self, keyid: str, passphrase: str) -> None:
@@ -121,3 +117,16 @@ def _read(variable: str, path: Path) -> str:
             hint="its first line is the passphrase",
         )
     return lines[0]
+
+
+def check_new(passphrase: str, role: str) -> None:
+    """Refuse a new passphrase that is too short.
+
+    Raises:
+        PassphraseError: It's under 8 characters.
+    """
+    if len(passphrase) < _MIN_NEW:
+        raise PassphraseError(
+            f"the new passphrase for a {role} key is {len(passphrase)} long",
+            hint=f"use at least {_MIN_NEW} characters",
+        )

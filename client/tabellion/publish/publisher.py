@@ -35,7 +35,7 @@ from tabellion.publish.changes import (
     SignTarget,
     Staged,
 )
-from tabellion.publish.cosigning import add_signatures
+from tabellion.publish.cosigning import add_signatures, changes_in_words
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
 from tabellion.publish.founding import Founder
@@ -253,17 +253,26 @@ class Publisher:
         current = await self._reader.read(parse_gun(gun))
         return signer_infos(current, await asyncio.to_thread(self._ring.held))
 
-    async def cosign(self, file: Path) -> Published:
+    async def cosign(
+        self, file: Path, *, show: Callable[[Sequence[str]], None] | None = None
+    ) -> Published:
         """Add the signatures of keys here to a partly signed publication; upload it when enough.
 
+        Args:
+            file: Rewritten while signatures are missing, removed once it's published.
+            show: Told in words what it changes, before anything is signed.
+
         Raises:
+            MalformedMetadataError: It was changed after somebody signed it.
             KeyStoreError: No key here is one of those that are missing.
         """
         held = await asyncio.to_thread(partial.read, file)
 
-        async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+        async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._reader.with_left(await self._reader.read(held.gun))
             now = self._clock()
+            if show is not None and not is_retry:
+                show(await asyncio.to_thread(changes_in_words, current, held.files))
             built = await asyncio.to_thread(
                 add_signatures, current, held.files, self._ring, expiries=self._expiries, now=now
             )
@@ -303,12 +312,18 @@ class Publisher:
             draft = Draft(current, await asyncio.to_thread(self._ring.held))
             apply(draft, await asyncio.to_thread(self._staged.read, gun), again=True)
             draft.signed_as.clear()
+            draft.withdrawn.clear()
             apply(draft, [change], again=False)
             for role in draft.changed():
                 if not draft.may_sign(role):
                     raise no_key(gun, role, draft.keys_of(role)[1])
             outcome = Published(
-                gun, {}, signed_as=draft.signed_as, shadowed=draft.shadowed(), is_staged=True
+                gun,
+                {},
+                signed_as=draft.signed_as,
+                withdrawn=draft.withdrawn,
+                shadowed=draft.shadowed(),
+                is_staged=True,
             )
         await asyncio.to_thread(self._staged.add, gun, [change])
         return outcome
@@ -331,6 +346,7 @@ class Publisher:
             delivery.attempts,
             missing=built.missing,
             signed_as=draft.signed_as,
+            withdrawn=draft.withdrawn,
             shadowed=draft.shadowed(),
         )
         if not built.missing:

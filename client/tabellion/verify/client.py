@@ -139,6 +139,10 @@ class TrustClient:
             ConfigurationError: The server isn't an http(s) URL, or the CA file can't be used.
         """
         _check_server(server)
+        if offline not in {"deny", "last-known"}:
+            raise ConfigurationError(
+                f"offline is {offline!r:.40}", hint="give 'deny' or 'last-known'"
+            )
         self._server = server.rstrip("/")
         self._home = Path(home)
         self._pin = Pin(root, root_fingerprint, first_use)
