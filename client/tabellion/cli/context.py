@@ -171,8 +171,14 @@ def _server_url(text: str | None) -> str | None:
     try:
         parts = urlsplit(text)
         is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        has_user = "@" in parts.netloc
     except ValueError:
-        is_good = False
+        is_good = has_user = False
+    if has_user:
+        raise UsageError(
+            "the server's URL holds a user or a password",
+            hint="leave it out; publishers give a token by TABELLION_TOKEN",
+        )
     if not is_good:
         raise UsageError(
             f"server {text[:100]!r} isn't an http or https URL",

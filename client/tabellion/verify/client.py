@@ -341,8 +341,13 @@ def _check_server(server: str) -> None:
     try:
         parts = urlsplit(server)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        has_user = "@" in parts.netloc
     except ValueError:
-        usable = False
+        usable = has_user = False
+    if has_user:
+        raise ConfigurationError(
+            "the server's URL holds a user or a password", hint="leave it out: nothing asks for it"
+        )
     if not usable:
         raise ConfigurationError(
             f"{server[:150]!r} isn't the URL of a server", hint="such as https://trust.example"

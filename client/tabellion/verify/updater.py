@@ -6,6 +6,7 @@ Spec: TUF 1.0.34, section 5; the rules are in ``tabellion.core``, the order of r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Generator
 from datetime import datetime
@@ -243,5 +244,7 @@ async def _off_loop(work: Callable[[], T]) -> T:
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
         raise

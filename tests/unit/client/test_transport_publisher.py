@@ -37,6 +37,7 @@ BODIES = {
     "bytes": b"\xff\x00\xfe",
     "huge number": b'{"code":' + b"9" * 5000 + b"}",
     "surrogate": b'{"code":"x","detail":"\\ud800","hint":"\\u001b[31m"}',
+    "odd controls": b'{"code":"x","detail":"a\\nb\\u001b[31m","hint":"c\\rd\\u009be"}',
     "odd members": b'{"code":5,"detail":[],"versions":[],"rule":{},"role":1,"keyid":null}',
     "odd conflict": b'{"code":"version-conflict","versions":{"root":true,"x":"1"}}',
     "nested": b"[" * 100_000,

@@ -28,11 +28,12 @@ async def test_a_cancelled_update_ends_before_its_lock_does(
     monkeypatch.setattr(MetadataCache, "save", slow)
     update = asyncio.create_task(puller.verify())
     assert await asyncio.to_thread(writing.wait, 10)
-    update.cancel()
     cache = puller.client().cache(GUN)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2), cache.locked():
-            pass
+    for _ in range(2):
+        update.cancel()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), cache.locked():
+                pass
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await update

@@ -92,6 +92,11 @@ async def test_errors_come_out_as_they_are(server: Simulator, tmp_path: Path) ->
 def test_a_wrong_argument_starts_no_thread(tmp_path: Path) -> None:
     with own_thread(), pytest.raises(ConfigurationError):
         SyncTrustClient("ftp://x.example", home=tmp_path)
+    with own_thread(), pytest.raises(ConfigurationError) as caught:
+        SyncTrustClient("https://ann:secret@x.example", home=tmp_path)
+    assert "secret" not in caught.value.message
+    with own_thread(), pytest.raises(ConfigurationError):
+        SyncTrustClient("https://x.example", home=tmp_path, offline="never")  # type: ignore[arg-type]
 
 
 async def test_many_threads_share_a_client(server: Simulator, tmp_path: Path) -> None:
