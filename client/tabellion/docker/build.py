@@ -95,7 +95,9 @@ async def _pin_text(
     )
     replacements: dict[BaseImage, str] = {}
     for image in images:
-        replacements[image] = (await resolver.resolve(image.name)).pinned
+        replacements[image] = (
+            image.name if image.is_stage else (await resolver.resolve(image.name)).pinned
+        )
     return replace_images(source.text, replacements)
 
 
