@@ -23,6 +23,7 @@ from tabellion.errors import UsageError
 _VARIABLE = re.compile(
     r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+])([^{}$]*))?\})"
 )
+_PLATFORM = re.compile("(BUILD|TARGET)(PLATFORM|OS|ARCH|VARIANT)")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ARG = re.compile(
     r"""\s+([A-Za-z_][A-Za-z0-9_]*)"""
@@ -243,6 +244,11 @@ def _substitute(text: str, state: _State, line: int) -> str:
     def value_of(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         value = state.globals.get(name)
+        if value is None and _PLATFORM.fullmatch(name):
+            raise UsageError(
+                f"line {line} of the Dockerfile: ${name} has no single value in this build",
+                hint="build for one platform at a time, with --platform OS/ARCHITECTURE",
+            )
         operator, word = match[3], match[4] or ""
         if operator is None:
             return value or ""
