@@ -90,12 +90,14 @@ async def _pin_text(
         source.text,
         arguments=arguments,
         contexts=contexts,
-        predefined=_platform_arguments(command.values("--platform")),
+        predefined=_platform_arguments(_platforms(command)),
         replaces_first=replaces_first,
     )
     replacements: dict[BaseImage, str] = {}
     for image in images:
-        replacements[image] = (await resolver.resolve(image.name)).pinned
+        replacements[image] = (
+            image.name if image.is_stage else (await resolver.resolve(image.name)).pinned
+        )
     return replace_images(source.text, replacements)
 
 
@@ -110,6 +112,12 @@ def _build_arguments(command: Command) -> dict[str, str]:
         elif name in os.environ:
             found[name] = os.environ[name]
     return found
+
+
+def _platforms(command: Command) -> list[str]:
+    """Give the platforms; with podman's ``--arch`` and the like none of them is sure."""
+    given = command.values("--platform")
+    return ["several,"] if command.values("--arch", "--os", "--variant") else given
 
 
 def _platform_arguments(platforms: Sequence[str]) -> dict[str, str]:

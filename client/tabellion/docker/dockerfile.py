@@ -8,21 +8,27 @@ and ``scratch`` aren't images. Everything else stays as it is, byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tabellion.docker.lines import (
+    Instruction,
+    check_characters,
+    read_instructions,
+    read_top,
+    unclear,
+)
 from tabellion.errors import UsageError
 
-_DIRECTIVE = re.compile(r"(?:#|//)\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S+)")
-_INSTRUCTION = re.compile(r"\s*([A-Za-z]+)(?=\s|$)")
-_HEREDOC = re.compile(r"""[0-9]*<<(-?)(["']?)([A-Za-z_][A-Za-z0-9_]*)\2""")
-_LOOKS_LIKE_INSTRUCTION = re.compile(r"\s*(FROM|COPY|ADD|RUN|ONBUILD)\b", re.IGNORECASE)
 _VARIABLE = re.compile(
     r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+])([^{}$]*))?\})"
 )
-_WORD = re.compile(r"\S+")
+_PLATFORM = re.compile("(BUILD|TARGET)(PLATFORM|OS|ARCH|VARIANT)")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_ARG = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:\"([^\"]*)\"|'([^']*)'|(\S*)))?")
+_ARG = re.compile(
+    r"""\s+([A-Za-z_][A-Za-z0-9_]*)"""
+    r"""(=(?:"([^"'\\`]*)"|'([^"'\\`]*)'|([^\s"'\\`]*)))?(?=\s|$)"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +40,15 @@ class BaseImage:
         start: Where the words to be replaced start in the text.
         end: Where they end.
         line: Line number, from 1.
+        is_stage: It's no image but a stage, a context or ``scratch``, to be written just so:
+            engines don't agree on cases and on the values of variables.
     """
 
     name: str
     start: int
     end: int
     line: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Instruction:
-    keyword: str
-    text: str
-    offsets: tuple[int, ...]
-    line: int
-
-    def place(self, start: int, end: int) -> tuple[int, int]:
-        """Give the place in the file of a stretch of ``text``."""
-        return self.offsets[start], self.offsets[end - 1] + 1
+    is_stage: bool = False
 
 
 @dataclass(slots=True)
@@ -83,11 +80,18 @@ def find_images(
 
     Raises:
         UsageError: A name can't be told for sure; the line is named.
+        VerificationError: The text holds a character that only some engines skip.
     """
     state = _State(arguments or {}, contexts, replaces_first)
     state.globals.update(predefined or {})
-    escape = _read_directives(text, state)
-    for instruction in _instructions(text, escape):
+    check_characters(text)
+    top = read_top(text)
+    if top.syntax:
+        name, start, line = top.syntax
+        state.found.append(BaseImage(name, start, start + len(name), line))
+    for instruction in read_instructions(text, top.escape):
+        if not instruction.keyword:
+            raise unclear(instruction.line, "a first word that isn't an instruction")
         if instruction.keyword == "ARG" and not state.stages:
             _declare(instruction, state)
         elif instruction.keyword == "FROM":
@@ -104,142 +108,31 @@ def replace_images(text: str, replacements: Mapping[BaseImage, str]) -> str:
     return text
 
 
-def _read_directives(text: str, state: _State) -> str:
-    """Read the comment lines on top: ``escape`` and ``syntax``, in every form BuildKit takes."""
-    if text.lstrip("\ufeff \t\r\n").startswith("{"):
-        raise UsageError("the Dockerfile starts with JSON", hint="write # syntax=... instead")
-    escape, offset = "\\", 0
-    seen: set[str] = set()
-    # BuildKit ends lines at \n alone; splitlines would also end them at form feeds and others.
-    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), start=1):
-        if number == 1 and line.startswith("#!"):
-            offset += len(line)
-            continue
-        match = _DIRECTIVE.match(line.lstrip("\ufeff").strip())
-        if match is None or match[1].lower() in seen:
-            break
-        name, value = match[1].lower(), match[2]
-        seen.add(name)
-        if name == "escape" and value in {"\\", "`"}:
-            escape = value
-        if name == "syntax":
-            start = offset + line.index(value, line.index("="))
-            state.found.append(BaseImage(value, start, start + len(value), number))
-        offset += len(line)
-    return escape
-
-
-def _instructions(text: str, escape: str) -> list[_Instruction]:
-    """Join continued lines, leave out comments and heredocs, keep every character's place."""
-    found: list[_Instruction] = []
-    characters: list[str] = []
-    offsets: list[int] = []
-    pending: list[_Heredoc] = []
-    offset, first = 0, 0
-    continued = re.compile(re.escape(escape) + r"[ \t]*$")
-    for number, line in enumerate(text.split("\n"), start=1):
-        start, offset = offset, offset + len(line) + 1
-        body = line.removesuffix("\r")
-        if _is_in_heredoc(pending, body, number):
-            continue
-        if not body.strip() or body.lstrip("\ufeff \t").startswith("#"):
-            continue  # also within a continued instruction: docker goes on over both
-        match = continued.search(body)
-        kept = body[: match.start()] if match else body
-        if match and kept.endswith(escape):
-            raise _unclear(number, "a line that ends in two escape characters")
-        if not characters:
-            first = number
-            if number == 1 and kept.startswith("\ufeff"):
-                kept, start = kept[1:], start + 1
-        characters.extend(kept)
-        offsets.extend(range(start, start + len(kept)))
-        if match is None:
-            instruction = _finish(characters, offsets, first)
-            found.append(instruction)
-            pending = _read_heredocs(instruction)
-            characters, offsets = [], []
-    if pending:
-        raise _unclear(first, f"a heredoc that {pending[0].name} never ends")
-    if characters:
-        found.append(_finish(characters, offsets, first))
-    return found
-
-
-def _is_in_heredoc(pending: list[_Heredoc], line: str, number: int) -> bool:
-    if not pending:
-        return False
-    if pending[0].ends_at(line):
-        pending.pop(0)
-    elif _LOOKS_LIKE_INSTRUCTION.match(line):
-        # Builders without heredocs would take this line for an instruction.
-        raise _unclear(number, "a heredoc line that reads like an instruction")
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Heredoc:
-    name: str
-    strips_tabs: bool
-
-    def ends_at(self, line: str) -> bool:
-        return (line.lstrip("\t") if self.strips_tabs else line) == self.name
-
-
-def _read_heredocs(instruction: _Instruction) -> list[_Heredoc]:
-    """Find heredocs; where ``<<`` could be read in two ways, refuse.
-
-    A builder that sees no heredoc where we see one would fetch a ``FROM`` that we skipped.
-    """
-    text = instruction.text
-    if instruction.keyword not in {"RUN", "COPY", "ADD", "ONBUILD"}:
-        return []
-    words = list(_WORD.finditer(text))
-    found = [match for word in words if (match := _HEREDOC.fullmatch(word[0]))]
-    starts = [word.start() for word in words if _HEREDOC.fullmatch(word[0])]
-    if text.count("<<") != len(found):
-        raise _unclear(instruction.line, "a << that isn't plainly a heredoc")
-    if found:
-        before = text[: starts[-1]]
-        is_json = any(word[0].startswith("[") for word in words)
-        if instruction.keyword == "ONBUILD" or is_json or any(c in before for c in "\"'`\\#"):
-            raise _unclear(instruction.line, "a << that isn't plainly a heredoc")
-    return [_Heredoc(match[3], bool(match[1])) for match in found]
-
-
-def _unclear(line: int, what: str) -> UsageError:
-    return UsageError(
-        f"line {line} of the Dockerfile has {what}: builders read it differently",
-        hint="write it so that it can be read in one way only",
-    )
-
-
-def _finish(characters: list[str], offsets: list[int], line: int) -> _Instruction:
-    text = "".join(characters)
-    match = _INSTRUCTION.match(text)
-    keyword = match[1].upper() if match else ""
-    return _Instruction(keyword, text, tuple(offsets), line)
-
-
-def _declare(instruction: _Instruction, state: _State) -> None:
+def _declare(instruction: Instruction, state: _State) -> None:
     """Read ``ARG NAME[=default]`` before the first FROM."""
-    match = _INSTRUCTION.match(instruction.text)
-    rest = instruction.text[match.end() :] if match else ""
-    for item in _ARG.finditer(rest):
-        name = item[1]
+    text = instruction.text.strip()
+    place = len("ARG")
+    while place < len(text):
+        item = _ARG.match(text, place)
+        if item is None:
+            raise unclear(
+                instruction.line,
+                f"the argument {text[place : place + 60].strip()!r}",
+                hint='write NAME, NAME=value or NAME="value", without quotes or escapes within',
+            )
+        place = item.end()
+        name, _, double, single, plain = item.groups()
         if name in state.arguments:
             state.globals[name] = state.arguments[name]
-            continue
-        values = [value for value in item.groups()[1:] if value is not None]
-        if values:
-            literal = item[3] is not None
-            value = values[0]
-            state.globals[name] = value if literal else _substitute(value, state, instruction.line)
+        elif single is not None:
+            state.globals[name] = single
+        elif item[2]:
+            state.globals[name] = _substitute(double or plain or "", state, instruction.line)
 
 
-def _read_from(instruction: _Instruction, state: _State) -> None:
-    words = [item for item in _WORD.finditer(instruction.text)][1:]  # noqa: C416  # then sliced
-    _refuse_quoted_flags(words, instruction.line)
+def _read_from(instruction: Instruction, state: _State) -> None:
+    words = instruction.words()
+    _refuse_unclear_flags(words, instruction.line)
     while words and words[0][0].startswith("--"):
         words.pop(0)
     if not words:
@@ -249,19 +142,21 @@ def _read_from(instruction: _Instruction, state: _State) -> None:
     if len(words) >= 3 and words[1][0].lower() == "as":  # noqa: PLR2004  # image AS name
         stage = words[2][0]
     if stage and not _STAGE.fullmatch(stage):  # else FROM EVIL.IO/x could pass for evil.io/x
-        raise _unclear(instruction.line, f"the stage name {stage[:60]!r}")
+        raise unclear(instruction.line, f"the stage name {stage[:60]!r}")
     if state.stages or not state.replaces_first:
         name = _substitute(image[0].strip("\"'"), state, instruction.line)
-        _add(name, instruction, image.span(), state)
-    state.stages.append(stage.lower())
+        _add(name, instruction, image.span(), state, state.stages)
+    state.stages.append(stage)
 
 
-def _read_flags(instruction: _Instruction, state: _State) -> None:
+def _read_flags(instruction: Instruction, state: _State) -> None:
     """Find ``--from=NAME`` and ``--mount=...,from=NAME`` among the leading flags."""
-    words = [item for item in _WORD.finditer(instruction.text)][1:]  # noqa: C416  # then sliced
+    words = instruction.words()
     if instruction.keyword == "ONBUILD" and words:
-        words.pop(0)
-    _refuse_quoted_flags(words, instruction.line)
+        trigger = words.pop(0)[0]
+        if not re.fullmatch("[A-Za-z]+", trigger) or trigger.upper() == "ONBUILD":
+            raise unclear(instruction.line, f"ONBUILD with {trigger[:60]!r}")
+    _refuse_unclear_flags(words, instruction.line)
     for word in words:
         if not word[0].startswith("--"):
             break
@@ -273,52 +168,87 @@ def _read_flags(instruction: _Instruction, state: _State) -> None:
             for part in value.split(","):
                 key, equals, source = part.partition("=")
                 if key.lower() == "from" and equals:
+                    if source.isdecimal():  # a stage to podman, an image to BuildKit
+                        raise unclear(
+                            instruction.line,
+                            f"a mount from {source[:60]!r}",
+                            hint="give the stage a name: FROM IMAGE AS files, then from=files",
+                        )
                     place = (at + len("from="), at + len(part))
                     _add_named(source, instruction, place, state)
                 at += len(part) + 1
 
 
-def _refuse_quoted_flags(words: list[re.Match[str]], line: int) -> None:
-    """Refuse quotes and escapes among the leading flags: builders take them away, or don't."""
+def _refuse_unclear_flags(words: list[re.Match[str]], line: int) -> None:
+    """Refuse quotes and escapes among the leading flags: builders take them away, or don't.
+
+    podman also puts variables' values in before it reads a flag, so one could add ``from=``.
+    """
     for word in words:
-        if not word[0].lstrip("\"'`\\").startswith("-"):
+        flag = word[0]
+        if not flag.lstrip("\"'`\\").startswith("-"):
             return
-        if any(character in word[0] for character in "\"'`\\"):
-            raise _unclear(line, f"the quoted flag {word[0][:60]!r}")
+        if any(character in flag for character in "\"'`\\"):
+            raise unclear(line, f"the quoted flag {flag[:60]!r}")
+        name, _, value = flag.partition("=")
+        if "$" in name or (name == "--mount" and "$" in value):
+            raise unclear(
+                line, f"a variable in the flag {flag[:60]!r}", hint="write its value instead"
+            )
 
 
-def _add_named(
-    value: str, instruction: _Instruction, place: tuple[int, int], state: _State
-) -> None:
+def _add_named(value: str, instruction: Instruction, place: tuple[int, int], state: _State) -> None:
     if "$" in value:
         raise UsageError(
             f"line {instruction.line} of the Dockerfile takes files from {value!r},"
             " a variable isn't allowed there",
             hint="name it in a stage: FROM $NAME AS files, then --from=files",
         )
-    if re.fullmatch("[0-9]{1,6}", value) and int(value) < len(state.stages):
+    # In its own stage a name is an image to podman, an error to BuildKit.
+    *earlier, own = state.stages or [""]
+    if re.fullmatch("[0-9]{1,6}", value) and int(value) < len(earlier):
         return
-    _add(value.strip("\"'"), instruction, place, state)
+    stages = [stage for stage in earlier if stage.lower() != own.lower()]
+    _add(value.strip("\"'"), instruction, place, state, stages)
 
 
-def _add(name: str, instruction: _Instruction, place: tuple[int, int], state: _State) -> None:
-    # Stages go by any case; contexts by their exact name, as EVIL.IO/x isn't evil.io/x to builders.
-    if name == "scratch" or (name and name.lower() in state.stages) or name in state.contexts:
-        return
+def _add(
+    name: str,
+    instruction: Instruction,
+    place: tuple[int, int],
+    state: _State,
+    stages: Sequence[str],
+) -> None:
     if not name:
         raise UsageError(
             f"line {instruction.line} of the Dockerfile: the image's name is empty",
             hint="a variable has no value: give --build-arg NAME=VALUE, or ARG NAME=default"
             " before the first FROM",
         )
-    start, end = instruction.place(*place)
-    state.found.append(BaseImage(name, start, end, instruction.line))
+    # BuildKit takes stages' names in any case, podman as they are spelled. Contexts go by their
+    # exact name: EVIL.IO/x isn't evil.io/x to builders.
+    spelled = name if name == "scratch" or name in state.contexts else _spelling(name, stages)
+    if spelled != instruction.text[slice(*place)]:
+        start, end = instruction.place(*place)
+        is_stage = bool(spelled)
+        state.found.append(BaseImage(spelled or name, start, end, instruction.line, is_stage))
+
+
+def _spelling(name: str, stages: Sequence[str]) -> str:
+    """Give the stage's name as it is spelled where it begins; empty if there's no such stage."""
+    alike = [stage for stage in stages if stage.lower() == name.lower()]
+    return name if name in alike else "".join(alike[-1:])
 
 
 def _substitute(text: str, state: _State, line: int) -> str:
     def value_of(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         value = state.globals.get(name)
+        if value is None and _PLATFORM.fullmatch(name):
+            raise UsageError(
+                f"line {line} of the Dockerfile: ${name} has no single value in this build",
+                hint="build for one platform at a time, with --platform OS/ARCHITECTURE",
+            )
         operator, word = match[3], match[4] or ""
         if operator is None:
             return value or ""

@@ -186,6 +186,37 @@ async def test_podman_reads_a_containerfile_and_its_from_flag(recorder: Recorder
     assert built == f"FROM unsigned\nCOPY --from=r.io/b@{DIGEST} /x /y\n"
 
 
+async def test_a_stage_that_engines_find_differently_is_written_plainly(recorder: Recorder) -> None:
+    text = "FROM r.io/a AS Base-arm64\nFROM base-arm64\nFROM Base-$TARGETARCH\n"
+    (recorder.folder / "Dockerfile").write_text(text)
+    _, built = await build(recorder, "build --platform linux/arm64 .")
+    assert built == f"FROM r.io/a@{DIGEST} AS Base-arm64\n" + "FROM Base-arm64\n" * 2
+
+
+@pytest.mark.parametrize(
+    "flags", ["--platform linux/amd64,linux/arm", "--arch arm", "--variant v7"]
+)
+async def test_a_stage_is_not_chosen_by_a_platform_that_is_not_known(
+    recorder: Recorder, flags: str
+) -> None:
+    (recorder.folder / "Dockerfile").write_text("FROM r.io/a AS x\nFROM x$TARGETVARIANT\n")
+    with pytest.raises(UsageError, match=r"line 2 .* \$TARGETVARIANT has no single value"):
+        await run_engine(
+            f"build {flags} .".split(), engine=recorder.program("podman"), sources=SOURCES
+        )
+    assert recorder.told == []
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman", "nerdctl"])
+async def test_an_odd_character_in_a_dockerfile_starts_nothing(
+    recorder: Recorder, engine: str
+) -> None:
+    (recorder.folder / "Dockerfile").write_text("FROM r.io/a\nCMD x \\\n\v# y\nFROM unsigned\n")
+    with pytest.raises(VerificationError, match=r"line 3 .* U\+000B"):
+        await run_engine(["build", "."], engine=recorder.program(engine), sources=SOURCES)
+    assert recorder.told == []
+
+
 async def test_named_contexts_and_frontends_are_pinned(recorder: Recorder) -> None:
     (recorder.folder / "Dockerfile").write_text("FROM one\nCOPY --from=two /x /y\n")
     told, built = await build(
