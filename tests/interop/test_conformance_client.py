@@ -102,3 +102,13 @@ async def test_b43_a_download_of_other_bytes_is_refused_and_not_kept(
                  "--target-base-url", f"{server.url}/t", "download")  # fmt: skip
     assert await call(folder, server, *arguments) == 1
     assert list(downloads.iterdir()) == []
+
+
+async def test_b27_a_root_is_kept_even_if_what_follows_is_refused(
+    server: Simulator, tmp_path: Path
+) -> None:
+    folder = await initialized(server, tmp_path)
+    server.publish_root()
+    server.files["timestamp.json"] = b"{}"
+    assert await call(folder, server, "refresh") == 1
+    assert (folder / "root.json").read_bytes() == server.files["2.root.json"]

@@ -161,9 +161,11 @@ class Updater:
         """Take the roots kept after the trusted one; give how many more may be taken."""
         # A root that isn't kept yet is kept, and what follows from it done, once it led to a
         # timestamp: a root of something else that was given by mistake must not stay.
-        self._is_new = self._cache.load("root") is None
+        current = self._cache.load("root")
+        self._is_new = current is None
         self._seen_root = max(self._cache.root_versions(), default=0)
-        self._is_proven = self._cache.load_root(trusted.root.version) == trusted.root.data
+        kept = self._cache.load_root(trusted.root.version)
+        self._is_proven = trusted.root.data in {current, kept}
         self._keep_root(trusted)
         for left in range(self._limits.root_rotations, 0, -1):
             data = self._cache.load_root(trusted.root.version + 1)
