@@ -161,10 +161,11 @@ class _Reader:
             section, _, name = (
                 variable.removeprefix("TABELLION_").lower().replace("__", ".").rpartition(".")
             )
-            if not variable.startswith("TABELLION_") or section not in _KNOWN:
+            is_ours = variable.startswith("TABELLION_") and "__" in variable
+            if not is_ours or section == "client":  # the command line's own
                 continue
             self.places[f"{section}.{name}"] = variable
-            is_list = _KNOWN[section].get(name) == "addresses" and "," in value
+            is_list = _KNOWN.get(section, {}).get(name) == "addresses" and "," in value
             self._take(section, name, value.split(",") if is_list else value)
 
     def _take(self, section: str, name: str, value: object) -> None:
@@ -313,7 +314,16 @@ def _addresses(value: object, folder: Path) -> tuple[Address, ...]:
     items = value if isinstance(value, list) else [value]
     if not items:
         raise ValueError("give at least one host:port")
-    return tuple(_address(_text(item, folder).strip()) for item in items)
+    found: list[Address] = []
+    faults: list[str] = []
+    for item in items:
+        try:
+            found.append(_address(_text(item, folder).strip()))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return tuple(found)
 
 
 def _address(text: str) -> Address:

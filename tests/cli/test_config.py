@@ -71,6 +71,8 @@ def test_two_bootstrap_variables_at_once_are_refused(monkeypatch: pytest.MonkeyP
 def test_a_faulty_variable_is_named() -> None:
     with pytest.raises(ConfigurationError, match="TABELLION_CLIENT__OFFLINE: is 'maybe'"):
         load_config(EXAMPLE, {"TABELLION_CLIENT__OFFLINE": "maybe"})
+    with pytest.raises(ConfigurationError, match="TABELLION_CLIENT__ENGINE: is 'dockr'"):
+        load_config(EXAMPLE, {"TABELLION_CLIENT__ENGINE": "dockr"})
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"client = 3", b"[client", b"[[client]]\n"])

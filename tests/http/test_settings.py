@@ -147,3 +147,15 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path, text: str) -> None:
         load_settings(write(tmp_path, text), {})
     with pytest.raises(ConfigurationError, match="can't be read"):
         load_settings(tmp_path / "none.toml", {})
+
+
+def test_every_address_and_every_unknown_variable_is_a_fault(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('[server]\nlisten = ["127.0.0.1:99999", "host:x", 5, "localhost:1"]\n')
+    environ = {"TABELLION_BOGUS__X": "1", "TABELLION_CLIENT__ENGINE": "docker", "OTHER__X": "1"}
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(file, environ)
+    for part in ("'127.0.0.1:99999'", "'host:x'", "a text in quotes", "TABELLION_BOGUS__X"):
+        assert part in caught.value.message
+    assert "localhost" not in caught.value.message
+    assert "CLIENT" not in caught.value.message

@@ -14,6 +14,7 @@ from tabellion.errors import ConfigurationError
 _TEXT_KEYS = ("server", "home", "ca", "engine", "offline")
 _PATH_KEYS = ("home", "ca")
 _LIST_KEYS = ("insecure_registries",)
+_ENGINES = ("docker", "podman", "nerdctl")
 _PREFIX = "TABELLION_CLIENT__"
 
 
@@ -106,6 +107,8 @@ def _fault(key: str, value: object) -> str:
         return f"isn't known (known: {', '.join((*_TEXT_KEYS, *_LIST_KEYS))})"
     if not isinstance(value, str) or not value:
         return "must be a string that isn't empty"
+    if key == "engine" and value not in _ENGINES:
+        return f"is {value!r}, must be {', '.join(_ENGINES)}"
     if key == "offline" and value not in {"deny", "last-known"}:
         return f"is {value!r}, must be deny or last-known"
     return ""
