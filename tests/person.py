@@ -8,6 +8,7 @@ from typing import Self
 
 import publisher_process
 from tabellion.core.names import Digest
+from tabellion.errors import NotSignedError
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.publisher import Publisher
@@ -41,6 +42,13 @@ class Person:
     async def sign(self, gun: str, target: str, content: str = "") -> dict[str, int]:
         digest = Digest.of((content or target).encode())
         return dict((await self.publisher.sign(gun, target, digest, 1)).versions)
+
+    async def digest(self, gun: str, path: str) -> str | None:
+        try:
+            match = await self.trust.target(gun, path)
+        except NotSignedError:
+            return None
+        return match.target.hashes["sha256"]
 
     async def signed(self, gun: str) -> dict[str, str]:
         return {

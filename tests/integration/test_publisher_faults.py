@@ -7,7 +7,7 @@ import contextlib
 import random
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -30,21 +30,10 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 SCRIPT = Path(publisher_process.__file__)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
 @pytest.fixture
 async def proxy(server: EmbeddedServer) -> AsyncIterator[CuttingProxy]:
     async with cutting_proxy(server.url) as running:
         yield running
-
-
-@pytest.fixture
-def gun(request: pytest.FixtureRequest) -> str:
-    return f"faults.example/{request.node.name.replace('_', '-').lower()}"
 
 
 def hashed(text: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import pytest
 
+import publisher_process
+from person import Person
 from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.names import Digest
 from tabellion.errors import (
@@ -20,55 +20,10 @@ from tabellion.errors import (
     UntrustedRootError,
     UsageError,
 )
-from tabellion.publish.keystore import KeyStore
 from tabellion.publish.outcome import Initialized
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.public_keys import load_public_key
 from tabellion.publish.publisher import Publisher
-from tabellion.verify.client import TrustClient
-
-GUN = "registry.example/team/app"
-PASSPHRASES = {
-    "TABELLION_ROOT_PASSPHRASE": "root passphrase",
-    "TABELLION_TARGETS_PASSPHRASE": "targets passphrase",
-    "TABELLION_SIGNER_PASSPHRASE": "signer passphrase",
-}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
-@pytest.fixture
-def gun(request: pytest.FixtureRequest) -> str:
-    return f"{GUN}/{request.node.name.replace('_', '-').lower()}"
-
-
-class Person:
-    """Somebody with a home folder."""
-
-    def __init__(self, server: EmbeddedServer, home: Path, root: bytes | None = None) -> None:
-        self.trust = TrustClient(server.url, home=home, root=root)
-        self.keys = KeyStore(home)
-        self.publisher = Publisher(
-            server.url, home=home, trust=self.trust, passphrases=Passphrases(environ=PASSPHRASES)
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.publisher.__aexit__(None, None, None)
-        await self.trust.__aexit__(None, None, None)
-
-    async def digest(self, gun: str, path: str) -> str | None:
-        try:
-            match = await self.trust.target(gun, path)
-        except NotSignedError:
-            return None
-        return match.target.hashes["sha256"]
 
 
 def digest(text: str) -> Digest:
@@ -78,7 +33,7 @@ def digest(text: str) -> Digest:
 async def test_sign_then_verify_then_revoke(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:
-    async with Person(server, tmp_path / "owner") as owner:
+    async with Person(server.url, tmp_path / "owner") as owner:
         made = await owner.publisher.init(gun)
         assert [info.role for info in made.made] == ["root", "targets"]
         published = await owner.publisher.sign(gun, "1.2", digest("a"), 1, custom={"note": "ü"})
@@ -87,7 +42,7 @@ async def test_sign_then_verify_then_revoke(
         again = await owner.publisher.sign(gun, "1.2", digest("a"), 1, custom={"note": "ü"})
         assert again is not None
         assert again.versions == {}
-        async with Person(server, tmp_path / "reader", made.root) as reader:
+        async with Person(server.url, tmp_path / "reader", made.root) as reader:
             image = await reader.trust.verify(f"{gun}:1.2")
             assert image.digest == digest("a")
             assert image.custom == {"note": "ü"}
@@ -103,7 +58,10 @@ async def test_sign_then_verify_then_revoke(
 async def test_init_of_an_existing_gun_is_refused_and_keeps_the_pinned_root(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:
-    async with Person(server, tmp_path / "one") as one, Person(server, tmp_path / "two") as two:
+    async with (
+        Person(server.url, tmp_path / "one") as one,
+        Person(server.url, tmp_path / "two") as two,
+    ):
         await one.publisher.init(gun)
         with pytest.raises(UsageError, match="exists"):
             await one.publisher.init(gun)
@@ -118,7 +76,7 @@ async def test_init_of_an_existing_gun_is_refused_and_keeps_the_pinned_root(
 async def test_staged_changes_are_published_together_and_in_order(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:
-    async with Person(server, tmp_path) as owner:
+    async with Person(server.url, tmp_path) as owner:
         await owner.publisher.init(gun)
         await owner.publisher.sign(gun, "1", digest("1"), 1, publish=False)
         await owner.publisher.sign(gun, "2", digest("2"), 1, publish=False)
@@ -138,9 +96,9 @@ async def test_staged_changes_are_published_together_and_in_order(
 async def test_signer_publishes_without_root_and_targets_key(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:
-    async with Person(server, tmp_path / "owner") as owner:
+    async with Person(server.url, tmp_path / "owner") as owner:
         made = await owner.publisher.init(gun)
-        async with Person(server, tmp_path / "alice", made.root) as alice:
+        async with Person(server.url, tmp_path / "alice", made.root) as alice:
             info = alice.keys.generate("signer", passphrase="signer passphrase", name="alice")
             key = load_public_key(alice.keys.export("alice"))
             with pytest.raises(KeyStoreError):
@@ -165,9 +123,9 @@ async def test_signer_publishes_without_root_and_targets_key(
 async def test_threshold_of_two_passes_a_file_from_hand_to_hand(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:
-    async with Person(server, tmp_path / "owner") as owner:
+    async with Person(server.url, tmp_path / "owner") as owner:
         made = await owner.publisher.init(gun)
-        people = [Person(server, tmp_path / name, made.root) for name in ("ann", "bob")]
+        people = [Person(server.url, tmp_path / name, made.root) for name in ("ann", "bob")]
         async with people[0] as ann, people[1] as bob:
             keys = [
                 person.keys.generate("signer", passphrase="signer passphrase").key
@@ -188,7 +146,7 @@ async def test_threshold_of_two_passes_a_file_from_hand_to_hand(
 
 
 async def test_publisher_held_snapshot(server: EmbeddedServer, gun: str, tmp_path: Path) -> None:
-    async with Person(server, tmp_path) as owner:
+    async with Person(server.url, tmp_path) as owner:
         await owner.publisher.init(gun, snapshot="local")
         published = await owner.publisher.sign(gun, "1", digest("1"), 1)
         assert published is not None
@@ -199,12 +157,12 @@ async def test_publisher_held_snapshot(server: EmbeddedServer, gun: str, tmp_pat
 async def test_a_server_that_is_away_changes_nothing_and_init_goes_on_later(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:
-    async with Person(server, tmp_path) as owner:
+    async with Person(server.url, tmp_path) as owner:
         away = Publisher(
             "http://127.0.0.1:1",
             home=tmp_path,
             trust=owner.trust,
-            passphrases=Passphrases(environ=PASSPHRASES),
+            passphrases=Passphrases(environ=publisher_process.PASSPHRASES),
         )
         async with away:
             with pytest.raises(UnreachableError):
@@ -218,16 +176,16 @@ async def test_a_server_that_is_away_changes_nothing_and_init_goes_on_later(
 async def test_forty_publishers_at_once_lose_nothing_and_a_reader_never_fails(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:
-    async with Person(server, tmp_path / "owner") as owner:
+    async with Person(server.url, tmp_path / "owner") as owner:
         made: Initialized = await owner.publisher.init(gun)
-        people = [Person(server, tmp_path / f"p{number}", made.root) for number in range(40)]
+        people = [Person(server.url, tmp_path / f"p{number}", made.root) for number in range(40)]
         for person in people:
             shutil.copytree(owner.keys.folder, person.keys.folder)
         done = asyncio.Event()
         seen: list[int] = []
 
         async def poll() -> None:
-            async with Person(server, tmp_path / "reader", made.root) as reader:
+            async with Person(server.url, tmp_path / "reader", made.root) as reader:
                 while not done.is_set():
                     seen.append(len(await reader.trust.targets(gun)))
                     await asyncio.sleep(0.05)

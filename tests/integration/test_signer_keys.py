@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,6 @@ from tabellion.core.names import Digest
 from tabellion.errors import KeyStoreError, MalformedMetadataError, TabellionError, UsageError
 
 PASSPHRASE = "signer passphrase"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
-@pytest.fixture
-def gun(request: pytest.FixtureRequest) -> str:
-    name = request.node.name.replace("_", "-").replace("[", "-").replace("]", "").lower()
-    return f"signer-keys.example/{name}"
 
 
 @pytest.mark.parametrize("snapshot", ["server", "local"])

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tabellion.cli.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def gun(request: pytest.FixtureRequest) -> str:
+    """Give each test a GUN of its own."""
+    name = request.node.name.replace("_", "-").replace("[", "-").replace("]", "").lower()
+    return f"registry.example/team/{name}"
