@@ -121,8 +121,8 @@ async def test_a_signer_cannot_hide_another_by_a_role_of_that_name(
 async def test_a_signer_with_many_roles_of_its_own_hides_nobody(
     puller: Puller, server: Simulator, forge: Forge
 ) -> None:
-    server.add_delegation("alice", ["a*"])
-    server.add_delegation("bob", ["b*"])
+    for name in ("bob", "alice", "carol"):
+        server.add_delegation(name, [f"{name[0]}*"])
     for number in range(40):
         name = f"alice-{number}"
         forge.delegated[name] = Targets(expires=LATER)
@@ -130,9 +130,11 @@ async def test_a_signer_with_many_roles_of_its_own_hides_nobody(
         delegate(forge.delegated["alice"], name, ["a*"], forge.signers["alice"][0])
     forge.delegated["alice"].version += 1
     server.publish_target(b"bobs", "b1", "bob")
+    server.publish_target(b"carols", "c1", "carol")
     assert (await puller.verify(f"{GUN}@{Digest.of(b'bobs')}")).target == "b1"
+    assert (await puller.verify(f"{GUN}@{Digest.of(b'carols')}")).target == "c1"
     listing = await puller.client(limits=Limits(roles=20)).targets(GUN)
-    assert [match.path for match in listing] == ["1.2", "b1"]
+    assert [match.path for match in listing] == ["1.2", "b1", "c1"]
     assert [type(error) for error in listing.left_out] == [MetadataTooLargeError]
 
 
