@@ -14,7 +14,7 @@ class Fields:
     Engines read keys with and without regard to case and spaces; here every spelling counts.
 
     Raises:
-        UsageError: The value is quoted: engines read that differently.
+        UsageError: The value is quoted, which engines read differently, or is the next flag.
     """
 
     def __init__(self, flag: Flag) -> None:
@@ -23,6 +23,11 @@ class Fields:
             raise UsageError(
                 f"{flag.name} {text[:100]!r} is quoted and can't be judged",
                 hint="write it without quotes",
+            )
+        if text.startswith("-"):  # --mount --tmpfs=/x: its own value was left out
+            raise UsageError(
+                f"{flag.name} has the flag {text[:100]!r} for its value",
+                hint=f"give {flag.name} a value of its own",
             )
         self._fields = text.split(",")
 

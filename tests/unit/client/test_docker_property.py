@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from unittest import mock
 
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from tabellion.docker import run_engine, wrapper
@@ -150,6 +150,20 @@ def told_by(engine: str, words: list[str]) -> list[list[str]]:
 
 
 @settings(max_examples=500, deadline=None)
+@example(
+    (
+        "docker",
+        "create",
+        (0, 1),
+        [
+            "create",
+            "--mount",
+            "--add-host=type=image,src=unsigned,dst=/x",
+            "--add-host",
+            "unsigned",
+        ],
+    )
+)
 @given(command_lines())
 def test_the_engine_never_sees_an_unverified_name_as_image(
     line: tuple[str, str, tuple[int, int], list[str]],
