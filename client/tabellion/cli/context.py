@@ -166,24 +166,11 @@ def _existing(name: str, text: str | None) -> Path | None:
 def _server_url(text: str | None) -> str | None:
     if text is None:
         return None
-    from urllib.parse import urlsplit  # noqa: PLC0415  # not needed for help
+    from tabellion.transport.addresses import server_url_fault  # noqa: PLC0415  # not for help
 
-    try:
-        parts = urlsplit(text)
-        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        has_user = "@" in parts.netloc
-    except ValueError:
-        is_good = has_user = False
-    if has_user:
-        raise UsageError(
-            "the server's URL holds a user or a password",
-            hint="leave it out; publishers give a token by TABELLION_TOKEN",
-        )
-    if not is_good:
-        raise UsageError(
-            f"server {text[:100]!r} isn't an http or https URL",
-            hint="it looks like https://trust.example or http://127.0.0.1:4443",
-        )
+    fault = server_url_fault(text)
+    if fault is not None:
+        raise UsageError(fault[0], hint=fault[1])
     return text.rstrip("/")
 
 

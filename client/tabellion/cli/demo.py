@@ -33,7 +33,6 @@ def command(exits: bool) -> int:  # noqa: FBT001  # click passes by keyword
       tabellion demo
       tabellion demo --exit
     """  # noqa: D301  # \b is click's mark
-    os.environ["no_proxy"] = "127.0.0.1"  # a proxy of this machine isn't part of the story
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     with tempfile.TemporaryDirectory(prefix="tabellion-demo-") as name:

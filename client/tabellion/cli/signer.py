@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from tabellion.publish.enrolment import SignerRequest
     from tabellion.publish.outcome import Published, SignerInfo
-
-_REQUEST_LIFE: Final = timedelta(days=365)  # as long as what a publisher signs
 
 _gun_option = click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
 
@@ -69,10 +67,11 @@ def request(words: tuple[str, ...], gun: str | None, key: str | None, cosign: Pa
         raise UsageError("a request is for one role", hint="give GUN NAME")
     wanted, name = gun_of(target_gun, gun), rest[0]
     from tabellion.publish.enrolment import SignerRequest, read_request  # noqa: PLC0415
+    from tabellion.publish.signing import Expiries  # noqa: PLC0415
 
     signers = [_own_signer(settings, key)]
     if cosign is None:
-        expires_at = datetime.now(UTC).replace(microsecond=0) + _REQUEST_LIFE
+        expires_at = datetime.now(UTC).replace(microsecond=0) + Expiries().targets
         made = SignerRequest.make(wanted, name, signers, expires_at=expires_at)
     else:
         held = read_request(_read(cosign), what=str(cosign))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -218,3 +218,29 @@ def roles_for_path(targets: Targets, path: str) -> list[tuple[str, bool]]:
     if targets.delegations is None:
         return []
     return list(targets.delegations.get_roles_for_target(path))
+
+
+def roles_asked(path: str, file_of: Callable[[str], Targets | None]) -> Iterator[str]:
+    """List the roles that a search for a path asks, in order, without an end to their number.
+
+    Args:
+        path: Target path.
+        file_of: Gives a role's file; where it gives None nothing is asked below.
+
+    Spec: TUF 1.0.34, 5.6.7.
+    """
+    pending, visited = ["targets"], set[str]()
+    while pending:
+        role = pending.pop()
+        if role in visited:
+            continue
+        visited.add(role)
+        yield role
+        file = file_of(role)
+        children: list[str] = []
+        for name, terminating in roles_for_path(file, path) if file is not None else ():
+            children.append(name)
+            if terminating:
+                pending.clear()
+                break
+        pending.extend(reversed(children))

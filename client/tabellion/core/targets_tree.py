@@ -12,7 +12,7 @@ from typing import Any, cast
 from tuf.api.metadata import Root, Targets
 
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.roles import delegated_roles, role_keys, roles_for_path, verify_threshold
+from tabellion.core.roles import delegated_roles, role_keys, roles_asked, verify_threshold
 from tabellion.errors import RefusedPublicationError, ThresholdError
 
 
@@ -57,6 +57,10 @@ class TargetsTree:
 
     def _role(self, role: str) -> UnverifiedMetadata[Targets] | None:
         return self.new.get(role) or self.current.get(role)
+
+    def _signed(self, role: str) -> Targets | None:
+        item = self._role(role)
+        return item.signed if item is not None else None
 
     def _is_rearranged(self, item: UnverifiedMetadata[Targets]) -> bool:
         """Tell whether searches may go another way through a delegator than before."""
@@ -154,26 +158,16 @@ class TargetsTree:
 
     def _search_block(self, role: str, path: str) -> str | None:
         """Walk as a client does: None if ``role`` is reached, a blocking role, or ''."""
-        pending, visited = ["targets"], set[str]()
-        while pending and len(visited) <= self.visits:
-            name = pending.pop()
+        for visits, name in enumerate(roles_asked(path, self._signed)):
+            if visits > self.visits:
+                break
             if name == role:
                 return None
-            if name in visited:
-                continue
-            item = self._role(name)
-            if item is None:
+            signed = self._signed(name)
+            if signed is None:
                 return name
-            if path in item.signed.targets:
+            if path in signed.targets:
                 return None  # an earlier role answers for it: lawful, that is what order is for
-            visited.add(name)
-            children: list[str] = []
-            for child, terminating in roles_for_path(item.signed, path):
-                children.append(child)
-                if terminating:
-                    pending.clear()
-                    break
-            pending.extend(reversed(children))
         return ""
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Role, TargetFile, Targets
 
-from tabellion.core.roles import delegated_roles, role_keys, roles_for_path
+from tabellion.core.roles import delegated_roles, role_keys, roles_asked
 from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
 from tabellion.publish.changes import AddSigner, Change, RemoveSigner, RevokeTarget, SignTarget
 from tabellion.publish.state import Current
@@ -90,20 +90,7 @@ class Draft:
 
     def asked(self, path: str) -> Iterator[str]:
         """List the roles that are asked for a path, in order (TUF 5.6.7)."""
-        pending, visited = ["targets"], set[str]()
-        while pending:
-            role = pending.pop()
-            if role in visited:
-                continue
-            visited.add(role)
-            yield role
-            names: list[str] = []
-            for name, terminating in roles_for_path(self.of(role), path):
-                names.append(name)
-                if terminating:
-                    pending.clear()
-                    break
-            pending.extend(reversed(names))
+        return roles_asked(path, self.of)
 
     def shadowed(self) -> dict[str, str]:
         """Give the targets just signed or withdrawn where verifiers take another role's word."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
@@ -43,6 +43,7 @@ from tabellion.errors import (
     TransportError,
     UnreachableError,
 )
+from tabellion.transport.addresses import server_url_fault
 from tabellion.transport.fetcher import Fetcher, HttpFetcher
 from tabellion.transport.mirrors import MirroredFetcher
 from tabellion.verify.bootstrap import Bootstrap, Pin
@@ -138,7 +139,9 @@ class TrustClient:
         Raises:
             ConfigurationError: The server isn't an http(s) URL, or the CA file can't be used.
         """
-        _check_server(server)
+        fault = server_url_fault(server)
+        if fault is not None:
+            raise ConfigurationError(fault[0], hint=fault[1])
         if offline not in {"deny", "last-known"}:
             raise ConfigurationError(
                 f"offline is {offline!r:.40}", hint="give 'deny' or 'last-known'"
@@ -335,20 +338,3 @@ async def _find_path(view: View, gun: Gun, path: str) -> TargetMatch:
 
 def _own_digest(match: TargetMatch) -> object:
     return signed_digest(match.target, match.path)
-
-
-def _check_server(server: str) -> None:
-    try:
-        parts = urlsplit(server)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        has_user = "@" in parts.netloc
-    except ValueError:
-        usable = has_user = False
-    if has_user:
-        raise ConfigurationError(
-            "the server's URL holds a user or a password", hint="leave it out: nothing asks for it"
-        )
-    if not usable:
-        raise ConfigurationError(
-            f"{server[:150]!r} isn't the URL of a server", hint="such as https://trust.example"
-        )

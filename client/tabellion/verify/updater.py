@@ -33,9 +33,6 @@ class Updater:
     """Updates a cache from a metadata URL.
 
     The caller holds the cache's lock.
-
-    Attributes:
-        trusted: What is trusted so far, None before the first root.
     """
 
     def __init__(
@@ -126,8 +123,12 @@ class Updater:
         if trusted.role(role, delegator) is not None:
             return
         data = await self._fetch(trusted, role, meta.version)
-        await _off_loop(lambda: take(data))
-        await _off_loop(lambda: self._cache.save(role, data))
+
+        def keep() -> None:
+            take(data)
+            self._cache.save(role, data)
+
+        await _off_loop(keep)
 
     async def search(
         self,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import Final
 
-from tabellion.core.dialect import dialect_named
-from tabellion.core.limits import Limits
 from tabellion.core.transitions import holds_threshold
 from tabellion.errors import TabellionError
 from tabellion_server.logs import log
+from tabellion_server.services.cache import SizedCache
 from tabellion_server.services.files import MetadataFiles, Parsed
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
@@ -50,7 +48,7 @@ class Renewer:
         self._signer = signer
         self._locks = locks
         self._clock = clock
-        self._expiries: OrderedDict[str, datetime] = OrderedDict()
+        self._expiries: SizedCache[str, datetime] = SizedCache(_EXPIRIES_HELD)
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def fresh_head(self, gun: str) -> Head | None:
@@ -174,14 +172,8 @@ class Renewer:
         snapshot = await self._expires_at(head, "snapshot")
         if snapshot is None or not self._past_half("snapshot", snapshot, now):
             return False
-        root = await self._files.current(head, "root")
-        if root is None:
-            return False
-        dialect = dialect_named(head.dialect)
-        parsed = await asyncio.to_thread(
-            dialect.parse, "root", root.data, max_bytes=Limits().root_bytes
-        )
-        return await self._holds_snapshot_key(head.gun, parsed)
+        root = (await self._files.current_set(head, {"root"})).files.get("root")
+        return root is not None and await self._holds_snapshot_key(head.gun, root)
 
     def _past_half(self, role: str, expires: datetime, now: datetime) -> bool:
         return expires.replace(tzinfo=UTC) - now <= self._signer.life(role) / 2
@@ -193,17 +185,9 @@ class Renewer:
         found = self._expiries.get(ref.sha256)
         if found is not None:
             return found
-        item = await self._files.current(head, role)
-        if item is None:
+        file = (await self._files.current_set(head, {role})).files.get(role)
+        if file is None:
             return None
-        parsed = await asyncio.to_thread(
-            dialect_named(head.dialect).parse,
-            role,
-            item.data,
-            max_bytes=Limits().max_bytes(role),
-        )
-        moment = parsed.signed.expires.replace(tzinfo=UTC)
-        self._expiries[ref.sha256] = moment
-        while len(self._expiries) > _EXPIRIES_HELD:
-            self._expiries.popitem(last=False)
+        moment: datetime = file.signed.expires.replace(tzinfo=UTC)
+        self._expiries.put(ref.sha256, moment, 1)
         return moment
