@@ -89,6 +89,7 @@ class Forge:
         for role, payload in new.items():
             self.sign(role, payload)
         snapshot = next_snapshot(
+            TUF,
             old_snapshot,
             {role: (item.version, self.files[role]) for role, item in new.items()},
             expires_at=snapshot_expires_at,
@@ -96,7 +97,7 @@ class Forge:
         data = self.sign("snapshot", snapshot)
         self.sign(
             "timestamp",
-            next_timestamp(old_timestamp, data, snapshot.version, expires_at=expires_at),
+            next_timestamp(TUF, old_timestamp, data, snapshot.version, expires_at=expires_at),
         )
         return dict(self.files)
 

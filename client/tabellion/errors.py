@@ -30,7 +30,8 @@
     │   └── RegistryError             the registry's answer can't be used
     ├── PublicationError              the server refused a publication             (exit 3)
     │   ├── ConflictError             somebody published first; carries the versions
-    │   └── RefusedPublicationError   a rule is broken; carries the rule's name
+    │   ├── RefusedPublicationError   a rule is broken; carries the rule's name
+    │   └── NotaryRefusalError        the same in Notary's words
     ├── CacheError                    the local cache can't be read or written     (exit 3)
     └── EngineError                   docker, podman or nerdctl can't be used      (exit 3)
 
@@ -339,6 +340,29 @@ class RefusedPublicationError(PublicationError):
         self.rule = rule
         self.role = role
         self.keyid = keyid
+
+
+class NotaryRefusalError(PublicationError):
+    """A publication breaks a rule of Notary's, told by the names that its clients know.
+
+    Attributes:
+        code_name: Notary's error code, such as ``INVALID_UPDATE``.
+        name: ``ErrBadRoot``, ``ErrBadTargets``, ... beside ``INVALID_UPDATE``; None for no detail.
+    """
+
+    code = "notary-refusal"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code_name: str = "INVALID_UPDATE",
+        name: str | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.code_name = code_name
+        self.name = name
 
 
 class CacheError(TabellionError):

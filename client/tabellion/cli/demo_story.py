@@ -204,9 +204,11 @@ class Story:
         targets.targets["1.1"].hashes["sha256"] = Digest.of(b"malware").hex
         data = TUF.sign(targets, [targets_signer])
         expires_at = datetime.now(UTC) + _FAR
-        after = next_snapshot(snapshot, {"targets": (targets.version, data)}, expires_at=expires_at)
+        after = next_snapshot(
+            TUF, snapshot, {"targets": (targets.version, data)}, expires_at=expires_at
+        )
         snapshot_data = TUF.sign(after, [snapshot_signer])
-        final = next_timestamp(timestamp, snapshot_data, after.version, expires_at=expires_at)
+        final = next_timestamp(TUF, timestamp, snapshot_data, after.version, expires_at=expires_at)
         return {
             "targets": data,
             "snapshot": snapshot_data,

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Targets
 
+from tabellion.core.notary_keys import MIN_RSA_BITS
 from tabellion.core.roles import (
     KNOWN_SCHEMES,
-    MIN_RSA_BITS,
     TOP_LEVEL_ROLES,
     check_path_pattern,
     check_role_name,

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 from securesystemslib.signer import Signature
-from tuf.api.metadata import Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
 S_co = TypeVar("S_co", bound=Signed, covariant=True)
 
@@ -25,6 +25,16 @@ PAYLOAD_TYPES: Mapping[str, type[Signed]] = {
 def payload_type(role: str) -> type[Signed]:
     """Give the payload class of a role; every name that isn't top-level is a targets role."""
     return PAYLOAD_TYPES.get(role, Targets)
+
+
+class UnversionedMeta(MetaFile):
+    """What Notary's snapshot and timestamp say of a file: length and hashes, no version.
+
+    Rollback shows only in the file itself then; ``version`` means nothing.
+    """
+
+    def __init__(self, length: int, hashes: dict[str, str]) -> None:
+        super().__init__(1, length, hashes)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Role, Root, Signed, Targets
 
 from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.notary_keys import NotaryKey
 from tabellion.errors import InvalidNameError, MalformedMetadataError, ThresholdError
 
 TOP_LEVEL_ROLES: Final = frozenset({"root", "targets", "snapshot", "timestamp"})
@@ -31,7 +32,6 @@ KNOWN_SCHEMES: Final = frozenset(
         ("rsa", "rsassa-pss-sha256"),
     }
 )
-MIN_RSA_BITS: Final = 2048
 _MAX_NAME: Final = 255
 _ROLE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@/-]*")
 _PATTERN = re.compile(r"[A-Za-z0-9._:@/+*?-]+")
@@ -96,6 +96,8 @@ def key_material(key: Key) -> bytes:
     Raises:
         MalformedMetadataError: The public part can't be read.
     """
+    if isinstance(key, NotaryKey):
+        return key.material
     public = key.keyval.get("public")
     if not isinstance(public, str):
         raise MalformedMetadataError(f"key {key.keyid[:64]} has no public part")

@@ -241,7 +241,7 @@ def _judge_roots(judgement: _Judgement, online: OnlineKeys) -> None:
             verify_signed_by(root, root, "root")
         else:
             try:
-                verify_next_root(trusted.signed, root)
+                verify_next_root(trusted.signed, root, dialect=judgement.dialect, gun=judgement.gun)
             except RollbackError as error:
                 raise RefusedPublicationError(
                     error.message, rule="root-versions", role="root"

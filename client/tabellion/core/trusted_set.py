@@ -17,7 +17,7 @@ from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestam
 from tabellion.core.dialect import Dialect, dialect_of
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
-from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata
+from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata, UnversionedMeta
 from tabellion.core.roles import key_material, role_keys, verify_threshold
 from tabellion.errors import (
     MixAndMatchError,
@@ -48,23 +48,34 @@ class TrustedSet:
         root_data: bytes,
         *,
         now: datetime,
+        gun: str | None = None,
         dialect: Dialect | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Start from a root the caller trusts already; its expiry doesn't matter (5.2).
 
+        Args:
+            root_data: The root, unverified.
+            now: The moment the update begins.
+            gun: The collection; Notary's roots are bound to theirs and can't do without it.
+            dialect: How the GUN writes its files; told by the root by default.
+            limits: Bounds on sizes and counts.
+
         Raises:
             VerificationError: The root is malformed or not signed by its own threshold.
         """
         self.now = now
+        self.gun = gun
         self.limits = limits or Limits()
         self.dialect = dialect or dialect_of(root_data)
         unverified = self._parse("root", root_data)
         self.root: TrustedMetadata[Root] = _trust(unverified, "root", unverified.signed)
+        self._verify_root_signers(self.root, now=None)
         self.timestamp: TrustedMetadata[Timestamp] | None = None
         self.snapshot: TrustedMetadata[Snapshot] | None = None
         self.unusable: dict[tuple[str, str], TabellionError] = {}
         self._targets: dict[tuple[str, str], TrustedMetadata[Targets]] = {}
+        self._seen_versions: dict[str, int] = {}
 
     def update_root(self, data: bytes) -> TrustedMetadata[Root]:
         """Take the root after the trusted one (5.3.4 to 5.3.7); expiry isn't judged here.
@@ -75,12 +86,15 @@ class TrustedSet:
             VerificationError: Malformed or too large.
         """
         unverified = self._parse("root", data)
-        self.root = verify_next_root(self.root.signed, unverified)
+        self.root = verify_next_root(
+            self.root.signed, unverified, dialect=self.dialect, gun=self.gun
+        )
         return self.root
 
     def finish_root(self) -> None:
-        """Refuse the final root if it's expired (5.3.10)."""
+        """Refuse the final root if it, or what its keys are certified by, expired (5.3.10)."""
         verify_fresh("root", self.root.signed, self.now)
+        self._verify_root_signers(self.root, now=self.now)
 
     def load_timestamp(self, data: bytes) -> None:
         """Take a cached timestamp: expired, it still guards against rollback.
@@ -130,10 +144,12 @@ class TrustedSet:
 
     def is_snapshot_current(self) -> bool:
         """Tell whether the loaded snapshot is the one that the timestamp names, and fresh."""
-        if self.snapshot is None or self.snapshot.version != self.snapshot_meta.version:
+        if self.snapshot is None:
             return False
         try:
+            _verify_version("snapshot", self.snapshot.version, self.snapshot_meta)
             _verify_meta("snapshot", self.snapshot.data, self.snapshot_meta)
+            self._verify_root_named(self.snapshot.signed)
             verify_fresh("snapshot", self.snapshot.signed, self.now)
         except VerificationError:
             return False
@@ -152,11 +168,24 @@ class TrustedSet:
         unverified = self._parse("snapshot", data)
         candidate: TrustedMetadata[Snapshot] = _trust(unverified, "snapshot", self.root.signed)
         _verify_version("snapshot", candidate.version, self.snapshot_meta)  # 5.5.4
+        self._verify_root_named(candidate.signed)
         if self.snapshot is not None:
             verify_snapshot_keeps(self.snapshot.signed, candidate.signed)
         verify_fresh("snapshot", candidate.signed, self.now)  # 5.5.6
         self.snapshot = candidate
         return candidate
+
+    def load_targets(self, data: bytes, role: str, delegator: str) -> None:
+        """Take a cached file as a guard against rollback, where the snapshot names no versions.
+
+        Raises:
+            VerificationError: Its delegator's keys don't vouch for it any more, or malformed.
+        """
+        if isinstance(self.targets_meta(role), UnversionedMeta):
+            known: TrustedMetadata[Targets] = _trust(
+                self._parse(role, data), role, self._delegator(delegator)
+            )
+            self._seen_versions[role] = max(known.version, self._seen_versions.get(role, 0))
 
     def update_targets(
         self, data: bytes, role: str = "targets", delegator: str = "root"
@@ -166,6 +195,7 @@ class TrustedSet:
         Raises:
             MixAndMatchError: Not the bytes or version that the snapshot names, or not those that
                 another delegator's search was shown.
+            RollbackError: An earlier version than one seen before.
             ExpiredMetadataError: It's expired.
             VerificationError: Not in the snapshot, too few signatures, malformed or too large.
         """
@@ -174,6 +204,7 @@ class TrustedSet:
         unverified = self._parse(role, data)
         trusted: TrustedMetadata[Targets] = _trust(unverified, role, self._delegator(delegator))
         _verify_version(role, trusted.version, meta)  # 5.6.4
+        _verify_not_lower(role, trusted.version, self._seen_versions.get(role, 0))
         verify_fresh(role, trusted.signed, self.now)  # 5.6.5
         for (known_by, known_role), known in self._targets.items():
             if known_role == role and known_by != delegator and known.data != data:
@@ -219,6 +250,17 @@ class TrustedSet:
             )
         return meta
 
+    def _verify_root_signers(self, root: TrustedMetadata[Root], *, now: datetime | None) -> None:
+        self.dialect.verify_root_signers(root.signed, root.signed_by, gun=self.gun, now=now)
+
+    def _verify_root_named(self, snapshot: Snapshot) -> None:
+        """Refuse a snapshot that goes with another root than the trusted one.
+
+        Where snapshots name the root, whoever hides the newest one shows here.
+        """
+        if self.dialect.lists_root:
+            _verify_meta("root", self.root.data, snapshot.meta["root.json"])
+
     def _delegator(self, name: str) -> Root | Targets:
         if name == "root":
             return self.root.signed
@@ -231,8 +273,10 @@ class TrustedSet:
         return self.dialect.parse(role, data, max_bytes=self.limits.max_bytes(role))
 
 
-def verify_next_root(trusted: Root, unverified: UnverifiedMetadata[Root]) -> TrustedMetadata[Root]:
-    """Judge the root after a trusted one.
+def verify_next_root(
+    trusted: Root, unverified: UnverifiedMetadata[Root], *, dialect: Dialect, gun: str | None
+) -> TrustedMetadata[Root]:
+    """Judge the root after a trusted one; neither one's expiry is.
 
     Raises:
         ThresholdError: Not signed by a threshold of both the old and the new root keys.
@@ -241,8 +285,10 @@ def verify_next_root(trusted: Root, unverified: UnverifiedMetadata[Root]) -> Tru
     Spec:
         TUF 1.0.34, 5.3.4 and 5.3.5.
     """
-    _trust(unverified, "root", trusted)
+    by_old = _trust(unverified, "root", trusted)
+    dialect.verify_root_signers(trusted, by_old.signed_by, gun=gun, now=None)
     accepted = _trust(unverified, "root", unverified.signed)
+    dialect.verify_root_signers(accepted.signed, accepted.signed_by, gun=gun, now=None)
     if unverified.version != trusted.version + 1:
         raise RollbackError(
             f"root version {unverified.version} doesn't follow version {trusted.version}",
@@ -277,9 +323,15 @@ def _role_material(root: Root, role: str) -> tuple[int, frozenset[bytes]]:
 def verify_snapshot_keeps(old: Snapshot, new: Snapshot) -> None:
     """Refuse a snapshot in which a role went back or is gone (5.5.5).
 
+    One that names no versions may only go on itself: it's the files that show a rollback, and a
+    role that nothing delegates to any more may be gone.
+
     Raises:
         RollbackError: Names the role and both versions.
     """
+    if any(isinstance(meta, UnversionedMeta) for meta in old.meta.values()):
+        _verify_not_lower("snapshot", new.version, old.version)
+        return
     for name, meta in old.meta.items():
         role = name.removesuffix(".json")
         found = new.meta.get(name)
@@ -304,7 +356,7 @@ def _verify_not_lower(role: str, found: int, expected: int) -> None:
 
 
 def _verify_version(role: str, found: int, meta: MetaFile) -> None:
-    if found != meta.version:
+    if not isinstance(meta, UnversionedMeta) and found != meta.version:
         raise MixAndMatchError(f"{role} has version {found}, but version {meta.version} is named")
 
 

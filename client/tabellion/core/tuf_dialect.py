@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 
-from securesystemslib.signer import Signature, Signer
-from tuf.api.metadata import Role, Root, Signed, Snapshot, Targets, Timestamp
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from securesystemslib.signer import CryptoSigner, Key, Signature, Signer, SSlibKey
+from tuf.api.metadata import (
+    DelegatedRole,
+    MetaFile,
+    Role,
+    Root,
+    Signed,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
 
 from tabellion.core import strict_json
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata, payload_type
+from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.roles import delegated_roles
 from tabellion.errors import MalformedMetadataError
 
@@ -27,6 +39,7 @@ class TufDialect:
     """Reads and writes TUF 1.0 files."""
 
     name = "tuf"
+    lists_root = False
 
     def parse(self, role: str, data: bytes, *, max_bytes: int) -> UnverifiedMetadata[Signed]:
         """Read a role's file; nothing is trusted yet.
@@ -87,6 +100,57 @@ class TufDialect:
         if version is None or role == "timestamp":
             return f"{encoded}.json"
         return f"{version}.{encoded}.json"
+
+    def named_file(self, role: str, meta: MetaFile, *, root: Root) -> str:
+        """Give the name of the file that a snapshot or timestamp names (5.3.12)."""
+        return self.file_name(role, meta.version if root.consistent_snapshot else None)
+
+    def meta(self, version: int, data: bytes) -> MetaFile:
+        """Give what a snapshot or timestamp says of a file."""
+        return MetaFile(version, len(data), {"sha256": hashlib.sha256(data).hexdigest()})
+
+    def parse_key(self, keyid: str, fields: Mapping[str, Any]) -> Key:
+        """Read a key object.
+
+        Raises:
+            MalformedMetadataError: It isn't one.
+        """
+        try:
+            return Key.from_dict(keyid, dict(fields))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise MalformedMetadataError(f"key {keyid[:64]} isn't a TUF key: {error}") from error
+
+    def adopt_key(self, key: Key) -> Key:
+        """Give a key as this dialect lists it."""
+        return SSlibKey.from_crypto(key.public_key) if isinstance(key, NotaryKey) else key
+
+    def delegated_role(
+        self,
+        name: str,
+        keyids: Sequence[str],
+        threshold: int,
+        *,
+        paths: Sequence[str],
+        terminating: bool = False,
+    ) -> DelegatedRole:
+        """Make a delegation; ``paths`` are patterns."""
+        return DelegatedRole(name, list(keyids), threshold, terminating, list(paths))
+
+    def signer(self, private: PrivateKeyTypes, key: Key) -> Signer:
+        """Give what signs with a private key as ``key``.
+
+        Raises:
+            MalformedMetadataError: They don't belong together.
+        """
+        try:
+            return CryptoSigner(private, cast("SSlibKey", key))
+        except Exception as error:
+            raise MalformedMetadataError(f"key {key.keyid[:64]} can't sign: {error}") from error
+
+    def verify_root_signers(
+        self, root: Root, signed_by: Sequence[str], *, gun: str | None, now: datetime | None
+    ) -> None:
+        """Ask no more: a TUF root's keys are bare."""
 
 
 def _sign(signed_bytes: bytes, signers: Sequence[Signer]) -> dict[str, Signature]:

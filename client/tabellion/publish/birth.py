@@ -63,7 +63,7 @@ def first_files(
     ]
     if local_snapshot:
         snapshot = next_snapshot(
-            None, {"targets": (1, made[1].data)}, expires_at=now + expiries.snapshot
+            TUF, None, {"targets": (1, made[1].data)}, expires_at=now + expiries.snapshot
         )
         made.append(UploadedFile("snapshot", TUF.sign(snapshot, _signers(plan, ring, "snapshot"))))
     return made

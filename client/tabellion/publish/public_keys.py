@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import Key, SSlibKey
 
 from tabellion.core.names import Digest
-from tabellion.core.roles import KNOWN_SCHEMES, MIN_RSA_BITS, key_material, rsa_bits
+from tabellion.core.notary_keys import MIN_RSA_BITS
+from tabellion.core.roles import KNOWN_SCHEMES, key_material, rsa_bits
 from tabellion.errors import KeyStoreError, TabellionError
 
 RSA_BITS: Final = 3072

@@ -130,6 +130,7 @@ def with_snapshot(
         return list(files), dict(versions)
     held = current.trusted.snapshot
     snapshot = next_snapshot(
+        current.trusted.dialect,
         held.signed if held is not None else None,
         {item.role: (versions[item.role], item.data) for item in files},
         expires_at=now + expiries.snapshot,

@@ -143,7 +143,7 @@ class StateReader:
             snapshot = cache.load("snapshot")
             if root is None or timestamp is None or snapshot is None:
                 raise error
-            trusted = TrustedSet(root, now=error.expired_at - timedelta(seconds=1))
+            trusted = TrustedSet(root, now=error.expired_at - timedelta(seconds=1), gun=gun)
             trusted.load_timestamp(timestamp)
             trusted.load_snapshot(snapshot)
             return trusted

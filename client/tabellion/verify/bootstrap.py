@@ -213,7 +213,7 @@ class Bootstrap:
             ) from error
 
     def _open(self, data: bytes) -> TrustedSet:
-        return TrustedSet(data, now=self._now, limits=self._limits)
+        return TrustedSet(data, now=self._now, gun=self._gun, limits=self._limits)
 
 
 def fingerprints(key: Key) -> set[str]:

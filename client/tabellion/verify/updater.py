@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import TypeVar
 
+from tuf.api.metadata import MetaFile
+
 from tabellion.core.limits import Limits
 from tabellion.core.search import RoleRequest
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
@@ -59,14 +61,15 @@ class Updater:
 
     async def start(self, root_data: bytes) -> TrustedSet:
         """Begin from a root the caller trusts (5.2), without any request."""
-        return await _off_loop(lambda: TrustedSet(root_data, now=self._now, limits=self._limits))
+        return await _off_loop(lambda: self._open(root_data))
 
     async def update_roots(self, trusted: TrustedSet, *, offline: bool = False) -> None:
         """Walk to the newest root (5.3), through the cache, then over the network."""
         left = await _off_loop(lambda: self._walk_kept(trusted))
         while left > 0 and not offline:
             try:
-                data = await self._fetch(trusted, "root", trusted.root.version + 1)
+                name = trusted.dialect.file_name("root", trusted.root.version + 1)
+                data = await self._fetch("root", name)
             except (NotFoundError, AccessDeniedError):  # object stores say 403 for "no such file"
                 break
             await _off_loop(functools.partial(self._take_root, trusted, data))
@@ -86,7 +89,7 @@ class Updater:
         if not self._must_drop:
             await _off_loop(lambda: self._load_cached("timestamp", trusted.load_timestamp))
         try:
-            timestamp = await self._fetch(trusted, "timestamp", None)
+            timestamp = await self._fetch("timestamp", trusted.dialect.file_name("timestamp", None))
         except NotFoundError as error:
             if self._is_new:
                 raise unknown_gun(self._gun, self._base_url, error) from error
@@ -96,7 +99,7 @@ class Updater:
             ) from error
         await _off_loop(lambda: self._take_timestamp(trusted, timestamp))
         if not trusted.is_snapshot_current():
-            snapshot = await self._fetch(trusted, "snapshot", trusted.snapshot_meta.version)
+            snapshot = await self._fetch_named(trusted, "snapshot", trusted.snapshot_meta)
             await _off_loop(lambda: self._take_snapshot(trusted, snapshot))
         await self.load(trusted, RoleRequest("targets", "root"))
 
@@ -122,7 +125,10 @@ class Updater:
         await _off_loop(lambda: self._load_cached(role, take, strict=offline))
         if trusted.role(role, delegator) is not None:
             return
-        data = await self._fetch(trusted, role, meta.version)
+        await _off_loop(
+            lambda: self._load_cached(role, lambda old: trusted.load_targets(old, role, delegator))
+        )
+        data = await self._fetch_named(trusted, role, meta)
 
         def keep() -> None:
             take(data)
@@ -149,10 +155,14 @@ class Updater:
                     raise
                 trusted.note_unusable(step.role, step.delegator, error)
 
-    async def _fetch(self, trusted: TrustedSet, role: str, version: int | None) -> bytes:
-        if role != "root" and not trusted.root.signed.consistent_snapshot:
-            version = None  # 5.3.12
-        name = trusted.dialect.file_name(role, version)
+    def _open(self, root_data: bytes) -> TrustedSet:
+        return TrustedSet(root_data, now=self._now, gun=self._gun, limits=self._limits)
+
+    async def _fetch_named(self, trusted: TrustedSet, role: str, meta: MetaFile) -> bytes:
+        name = trusted.dialect.named_file(role, meta, root=trusted.root.signed)
+        return await self._fetch(role, name)
+
+    async def _fetch(self, role: str, name: str) -> bytes:
         data = await self._fetcher.fetch(
             f"{self._base_url}/{name}", max_bytes=self._limits.max_bytes(role)
         )

@@ -71,6 +71,7 @@ class ReleaseSigner:
         """Sign the next snapshot, naming ``files`` anew."""
         signed = await asyncio.to_thread(  # it hashes the files
             next_snapshot,
+            dialect,
             previous.signed if previous else None,
             files,
             expires_at=self._expiry("snapshot", now),
@@ -98,6 +99,7 @@ class ReleaseSigner:
         """Sign the next timestamp, naming ``snapshot``."""
         signed = await asyncio.to_thread(
             next_timestamp,
+            dialect,
             previous.signed if previous else None,
             snapshot.data,
             snapshot.version,

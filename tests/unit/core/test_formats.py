@@ -16,7 +16,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Role, SuccinctRoles, Ta
 
 from forge import Forge, resign, target
 from tabellion.core import strict_json
-from tabellion.core.dialect import TUF, dialect_named, dialect_of
+from tabellion.core.dialect import NOTARY, TUF, dialect_named, dialect_of
 from tabellion.core.fitness import verify_root_fit, verify_targets_fit
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.roles import (
@@ -284,7 +284,8 @@ def test_a_file_of_another_role_is_refused(forge: Forge) -> None:
 def test_dialect_is_told_by_the_root(forge: Forge) -> None:
     assert dialect_of(forge.files["root"]) is TUF
     with pytest.raises(MalformedMetadataError):
-        dialect_of(b'{"signed":{"_type":"Root"},"signatures":[]}')
+        dialect_of(b'{"signed":{"_type":"root"},"signatures":[]}')
+    assert dialect_of(b'{"signed":{"_type":"Root"},"signatures":[]}') is NOTARY
 
 
 def test_an_unknown_dialect_is_refused() -> None:

@@ -141,12 +141,12 @@ def test_a_publisher_may_hold_the_snapshot_key(forge: Forge) -> None:
     refused("missing-snapshot", lambda: judge(forge, current, ("targets", data), online=held))
     old = TUF.parse("snapshot", forge.files["snapshot"], max_bytes=99999).signed
     assert isinstance(old, Snapshot)
-    good = next_snapshot(old, {"targets": (2, data)}, expires_at=forge.root.expires)
+    good = next_snapshot(TUF, old, {"targets": (2, data)}, expires_at=forge.root.expires)
     upload = TUF.sign(good, forge.signers["snapshot"])
     made = judge(forge, current, ("targets", data), ("snapshot", upload), online=held)
     assert made.snapshot is not None
     assert not made.needs_snapshot
-    wrong = next_snapshot(old, {"targets": (2, data + b" ")}, expires_at=forge.root.expires)
+    wrong = next_snapshot(TUF, old, {"targets": (2, data + b" ")}, expires_at=forge.root.expires)
     torn = TUF.sign(wrong, forge.signers["snapshot"])
     refused(
         "snapshot-content",
@@ -400,7 +400,7 @@ def test_a_root_that_leaves_the_publishers_snapshot_valid_needs_no_other(forge: 
 def snapshot_of(forge: Forge, change: Callable[[Snapshot], object]) -> tuple[str, bytes]:
     old = TUF.parse("snapshot", forge.files["snapshot"], max_bytes=99999).signed
     assert isinstance(old, Snapshot)
-    new = next_snapshot(old, {}, expires_at=forge.root.expires)
+    new = next_snapshot(TUF, old, {}, expires_at=forge.root.expires)
     change(new)
     return "snapshot", TUF.sign(new, forge.signers["snapshot"])
 

@@ -1,0 +1,105 @@
+"""What makes a key of a Notary root usable: a certificate for the GUN, and its validity.
+
+Spec: Notary 0.7.0 ``trustpinning.ValidateRoot``, as measured in notary-v1 section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.hashes import MD5, SHA1
+from cryptography.x509.oid import NameOID
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root
+
+from tabellion.core.notary_keys import NotaryKey
+from tabellion.errors import ExpiredMetadataError, MalformedMetadataError, UntrustedRootError
+
+_CLOCK_SKEW: Final = timedelta(days=1)  # a certificate may begin that much later than now
+
+
+def verify_root_signers(
+    root: Root, signed_by: Sequence[str], *, gun: str, now: datetime | None
+) -> None:
+    """Refuse a root whose valid signatures aren't by enough usable certificates for its GUN.
+
+    Args:
+        root: The root whose root role's keys signed.
+        signed_by: Ids of its keys whose signatures hold, each for distinct key material.
+        gun: The collection that the certificates must be for.
+        now: Judges their validity; None where a newer root is being reached through this one, as
+            an expired certificate must not be a dead end.
+
+    Raises:
+        ExpiredMetadataError: There would be enough, but they're expired.
+        UntrustedRootError: Too few are usable.
+    """
+    needed = root.roles["root"].threshold
+    leaves = [leaf for keyid in signed_by if (leaf := _usable_leaf(root.keys[keyid], gun))]
+    if len(leaves) < needed:
+        raise UntrustedRootError(
+            f"root version {root.version} has {len(leaves)} of {needed} needed signatures by "
+            f"certificates for {gun}",
+            hint="a Notary root is signed by certificates whose common name is the GUN",
+        )
+    if now is None:
+        return
+    valid = [leaf for leaf in leaves if is_valid_at(leaf, now)]
+    if len(valid) < needed:
+        expired_at = min(leaf.not_valid_after_utc for leaf in leaves)
+        if now < expired_at:
+            raise UntrustedRootError(
+                f"the certificates of root version {root.version} aren't valid yet",
+                hint="check this machine's clock",
+            )
+        raise ExpiredMetadataError(
+            f"the certificate of root version {root.version} expired at "
+            f"{expired_at:%Y-%m-%dT%H:%M:%SZ}",
+            role="root",
+            expired_at=expired_at,
+            hint=f"its owner makes a new one: tabellion rotate {gun} root",
+        )
+
+
+def leaf_of(key: Key) -> x509.Certificate:
+    """Give the one certificate of a chain that isn't of a CA; it stands first.
+
+    Raises:
+        MalformedMetadataError: The key is no certificate chain, or has none or several leaves.
+    """
+    chain = key.certificates if isinstance(key, NotaryKey) else ()
+    if not chain or _is_ca(chain[0]) or not all(_is_ca(item) for item in chain[1:]):
+        raise MalformedMetadataError(f"key {key.keyid[:64]} isn't a leaf certificate and its chain")
+    return chain[0]
+
+
+def is_for(leaf: x509.Certificate, gun: str) -> bool:
+    """Tell whether a certificate's common name is the GUN, or a beginning of it and ``*``."""
+    names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    name = str(names[-1].value) if names else ""  # of several, Go reads the last
+    return name == gun or (name.endswith("*") and gun.startswith(name[:-1]))
+
+
+def is_valid_at(leaf: x509.Certificate, now: datetime) -> bool:
+    """Tell whether a moment is within a certificate's validity, give or take the start's skew."""
+    return leaf.not_valid_before_utc <= now + _CLOCK_SKEW and now <= leaf.not_valid_after_utc
+
+
+def _usable_leaf(key: Key, gun: str) -> x509.Certificate | None:
+    try:
+        leaf = leaf_of(key)
+        is_weak = isinstance(leaf.signature_hash_algorithm, SHA1 | MD5)
+    except (MalformedMetadataError, UnsupportedAlgorithm, ValueError):
+        return None
+    return None if is_weak or not is_for(leaf, gun) else leaf
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
