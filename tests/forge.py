@@ -22,8 +22,8 @@ from tuf.api.metadata import (
 )
 
 from tabellion.core.dialect import TUF
+from tabellion.core.publication import CurrentSet, OnlineKeys
 from tabellion.core.release import next_snapshot, next_timestamp
-from tabellion.core.transitions import CurrentSet, OnlineKeys
 from tabellion.core.trusted_set import TrustedSet
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)

@@ -13,7 +13,7 @@ from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.publishing import Publisher
-from tabellion_server.services.signing import Clock, ReleaseSigner
+from tabellion_server.services.signing import Clock, Lives, ReleaseSigner
 from tabellion_server.services.timestamping import Renewer
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Store
@@ -34,7 +34,11 @@ def make_app(
     """Make the application; store and keys stay the caller's to close."""
     files, locks = MetadataFiles(store), GunLocks()
     signer = ReleaseSigner(
-        online_keys, snapshot_life=settings.snapshot_life, timestamp_life=settings.timestamp_life
+        online_keys,
+        tuf=Lives(snapshot=settings.snapshot_life, timestamp=settings.timestamp_life),
+        notary=Lives(
+            snapshot=settings.notary_snapshot_life, timestamp=settings.notary_timestamp_life
+        ),
     )
     publisher = Publisher(
         store,

@@ -78,6 +78,8 @@ class Settings:
         master_key_file: What seals the online keys.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
+        notary_timestamp_life: The same for Notary GUNs.
+        notary_snapshot_life: The same for Notary GUNs.
     """
 
     listen: tuple[Address, ...] = (Address("127.0.0.1", 4443),)
@@ -93,6 +95,8 @@ class Settings:
     master_key_file: Path = Path("master.key")
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
+    notary_timestamp_life: timedelta = timedelta(days=14)
+    notary_snapshot_life: timedelta = timedelta(days=1095)
 
     @property
     def is_loopback_only(self) -> bool:
@@ -201,6 +205,8 @@ class _Reader:
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
+            notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
+            notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
         )
         self._check(settings)
         return settings
@@ -222,6 +228,8 @@ class _Reader:
             self.fault("server.workers", "this release runs one process; give 1")
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
+        if settings.notary_timestamp_life > settings.notary_snapshot_life:
+            self.fault("notary.timestamp", "it can't outlive notary.snapshot")
         has_token = "server.write_token_file" in self.places
         if not has_token and not settings.is_loopback_only:
             self.fault(

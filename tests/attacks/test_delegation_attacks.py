@@ -16,7 +16,8 @@ from simulator import GUN, Simulator, proper_head
 from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.names import Digest
-from tabellion.core.transitions import UploadedFile, judge_publication
+from tabellion.core.publication import UploadedFile
+from tabellion.core.transitions import judge_publication
 from tabellion.errors import (
     MetadataTooLargeError,
     RefusedPublicationError,

@@ -19,7 +19,7 @@ from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.dialect import TUF
 from tabellion.core.names import Digest
-from tabellion.core.transitions import UploadedFile
+from tabellion.core.publication import UploadedFile
 from tabellion.errors import RefusedPublicationError
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.outcome import Initialized

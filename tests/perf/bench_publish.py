@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from forge import Forge, target
-from tabellion.core.transitions import UploadedFile
+from tabellion.core.publication import UploadedFile
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.files import MetadataFiles

@@ -89,7 +89,7 @@ class Dialect(Protocol):
 
 TUF: Final[Dialect] = TufDialect()
 NOTARY: Final[Dialect] = NotaryDialect()
-_DIALECTS: Final[Mapping[str, Dialect]] = {dialect.name: dialect for dialect in (TUF, NOTARY)}
+DIALECTS: Final = (TUF, NOTARY)
 
 
 def dialect_named(name: str) -> Dialect:
@@ -98,11 +98,11 @@ def dialect_named(name: str) -> Dialect:
     Raises:
         ConfigurationError: There's no such dialect.
     """
-    if name in _DIALECTS:
-        return _DIALECTS[name]
-    raise ConfigurationError(
-        f"there is no dialect {name[:40]!r}", hint=f"known: {', '.join(_DIALECTS)}"
-    )
+    for dialect in DIALECTS:
+        if dialect.name == name:
+            return dialect
+    known = ", ".join(dialect.name for dialect in DIALECTS)
+    raise ConfigurationError(f"there is no dialect {name[:40]!r}", hint=f"known: {known}")
 
 
 def dialect_of(root_data: bytes) -> Dialect:

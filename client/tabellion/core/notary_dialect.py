@@ -87,7 +87,7 @@ class NotaryDialect:
         try:
             signed = _PARSERS[payload_type(role)](role, signed_part)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise MalformedMetadataError(f"{role} isn't {role} metadata: {error}") from error
+            raise MalformedMetadataError(f"{role} type metadata invalid: {error}") from error
         signed_bytes = strict_json.canonical(signed_part)
         return UnverifiedMetadata(role, data, signed, signatures, signed_bytes)
 
@@ -249,10 +249,12 @@ def _common(role: str, content: dict[str, Any]) -> dict[str, Any]:
     """Read what every file holds, as arguments of python-tuf's payload classes."""
     kind = payload_type(role)
     if content.get("_type") != kind.type.capitalize():
-        raise ValueError(f"_type is {str(content.get('_type'))[:40]!r}")
+        raise ValueError(
+            f"expected type {kind.type.capitalize()}, not {str(content.get('_type'))[:40]}"
+        )
     version = content.get("version")
     if type(version) is not int or version < 1:
-        raise ValueError("version isn't an integer above 0")
+        raise ValueError("version cannot be less than one")
     expires = parse_moment(content.get("expires"))
     return {
         "version": version,

@@ -39,7 +39,7 @@ def verify_root_signers(
         UntrustedRootError: Too few are usable.
     """
     needed = root.roles["root"].threshold
-    leaves = [leaf for keyid in signed_by if (leaf := _usable_leaf(root.keys[keyid], gun))]
+    leaves = [leaf for keyid in signed_by if (leaf := usable_leaf(root.keys[keyid], gun))]
     if len(leaves) < needed:
         raise UntrustedRootError(
             f"root version {root.version} has {len(leaves)} of {needed} needed signatures by "
@@ -89,7 +89,8 @@ def is_valid_at(leaf: x509.Certificate, now: datetime) -> bool:
     return leaf.not_valid_before_utc <= now + _CLOCK_SKEW and now <= leaf.not_valid_after_utc
 
 
-def _usable_leaf(key: Key, gun: str) -> x509.Certificate | None:
+def usable_leaf(key: Key, gun: str) -> x509.Certificate | None:
+    """Give a root key's leaf certificate; None if it isn't one, is for another GUN, or weak."""
     try:
         leaf = leaf_of(key)
         is_weak = isinstance(leaf.signature_hash_algorithm, SHA1 | MD5)

@@ -11,17 +11,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Snapshot, Targets
 
-from tabellion.core.dialect import Dialect, dialect_of
+from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.fitness import verify_root_fit, verify_targets_fit
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.roles import TOP_LEVEL_ROLES, key_material
+from tabellion.core.notary_transitions import judge_notary_publication
+from tabellion.core.publication import (
+    CurrentSet,
+    OnlineKeys,
+    Publication,
+    UploadedFile,
+    holds_threshold,
+)
+from tabellion.core.roles import TOP_LEVEL_ROLES
 from tabellion.core.targets_tree import TargetsTree, verify_signed_by
 from tabellion.core.trusted_set import verify_next_root
 from tabellion.errors import (
@@ -31,78 +38,7 @@ from tabellion.errors import (
     ThresholdError,
 )
 
-
-@dataclass(frozen=True)
-class CurrentSet:
-    """What a GUN serves now, only read and never changed: callers may share it.
-
-    Attributes:
-        files: Role to current file, ``root``, ``snapshot`` and ``timestamp`` among them.
-        dialect: How they are written.
-    """
-
-    files: Mapping[str, UnverifiedMetadata[Any]]
-    dialect: Dialect
-
-    @classmethod
-    def parse(
-        cls, files: Mapping[str, bytes], dialect: Dialect, *, limits: Limits | None = None
-    ) -> CurrentSet:
-        """Read the files of every role.
-
-        Raises:
-            VerificationError: One is malformed or too large.
-        """
-        limits = limits or Limits()
-        parsed = {
-            role: dialect.parse(role, data, max_bytes=limits.max_bytes(role))
-            for role, data in files.items()
-        }
-        return cls(parsed, dialect)
-
-
-@dataclass(frozen=True)
-class UploadedFile:
-    """One file of an upload, unverified."""
-
-    role: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class OnlineKeys:
-    """The server's own public keys for a GUN.
-
-    Attributes:
-        snapshot: Keys it can sign snapshots with.
-        timestamp: Keys it can sign timestamps with.
-    """
-
-    snapshot: Sequence[Key]
-    timestamp: Sequence[Key]
-
-
-@dataclass(frozen=True)
-class Publication:
-    """An accepted publication.
-
-    Attributes:
-        dialect: Dialect of the GUN.
-        roots: New roots, in order of version; may be empty.
-        targets: New targets roles.
-        snapshot: The publisher's own snapshot; None if the server signs it.
-        root: The root in force afterwards.
-        needs_snapshot: The server has to sign a new snapshot.
-        unchanged: Everything uploaded is served already: there's nothing to do.
-    """
-
-    dialect: Dialect
-    roots: tuple[UnverifiedMetadata[Root], ...]
-    targets: Mapping[str, UnverifiedMetadata[Targets]]
-    snapshot: UnverifiedMetadata[Snapshot] | None
-    root: UnverifiedMetadata[Root]
-    needs_snapshot: bool
-    unchanged: bool = False
+_SPEC_VERSION: Final = b'"spec_version"'
 
 
 @dataclass
@@ -148,12 +84,17 @@ def judge_publication(
     Raises:
         ConflictError: Built on versions that aren't current any more.
         RefusedPublicationError: A rule is broken; ``.rule`` names it.
+        NotaryRefusalError: The same for a Notary GUN, in Notary's words.
         VerificationError: A file is malformed, too large, expired or wrongly signed.
     """
     limits = limits or Limits()
+    dialect = current.dialect if current else _dialect_of_upload(upload)
+    if dialect is NOTARY:
+        return judge_notary_publication(
+            current, upload, gun=gun, online=online, now=now, limits=limits
+        )
     if not upload:
         raise RefusedPublicationError("the publication holds no file", rule="empty-publication")
-    dialect = current.dialect if current else _dialect_of_upload(gun, upload)
     judgement = _Judgement(gun, dialect, now, limits, current.files if current else {})
     if _sort(judgement, upload):
         return Publication(
@@ -172,16 +113,10 @@ def judge_publication(
     )
 
 
-def _dialect_of_upload(gun: str, upload: Sequence[UploadedFile]) -> Dialect:
-    for item in upload:
-        if item.role == "root":
-            return dialect_of(item.data)
-    raise RefusedPublicationError(
-        f"{gun} doesn't exist here and the publication holds no root",
-        rule="missing-root",
-        role="root",
-        hint="create it first: tabellion init GUN",
-    )
+def _dialect_of_upload(upload: Sequence[UploadedFile]) -> Dialect:
+    """Tell by the first root what a GUN will speak, well-formed or not: it's judged after."""
+    told_by = [item for item in upload if item.role == "root"] or upload
+    return TUF if not told_by or any(_SPEC_VERSION in item.data for item in told_by) else NOTARY
 
 
 def _sort(judgement: _Judgement, upload: Sequence[UploadedFile]) -> bool:
@@ -249,7 +184,12 @@ def _judge_roots(judgement: _Judgement, online: OnlineKeys) -> None:
         verify_root_fit(root.signed)
         trusted = root
     if trusted is None:
-        raise RefusedPublicationError("there is no root", rule="missing-root", role="root")
+        raise RefusedPublicationError(
+            f"{judgement.gun} doesn't exist here and the publication holds no root",
+            rule="missing-root",
+            role="root",
+            hint="create it first: tabellion init GUN",
+        )
     verify_fresh("root", trusted.signed, judgement.now)
     if not holds_threshold(trusted.signed, "timestamp", online.timestamp):
         raise RefusedPublicationError(
@@ -355,14 +295,3 @@ def _conflict_unless_next(judgement: _Judgement, role: str, version: int, expect
         rule="first-version",
         role=role,
     )
-
-
-def holds_threshold(root: Root, role: str, held: Sequence[Key]) -> bool:
-    """Tell whether these keys can sign for a root's role.
-
-    By id and material: the server looks its keys up by id when it signs.
-    """
-    material = {(key.keyid, key_material(key)) for key in held}
-    entry = root.roles[role]
-    ours = {(keyid, key_material(root.keys[keyid])) for keyid in entry.keyids} & material
-    return len(ours) >= entry.threshold

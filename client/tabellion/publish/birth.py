@@ -20,8 +20,8 @@ from tuf.api.metadata import Role, Root, Targets
 from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.dialect import TUF
+from tabellion.core.publication import UploadedFile
 from tabellion.core.release import next_snapshot
-from tabellion.core.transitions import UploadedFile
 from tabellion.errors import CacheError, KeyStoreError, TabellionError
 from tabellion.publish.signing import Expiries, KeyRing
 

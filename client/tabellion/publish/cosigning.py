@@ -11,8 +11,8 @@ from tuf.api.metadata import Role, Targets
 
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import delegated_roles
-from tabellion.core.transitions import UploadedFile
 from tabellion.errors import MalformedMetadataError, UsageError
 from tabellion.publish.edits import Draft
 from tabellion.publish.signing import (

@@ -15,8 +15,9 @@ from tuf.api.metadata import Root
 from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun
+from tabellion.core.publication import OnlineKeys, UploadedFile
 from tabellion.core.roles import key_material
-from tabellion.core.transitions import OnlineKeys, UploadedFile, judge_publication
+from tabellion.core.transitions import judge_publication
 from tabellion.errors import (
     AccessDeniedError,
     ConflictError,

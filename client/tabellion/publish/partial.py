@@ -13,7 +13,7 @@ from urllib.parse import quote
 from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.names import parse_gun
-from tabellion.core.transitions import UploadedFile
+from tabellion.core.publication import UploadedFile
 from tabellion.errors import CacheError, TabellionError, UsageError
 
 _KIND: Final = "tabellion partly signed publication"

@@ -14,7 +14,7 @@ import aiohttp
 from securesystemslib.signer import Key
 
 from tabellion.core import strict_json
-from tabellion.core.transitions import UploadedFile
+from tabellion.core.publication import UploadedFile
 from tabellion.errors import (
     AccessDeniedError,
     ConflictError,

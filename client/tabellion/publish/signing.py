@@ -10,9 +10,10 @@ from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Role, Root, Targets
 
 from tabellion.core.dialect import Dialect
+from tabellion.core.publication import OnlineKeys, UploadedFile
 from tabellion.core.release import next_snapshot
 from tabellion.core.roles import delegated_roles, role_keys, verify_threshold
-from tabellion.core.transitions import OnlineKeys, UploadedFile, judge_publication
+from tabellion.core.transitions import judge_publication
 from tabellion.errors import KeyStoreError, PassphraseError, ThresholdError
 from tabellion.publish.edits import Draft
 from tabellion.publish.keystore import KeyStore

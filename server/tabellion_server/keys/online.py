@@ -12,12 +12,20 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Final
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from securesystemslib.signer import Key, Signer, SSlibKey
 from tuf.api.metadata import Signed
 
-from tabellion.core.dialect import Dialect
-from tabellion.errors import KeyStoreError
+from tabellion.core.dialect import NOTARY, TUF, Dialect
+from tabellion.core.notary_keys import NotaryKey
+from tabellion.errors import KeyStoreError, MalformedMetadataError
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.storage.interface import OnlineKeyRow, Store
 
@@ -50,21 +58,35 @@ class OnlineKeys:
             lambda: any(self._opens(gun, row) for gun, row in held)
         )
 
-    async def public_key(self, gun: str, role: str) -> Key:
+    async def public_key(self, gun: str, role: str, dialect: Dialect = TUF) -> Key:
         """Give the newest key of a role, made now if there is none; rivals get the same one.
+
+        A GUN that doesn't exist yet may be asked in either dialect: each has its own keys.
 
         Raises:
             KeyStoreError: The role isn't one that the server signs.
             StorageError: The store failed.
         """
         _check_role(role)
-        rows = await self._store.online_keys(gun, role)
-        while not rows:
-            await self._add(gun, role, only_first=True)
-            rows = await self._store.online_keys(gun, role)
-        return _public_key(rows[0])
+        held = await self.public_keys(gun, role, dialect)
+        if not held:
+            # Only the first if there is none at all: of two that ask at once, one wins.
+            is_first = not await self._store.online_keys(gun, role)
+            await self._add(gun, role, dialect, only_first=is_first)
+            held = await self.public_keys(gun, role, dialect)
+        return held[0]
 
-    async def rotate(self, gun: str, role: str) -> Key:
+    async def public_keys(self, gun: str, role: str, dialect: Dialect) -> list[Key]:
+        """List the keys of a role that are in a dialect, newest first.
+
+        Raises:
+            StorageError: The store failed.
+            KeyStoreError: One is damaged.
+        """
+        rows = await self._store.online_keys(gun, role)
+        return [_public_key(row) for row in rows if _dialect_of(row) is dialect]
+
+    async def rotate(self, gun: str, role: str, dialect: Dialect = TUF) -> Key:
         """Make a new key the newest.
 
         Raises:
@@ -72,7 +94,22 @@ class OnlineKeys:
             StorageError: The store failed.
         """
         _check_role(role)
-        return await self._add(gun, role, only_first=False)
+        return await self._add(gun, role, dialect, only_first=False)
+
+    async def import_key(
+        self, gun: str, role: str, key: Key, private: PrivateKeyTypes, *, created_at: datetime
+    ) -> bool:
+        """Seal and keep a key that another server made; False if it's here already.
+
+        Raises:
+            KeyStoreError: The role isn't one that the server signs.
+            StorageError: The store failed.
+        """
+        _check_role(role)
+        if any(row.keyid == key.keyid for row in await self._store.online_keys(gun, role)):
+            return False
+        row = await asyncio.to_thread(self._seal, gun, role, key, private, created_at)
+        return await self._store.add_online_key(gun, row)
 
     async def signer(self, gun: str, role: str, keyid: str) -> Signer:
         """Give the signer of one key.
@@ -114,17 +151,30 @@ class OnlineKeys:
             )
         return await asyncio.to_thread(lambda: [self._unseal(gun, row) for row in held])
 
-    async def _add(self, gun: str, role: str, *, only_first: bool) -> Key:
-        row, key = await asyncio.to_thread(self._make, gun, role)
+    async def _add(self, gun: str, role: str, dialect: Dialect, *, only_first: bool) -> Key:
+        row, key = await asyncio.to_thread(self._make, gun, role, dialect)
         await self._store.add_online_key(gun, row, only_first=only_first)
         return key
 
-    def _make(self, gun: str, role: str) -> tuple[OnlineKeyRow, Key]:
-        signer = CryptoSigner.generate_ed25519()
-        key = signer.public_key
-        sealed = self._master.seal(signer.private_bytes, context=_context(gun, role, key.keyid))
+    def _make(self, gun: str, role: str, dialect: Dialect) -> tuple[OnlineKeyRow, Key]:
+        key: Key
+        private: PrivateKeyTypes
+        if dialect is NOTARY:
+            # What notary-signer makes, and the only kind that Connaisseur 2 reads.
+            made = ec.generate_private_key(ec.SECP256R1())
+            private, key = made, NotaryKey.of(made.public_key())
+        else:
+            private = ed25519.Ed25519PrivateKey.generate()
+            key = SSlibKey.from_crypto(private.public_key())
+        return self._seal(gun, role, key, private, self._clock()), key
+
+    def _seal(
+        self, gun: str, role: str, key: Key, private: PrivateKeyTypes, created_at: datetime
+    ) -> OnlineKeyRow:
+        plain = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        sealed = self._master.seal(plain, context=_context(gun, role, key.keyid))
         public = json.dumps({"keyid": key.keyid, **key.to_dict()}, sort_keys=True)
-        return OnlineKeyRow(key.keyid, role, public, sealed, self._clock()), key
+        return OnlineKeyRow(key.keyid, role, public, sealed, created_at)
 
     def _opens(self, gun: str, row: OnlineKeyRow) -> bool:
         try:
@@ -136,8 +186,8 @@ class OnlineKeys:
     def _unseal(self, gun: str, row: OnlineKeyRow) -> Signer:
         private = self._master.open(row.sealed, context=_context(gun, row.role, row.keyid))
         try:
-            return CryptoSigner(load_pem_private_key(private, None), _public_key(row))
-        except (TypeError, ValueError) as error:
+            return _dialect_of(row).signer(load_pem_private_key(private, None), _public_key(row))
+        except (TypeError, ValueError, MalformedMetadataError) as error:
             raise _damaged(row) from error
 
 
@@ -154,16 +204,22 @@ def _context(gun: str, role: str, keyid: str) -> bytes:
     return json.dumps([gun, role, keyid]).encode("ascii")
 
 
-def _public_key(row: OnlineKeyRow) -> SSlibKey:
+def _public_key(row: OnlineKeyRow) -> Key:
     try:
         fields = json.loads(row.public)
-        keyid = fields.pop("keyid")
-        key = Key.from_dict(keyid, fields)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        key = _dialect_of(row).parse_key(fields.pop("keyid"), fields)
+    except (AttributeError, KeyError, TypeError, ValueError, MalformedMetadataError) as error:
         raise _damaged(row) from error
-    if keyid != row.keyid or not isinstance(key, SSlibKey):
+    if key.keyid != row.keyid or not isinstance(key, SSlibKey | NotaryKey):
         raise _damaged(row)
     return key
+
+
+def _dialect_of(row: OnlineKeyRow) -> Dialect:
+    """Tell by how the key is written: Notary's keys have no scheme."""
+    if '"keyval"' not in row.public:
+        raise _damaged(row)
+    return TUF if '"scheme"' in row.public else NOTARY
 
 
 def _damaged(row: OnlineKeyRow) -> KeyStoreError:

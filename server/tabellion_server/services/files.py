@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tabellion.core.dialect import Dialect, dialect_named
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.transitions import CurrentSet
+from tabellion.core.publication import CurrentSet
 from tabellion_server.services.cache import SizedCache
 from tabellion_server.storage.interface import Head, Store, StoreCorruptionError, StoredFile
 

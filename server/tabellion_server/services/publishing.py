@@ -12,8 +12,9 @@ from typing import Final
 
 from securesystemslib.signer import Key
 
+from tabellion.core.publication import Publication, UploadedFile
 from tabellion.core.roles import key_material
-from tabellion.core.transitions import Publication, UploadedFile, judge_publication
+from tabellion.core.transitions import judge_publication
 from tabellion.errors import ConflictError, RefusedPublicationError
 from tabellion_server.keys.example_keys import EXAMPLE_KEY_FINGERPRINTS
 from tabellion_server.services.files import MetadataFiles, Parsed
@@ -22,7 +23,6 @@ from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
     Clock,
     ReleaseSigner,
-    online_public_keys,
 )
 from tabellion_server.storage.interface import (
     Head,
@@ -151,7 +151,7 @@ class Publisher:
     ) -> _Prepared:
         now = self._clock()
         current = await self._files.current_set(head) if head else None
-        online = await online_public_keys(self._store, gun)
+        online = await self._signer.public_keys(gun, current.dialect if current else None)
 
         def judge() -> Publication:
             judged = judge_publication(current, upload, gun=gun, online=online, now=now)
@@ -181,9 +181,8 @@ class Publisher:
                 gun,
                 root=root,
                 previous=held.get("snapshot"),
-                files={
-                    role: (item.version, item.data) for role, item in publication.targets.items()
-                },
+                files={item.role: (item.version, item.data) for item in _named(publication)},
+                dropped=publication.dropped,
                 dialect=dialect,
                 now=now,
             )
@@ -200,6 +199,12 @@ class Publisher:
         after = {**held, **publication.targets}
         events = await asyncio.to_thread(tag_events, held, after, at=now)
         return _Prepared(added, events, publication)
+
+
+def _named(publication: Publication) -> Iterable[Parsed]:
+    """List the new files that the next snapshot names."""
+    roots = publication.roots[-1:] if publication.dialect.lists_root else ()
+    return [*roots, *publication.targets.values()]
 
 
 def _stored(item: Parsed, now: datetime) -> StoredFile:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Signed
 
-from tabellion.core.dialect import Dialect
+from tabellion.core.dialect import DIALECTS, NOTARY, Dialect
 from tabellion.core.limits import Limits
+from tabellion.core.publication import OnlineKeys as OnlinePublicKeys
 from tabellion.core.release import next_snapshot, next_timestamp
-from tabellion.core.transitions import OnlineKeys as OnlinePublicKeys
-from tabellion.errors import KeyStoreError, RefusedPublicationError
+from tabellion.errors import RefusedPublicationError
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.files import Parsed
-from tabellion_server.storage.interface import OnlineKeyRow, Store, StoredFile
+from tabellion_server.storage.interface import StoredFile
 
 
 class Clock(Protocol):
@@ -28,35 +28,42 @@ class Clock(Protocol):
         """Give it."""
 
 
-async def online_public_keys(store: Store, gun: str) -> OnlinePublicKeys:
-    """Give all public keys that the server can sign with for a GUN, old ones too."""
-    snapshot = await store.online_keys(gun, "snapshot")
-    timestamp = await store.online_keys(gun, "timestamp")
-    return OnlinePublicKeys([_key(row) for row in snapshot], [_key(row) for row in timestamp])
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """How long what the server signs lives."""
 
-
-def _key(row: OnlineKeyRow) -> Key:
-    try:
-        fields = json.loads(row.public)
-        return Key.from_dict(fields.pop("keyid"), fields)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise KeyStoreError(
-            f"online {row.role} key {row.keyid} is damaged", hint="restore the store from a backup"
-        ) from error
+    snapshot: timedelta
+    timestamp: timedelta
 
 
 class ReleaseSigner:
     """Signs what comes after the present snapshot and timestamp."""
 
-    def __init__(
-        self, online: OnlineKeys, *, snapshot_life: timedelta, timestamp_life: timedelta
-    ) -> None:
+    def __init__(self, online: OnlineKeys, *, tuf: Lives, notary: Lives) -> None:
         self._online = online
-        self._lives = {"snapshot": snapshot_life, "timestamp": timestamp_life}
+        self._tuf = tuf
+        self._notary = notary
 
-    def life(self, role: str) -> timedelta:
+    def life(self, role: str, dialect: Dialect) -> timedelta:
         """Give how long a fresh file of the role lives."""
-        return self._lives[role]
+        lives = self._notary if dialect is NOTARY else self._tuf
+        return lives.snapshot if role == "snapshot" else lives.timestamp
+
+    @property
+    def shortest_life(self) -> timedelta:
+        """Give how long the timestamp lives that has to be renewed most often."""
+        return min(self._tuf.timestamp, self._notary.timestamp)
+
+    async def public_keys(self, gun: str, dialect: Dialect | None) -> OnlinePublicKeys:
+        """Give all public keys that the server can sign with for a GUN, old ones too.
+
+        Those of any dialect, where the GUN doesn't exist yet and so has none.
+        """
+        found: dict[str, list[Key]] = {"snapshot": [], "timestamp": []}
+        for role, keys in found.items():
+            for each in DIALECTS if dialect is None else (dialect,):
+                keys.extend(await self._online.public_keys(gun, role, each))
+        return OnlinePublicKeys(found["snapshot"], found["timestamp"])
 
     async def snapshot(
         self,
@@ -67,14 +74,16 @@ class ReleaseSigner:
         files: Mapping[str, tuple[int, bytes]],
         dialect: Dialect,
         now: datetime,
+        dropped: Collection[str] = (),
     ) -> StoredFile:
-        """Sign the next snapshot, naming ``files`` anew."""
+        """Sign the next snapshot, naming ``files`` anew and leaving ``dropped`` roles out."""
         signed = await asyncio.to_thread(  # it hashes the files
             next_snapshot,
             dialect,
             previous.signed if previous else None,
             files,
-            expires_at=self._expiry("snapshot", now),
+            expires_at=self._expiry("snapshot", dialect, now),
+            dropped=dropped,
         )
         file = await self._sign(gun, "snapshot", root=root, signed=signed, dialect=dialect, now=now)
         if len(file.data) > Limits().snapshot_bytes:
@@ -103,14 +112,14 @@ class ReleaseSigner:
             previous.signed if previous else None,
             snapshot.data,
             snapshot.version,
-            expires_at=self._expiry("timestamp", now),
+            expires_at=self._expiry("timestamp", dialect, now),
         )
         return await self._sign(
             gun, "timestamp", root=root, signed=signed, dialect=dialect, now=now
         )
 
-    def _expiry(self, role: str, now: datetime) -> datetime:
-        return now.replace(microsecond=0) + self._lives[role]
+    def _expiry(self, role: str, dialect: Dialect, now: datetime) -> datetime:
+        return now.replace(microsecond=0) + self.life(role, dialect)
 
     async def _sign(
         self, gun: str, role: str, *, root: Root, signed: Signed, dialect: Dialect, now: datetime

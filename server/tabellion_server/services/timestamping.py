@@ -6,7 +6,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
-from tabellion.core.transitions import holds_threshold
+from tabellion.core.dialect import dialect_named
+from tabellion.core.publication import holds_threshold
 from tabellion.errors import TabellionError
 from tabellion_server.logs import log
 from tabellion_server.services.cache import SizedCache
@@ -15,7 +16,6 @@ from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
     Clock,
     ReleaseSigner,
-    online_public_keys,
 )
 from tabellion_server.storage.interface import (
     Head,
@@ -49,6 +49,7 @@ class Renewer:
         self._locks = locks
         self._clock = clock
         self._expiries: SizedCache[str, datetime] = SizedCache(_EXPIRIES_HELD)
+        self._foreign: SizedCache[str, bool] = SizedCache(_EXPIRIES_HELD)
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def fresh_head(self, gun: str) -> Head | None:
@@ -84,7 +85,7 @@ class Renewer:
 
     async def sweep_forever(self) -> None:
         """Sweep often enough that nothing expires unread; runs until cancelled."""
-        interval = min(3600.0, max(1.0, self._signer.life("timestamp").total_seconds() / 8))
+        interval = min(3600.0, max(1.0, self._signer.shortest_life.total_seconds() / 8))
         while True:
             try:
                 await self.sweep()
@@ -113,6 +114,9 @@ class Renewer:
                 head = await self._store.head(gun)
                 if head is None or not await self._is_due(head):
                     return
+                if not await self._may_sign(head):
+                    self._tell_foreign(gun)
+                    return
                 try:
                     added = await self._sign(head)
                     await self._store.commit(
@@ -138,9 +142,8 @@ class Renewer:
         held, dialect, root = current.files, current.dialect, current.files["root"].signed
         added: list[StoredFile] = []
         snapshot: Parsed | StoredFile = held["snapshot"]
-        if self._past_half("snapshot", held["snapshot"].signed.expires, now) and (
-            await self._holds_snapshot_key(head.gun, held["root"])
-        ):
+        is_old = self._past_half("snapshot", held["snapshot"].signed.expires, head, now)
+        if is_old and await self._holds(head, "snapshot", held["root"]):
             snapshot = await self._signer.snapshot(
                 head.gun,
                 root=root,
@@ -160,23 +163,36 @@ class Renewer:
         )
         return [*added, timestamp]
 
-    async def _holds_snapshot_key(self, gun: str, root: Parsed) -> bool:
-        held = (await online_public_keys(self._store, gun)).snapshot
-        return holds_threshold(root.signed, "snapshot", held)
+    async def _holds(self, head: Head, role: str, root: Parsed) -> bool:
+        held = await self._signer.public_keys(head.gun, dialect_named(head.dialect))
+        return holds_threshold(
+            root.signed, role, held.snapshot if role == "snapshot" else held.timestamp
+        )
+
+    async def _may_sign(self, head: Head) -> bool:
+        """Tell whether the GUN's timestamps are this server's to sign: of a mirrored one not."""
+        root = (await self._files.current_set(head, {"root"})).files.get("root")
+        return root is not None and await self._holds(head, "timestamp", root)
+
+    def _tell_foreign(self, gun: str) -> None:
+        if self._foreign.get(gun) is None:
+            self._foreign.put(gun, True, 1)  # noqa: FBT003  (a set that forgets)
+            log().warning("timestamp.foreign", gun=gun, hint="another server signs it")
 
     async def _is_due(self, head: Head) -> bool:
         now = self._clock()
         timestamp = await self._expires_at(head, "timestamp")
-        if timestamp is None or self._past_half("timestamp", timestamp, now):
+        if timestamp is None or self._past_half("timestamp", timestamp, head, now):
             return True
         snapshot = await self._expires_at(head, "snapshot")
-        if snapshot is None or not self._past_half("snapshot", snapshot, now):
+        if snapshot is None or not self._past_half("snapshot", snapshot, head, now):
             return False
         root = (await self._files.current_set(head, {"root"})).files.get("root")
-        return root is not None and await self._holds_snapshot_key(head.gun, root)
+        return root is not None and await self._holds(head, "snapshot", root)
 
-    def _past_half(self, role: str, expires: datetime, now: datetime) -> bool:
-        return expires.replace(tzinfo=UTC) - now <= self._signer.life(role) / 2
+    def _past_half(self, role: str, expires: datetime, head: Head, now: datetime) -> bool:
+        life = self._signer.life(role, dialect_named(head.dialect))
+        return expires.replace(tzinfo=UTC) - now <= life / 2
 
     async def _expires_at(self, head: Head, role: str) -> datetime | None:
         ref = head.files.get(role)

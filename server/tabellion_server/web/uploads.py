@@ -10,8 +10,8 @@ from aiohttp import BodyPartReader, ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tabellion.core.limits import Limits
+from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import TOP_LEVEL_ROLES, check_role_name
-from tabellion.core.transitions import UploadedFile
 from tabellion.errors import MetadataTooLargeError, TabellionError
 from tabellion_server.web.problems import RequestError
 

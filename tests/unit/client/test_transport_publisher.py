@@ -9,7 +9,7 @@ import pytest
 
 import simulator
 from simulator import GUN, Answer, Simulator, head
-from tabellion.core.transitions import UploadedFile
+from tabellion.core.publication import UploadedFile
 from tabellion.errors import PublicationError, TransportError
 from tabellion.publish.server_api import ServerApi
 

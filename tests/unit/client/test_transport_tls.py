@@ -16,7 +16,7 @@ from forge import NOW
 from simulator import GUN, IMAGE, Simulator, proper_head
 from tabellion import TrustClient
 from tabellion.core.names import parse_reference
-from tabellion.core.transitions import UploadedFile
+from tabellion.core.publication import UploadedFile
 from tabellion.errors import ConfigurationError, TransportError, UnreachableError
 from tabellion.publish.server_api import ServerApi
 from tabellion.registry import RegistryClient

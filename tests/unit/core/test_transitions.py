@@ -13,14 +13,9 @@ from tuf.api.metadata import Snapshot, Targets
 
 from forge import NOW, Forge, resign, target
 from tabellion.core.dialect import TUF
+from tabellion.core.publication import CurrentSet, OnlineKeys, Publication, UploadedFile
 from tabellion.core.release import next_snapshot
-from tabellion.core.transitions import (
-    CurrentSet,
-    OnlineKeys,
-    Publication,
-    UploadedFile,
-    judge_publication,
-)
+from tabellion.core.transitions import judge_publication
 from tabellion.errors import (
     ConflictError,
     ExpiredMetadataError,

@@ -1,0 +1,322 @@
+"""May this publication replace that state of a Notary GUN? As notary-server judges, but stricter.
+
+What it accepts and how it words its refusals is what docker's and notary's clients expect. It
+differs where Notary's own answer breaks readers: hashes are over the stored bytes, a root may be
+reached from one whose certificate expired, and nothing that stays published may be orphaned.
+
+Spec: notary-v1 sections 6, 8 and 16, measured on notary-server 0.7.0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root, Signed, Snapshot, Targets
+
+from tabellion.core.dialect import NOTARY
+from tabellion.core.freshness import verify_fresh
+from tabellion.core.limits import Limits
+from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.notary_dialect import parse_moment
+from tabellion.core.notary_roots import is_valid_at, usable_leaf
+from tabellion.core.publication import (
+    CurrentSet,
+    OnlineKeys,
+    Publication,
+    UploadedFile,
+    holds_threshold,
+)
+from tabellion.core.roles import delegated_roles, role_keys, verify_threshold
+from tabellion.core.trusted_set import verify_hashes
+from tabellion.errors import (
+    ExpiredMetadataError,
+    MalformedMetadataError,
+    MetadataTooLargeError,
+    MixAndMatchError,
+    NotaryRefusalError,
+    ThresholdError,
+)
+
+_VALIDATION: Final = "ErrValidation"
+_NO_PATH: Final = "could not validate the path to a trusted root"
+_NO_LEAVES: Final = f"{_NO_PATH}: unable to retrieve valid leaf certificates"
+_NO_INTEGRITY: Final = f"{_NO_PATH}: failed to validate integrity of roots"
+_NO_ROTATION: Final = (
+    "could not rotate trust to a new trusted root: failed to validate data with current trusted "
+    "certificates"
+)
+
+
+@dataclass
+class _Judgement:
+    """The state while one upload is judged."""
+
+    gun: str
+    now: datetime
+    limits: Limits
+    current: Mapping[str, UnverifiedMetadata[Any]]
+    new: dict[str, UnverifiedMetadata[Any]] = field(default_factory=dict)
+
+    def role(self, role: str) -> UnverifiedMetadata[Any] | None:
+        """Give a role's file as it would be."""
+        return self.new.get(role) or self.current.get(role)
+
+    @property
+    def root(self) -> UnverifiedMetadata[Root]:
+        """Give the root as it would be."""
+        found = self.role("root")
+        if found is None:
+            _refuse(_VALIDATION, "no pre-existing root and no root provided in update.")
+        return found
+
+
+def judge_notary_publication(
+    current: CurrentSet | None,
+    upload: Sequence[UploadedFile],
+    *,
+    gun: str,
+    online: OnlineKeys,
+    now: datetime,
+    limits: Limits,
+) -> Publication:
+    """Judge an upload against what is served now; see ``judge_publication``.
+
+    An upload may be empty: then the server's own part is signed anew. Of two files of one role the
+    last one counts, and a timestamp isn't looked at.
+
+    Raises:
+        NotaryRefusalError: A rule is broken; it tells in Notary's words.
+        MetadataTooLargeError: A file is above its role's limit.
+    """
+    parts = {item.role: item.data for item in upload if item.role != "timestamp"}
+    for role, data in parts.items():
+        _check_decodes(role, data, limits)
+    judgement = _Judgement(gun, now, limits, current.files if current else {})
+    if "root" in parts:
+        _judge_root(judgement, parts["root"])
+    root = judgement.root
+    targets = sorted(set(parts) - {"root", "snapshot"}, key=lambda role: role.count("/"))
+    for role in targets:
+        _judge_targets(judgement, role, parts[role])
+    if judgement.role("targets") is None:
+        _refuse(_VALIDATION, "targets must be loaded first")
+    silenced = _verify_nothing_orphaned(judgement)
+    if "snapshot" in parts:
+        _judge_snapshot(judgement, parts["snapshot"])
+    elif not holds_threshold(root.signed, "snapshot", online.snapshot):
+        _refuse_unheld(root.signed, "snapshot", online.snapshot)
+    if not holds_threshold(root.signed, "timestamp", online.timestamp):
+        _refuse_unheld(root.signed, "timestamp", online.timestamp)
+    _verify_versions(judgement)
+    new = judgement.new
+    return Publication(
+        NOTARY,
+        (new["root"],) if "root" in new else (),
+        {role: new[role] for role in targets},
+        new.get("snapshot"),
+        root,
+        needs_snapshot="snapshot" not in new,
+        dropped=silenced,
+    )
+
+
+def _refuse(name: str, message: str, hint: str = "") -> NoReturn:
+    raise NotaryRefusalError(message, name=name, hint=hint)
+
+
+def _kind(role: str) -> str:
+    return {"root": "ErrBadRoot", "snapshot": "ErrBadSnapshot"}.get(role, "ErrBadTargets")
+
+
+def _check_decodes(role: str, data: bytes, limits: Limits) -> None:
+    """Refuse what Go couldn't decode at all: members of a wrong type, no moment of expiry."""
+    if len(data) > limits.max_bytes(role):
+        raise MetadataTooLargeError(
+            f"{role} has {len(data)} bytes, the limit is {limits.max_bytes(role)}"
+        )
+    try:
+        content = json.loads(data)
+        signed = content.get("signed") or {}
+        fits = isinstance(signed.get("_type", ""), str) and type(signed.get("version", 0)) is int
+        if "expires" in signed:
+            parse_moment(signed["expires"])
+    except (ValueError, AttributeError, RecursionError):
+        fits = False
+    if not fits:
+        raise NotaryRefusalError(
+            f"{role} isn't signed metadata in JSON",
+            code_name="MALFORMED_JSON",
+            hint="nothing was changed; sign the file anew and publish again",
+        )
+
+
+def _parse(judgement: _Judgement, role: str, data: bytes) -> UnverifiedMetadata[Any]:
+    if not json.loads(data).get("signatures"):
+        _refuse(_kind(role), "tuf: data has no signatures")
+    try:
+        parsed: UnverifiedMetadata[Any] = NOTARY.parse(
+            role, data, max_bytes=judgement.limits.max_bytes(role)
+        )
+    except MalformedMetadataError as error:
+        _refuse(_kind(role), error.message)
+    return parsed
+
+
+def _verify_fresh(judgement: _Judgement, role: str, signed: Signed) -> None:
+    try:
+        verify_fresh(role, signed, judgement.now)
+    except ExpiredMetadataError as error:
+        at = error.expired_at.astimezone(UTC)
+        when = f"{at:%a %b} {at.day} {at:%H:%M:%S} UTC {at.year:04}"
+        _refuse(_kind(role), f"{role} expired at {when}")
+
+
+def _judge_root(judgement: _Judgement, data: bytes) -> None:
+    """Judge as section 6.3 and 8, a previous root's certificates whatever their expiry."""
+    kind, held = _kind("root"), judgement.current.get("root")
+    version = (json.loads(data).get("signed") or {}).get("version", 0)
+    known = held.version if held is not None else 1
+    if version not in {known, known + 1}:
+        _refuse(
+            kind, f"Root modifications must increment the version. Current {known}, new {version}"
+        )
+    root = _parse(judgement, "root", data)
+    leaves = {
+        keyid: leaf
+        for keyid in root.signed.roles["root"].keyids
+        if (leaf := usable_leaf(root.signed.keys[keyid], judgement.gun)) is not None
+    }
+    usable = [keyid for keyid, leaf in leaves.items() if is_valid_at(leaf, judgement.now)]
+    if not usable:
+        _refuse(kind, _NO_LEAVES)
+    if held is not None:
+        _verify_root_by(root, held.signed, judgement.gun, _NO_ROTATION)
+    keys, threshold = root.signed.keys, root.signed.roles["root"].threshold
+    try:
+        verify_threshold(root, "root", keys, usable, threshold)
+    except ThresholdError:
+        _refuse(kind, _NO_INTEGRITY)
+    _verify_fresh(judgement, "root", root.signed)
+    judgement.new["root"] = root
+
+
+def _verify_root_by(root: UnverifiedMetadata[Root], by: Root, gun: str, message: str) -> None:
+    entry = by.roles["root"]
+    usable = [keyid for keyid in entry.keyids if usable_leaf(by.keys[keyid], gun) is not None]
+    try:
+        verify_threshold(root, "root", by.keys, usable, entry.threshold)
+    except ThresholdError:
+        _refuse(_kind("root"), message)
+
+
+def _judge_targets(judgement: _Judgement, role: str, data: bytes) -> None:
+    item = _parse(judgement, role, data)
+    keys, keyids, threshold = _vouchers(judgement, role)
+    try:
+        verify_threshold(item, role, keys, keyids, threshold)
+    except ThresholdError:
+        _refuse(_kind(role), f"valid signatures did not meet threshold for {role}")
+    _verify_fresh(judgement, role, item.signed)
+    for path in item.signed.targets:
+        if not path.isprintable():
+            _refuse(_VALIDATION, f"the target name {path[:80]!r} holds control characters")
+    judgement.new[role] = item
+
+
+def _vouchers(judgement: _Judgement, role: str) -> tuple[Mapping[str, Key], Sequence[str], int]:
+    """Give the keys that have to sign a targets role."""
+    parent = judgement.root if role == "targets" else judgement.role(role.rpartition("/")[0])
+    try:
+        keys, entry = role_keys(parent.signed if parent is not None else Targets(), role)
+    except MalformedMetadataError:
+        _refuse(_kind(role), f"tuf: invalid role {role}. delegation does not exist")
+    return keys, entry.keyids, entry.threshold
+
+
+def _verify_nothing_orphaned(judgement: _Judgement) -> frozenset[str]:
+    """Refuse to leave a file behind that its role's keys don't vouch for: readers would break.
+
+    Returns:
+        Roles without any key, whose file nobody could sign anew: the snapshot mustn't list them.
+    """
+    silenced: set[str] = set()
+    pending = ["targets"]
+    while pending:
+        role = pending.pop()
+        item = judgement.role(role)
+        if item is None:
+            continue
+        if role not in judgement.new:
+            keys, keyids, threshold = _vouchers(judgement, role)
+            if not keyids:
+                silenced.add(role)
+                continue
+            try:
+                verify_threshold(item, role, keys, keyids, threshold)
+            except ThresholdError:
+                _refuse(
+                    _kind(role),
+                    f"{role} version {item.version}, which stays, would not be signed by its new "
+                    "keys: publish it re-signed together with this",
+                )
+        signed: Targets = item.signed
+        pending.extend(child.name for child in delegated_roles(signed))
+    return frozenset(silenced)
+
+
+def _judge_snapshot(judgement: _Judgement, data: bytes) -> None:
+    item, root = _parse(judgement, "snapshot", data), judgement.root.signed
+    keys, entry = role_keys(root, "snapshot")
+    try:
+        verify_threshold(item, "snapshot", keys, entry.keyids, entry.threshold)
+    except ThresholdError:
+        _refuse(_kind("snapshot"), "valid signatures did not meet threshold for snapshot")
+    _verify_fresh(judgement, "snapshot", item.signed)
+    signed: Snapshot = item.signed
+    for name, meta in signed.meta.items():
+        role = name.removesuffix(".json")
+        named = judgement.role(role)
+        if named is None:
+            _refuse(_kind("snapshot"), f"the snapshot names {role[:80]}, which isn't published")
+        try:
+            verify_hashes(role, named.data, meta.hashes or {})
+        except MixAndMatchError:
+            _refuse(
+                _kind("snapshot"),
+                f"sha256 checksum for {role[:80]} did not match: expected "
+                f"{(meta.hashes or {}).get('sha256', '')}",
+            )
+        if meta.length != len(named.data):
+            _refuse(_kind("snapshot"), f"the length of {role[:80]} did not match")
+    for role in judgement.new:
+        if f"{role}.json" not in signed.meta:
+            _refuse(_kind("snapshot"), f"the snapshot doesn't name {role[:80]}, which is uploaded")
+    judgement.new["snapshot"] = item
+
+
+def _verify_versions(judgement: _Judgement) -> None:
+    for role, item in judgement.new.items():
+        held = judgement.current.get(role)
+        if held is not None and item.version <= held.version:
+            raise NotaryRefusalError(
+                f"{role} version {item.version} was built on an earlier version than "
+                f"{held.version}, which is current",
+                code_name="VERSION",
+                hint="read the current files, apply the change again, publish again",
+            )
+
+
+def _refuse_unheld(root: Root, role: str, held: Sequence[Key]) -> NoReturn:
+    known = {key.keyid for key in held}
+    missing = [keyid for keyid in root.roles[role].keyids if keyid not in known]
+    _refuse(
+        _VALIDATION,
+        f"rpc error: code = NotFound desc = key {(missing or ['?'])[0][:64]} not found",
+        hint=f"the root has to name the {role} key that this server offers, or the publisher "
+        "signs that role",
+    )
