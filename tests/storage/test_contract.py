@@ -507,6 +507,46 @@ class TestLife:
         assert await again.read(GUN, "root") == made("root", 1)
         assert len(await again.events(GUN)) == 1
 
+    async def test_a_version_is_found_by_its_hash_within_its_gun_and_role(
+        self, store: Store
+    ) -> None:
+        head = await commit(store, whole_set(1), on=None)
+        await commit(store, [made("targets", 2)], on=head.revision)
+        old = made("targets", 1)
+        assert await store.read_hash(GUN, "targets", old.sha256) == old
+        assert await store.read_hash(GUN, "root", old.sha256) is None
+        assert await store.read_hash("other", "targets", old.sha256) is None
+
+    async def test_the_changefeed_tells_each_timestamp_once_in_order(self, store: Store) -> None:
+        head = await commit(store, whole_set(1), on=None)
+        await commit(store, whole_set(1), on=None, gun="other")
+        head = await commit(store, [made("timestamp", 2)], on=head.revision)
+        await commit(store, [made("targets", 2)], on=head.revision)
+        found = await store.changes(None, after=0, limit=10)
+        assert [(item.gun, item.version, item.category) for item in found] == [
+            *((GUN, 1, "update"), ("other", 1, "update"), (GUN, 2, "update"))
+        ]
+        assert found[0].sha256 == made("timestamp", 1).sha256
+        assert found[0].at == AT
+        mine = await store.changes(GUN, after=0, limit=10)
+        assert mine == [found[0], found[2]]
+        assert await store.changes(GUN, after=found[0].id, limit=10) == [found[2]]
+        assert await store.changes(None, limit=2) == found[1:]
+        assert await store.changes(None, before=found[2].id, limit=1) == [found[1]]
+        assert await store.changes(None, after=0, limit=1) == found[:1]
+
+    async def test_a_refused_commit_is_not_told_in_the_changefeed(self, store: Store) -> None:
+        with pytest.raises(StaleHeadError):
+            await commit(store, whole_set(1), on=7)
+        assert await store.changes(None, after=0, limit=10) == []
+
+    async def test_a_deletion_is_told_and_what_was_told_before_stays(self, store: Store) -> None:
+        await commit(store, whole_set(1), on=None)
+        assert await store.delete(GUN)
+        assert not await store.delete(GUN)
+        found = await store.changes(GUN, after=0, limit=10)
+        assert [(item.version, item.category) for item in found] == [(1, "update"), (0, "deletion")]
+
     async def test_an_open_store_is_ready_and_a_closed_one_raises(self, store: Store) -> None:
         await store.check()
         await store.close()

@@ -80,6 +80,29 @@ async def test_a_newer_schema_is_refused(path: Path) -> None:
         await SqliteStore.open(path)
 
 
+async def test_a_file_of_the_first_schema_is_brought_to_this_one(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await publish_next(store)
+    await publish_next(store)
+    head = await store.head(GUN)
+    await store.close()
+    for statement in (
+        *("DROP INDEX metadata_by_hash", "DROP TABLE changes"),
+        "UPDATE schema_version SET version = 1",
+    ):
+        alter(path, statement)
+    for _ in range(2):
+        store = await SqliteStore.open(path)
+        assert await store.head(GUN) == head
+        told = await store.changes(None, after=0, limit=10)
+        assert [(item.gun, item.version, item.category) for item in told] == [
+            *((GUN, 1, "update"), (GUN, 2, "update"))
+        ]
+        file = whole_set(1)[1]
+        assert await store.read_hash(GUN, file.role, file.sha256) == file
+        await store.close()
+
+
 @pytest.mark.parametrize("name", ["missing\0name", "x" * 300])
 async def test_a_path_that_cannot_be_is_our_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(StorageError):

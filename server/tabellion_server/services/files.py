@@ -53,6 +53,18 @@ class MetadataFiles:
         self._stored.put(key, read, len(read.data))
         return read
 
+    async def find_hash(self, head: Head, role: str, sha256: str) -> StoredFile | None:
+        """Give the version of a role that has a hash, None if there's no such file.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        key = (head.gun, role, sha256)
+        found = self._stored.get(key)
+        if found is None and (found := await self._store.read_hash(*key)) is not None:
+            self._stored.put(key, found, len(found.data))
+        return found
+
     async def find(self, head: Head, role: str, version: int | None) -> StoredFile | None:
         """Give one version of a role, or the current one; None if there's no such file.
 

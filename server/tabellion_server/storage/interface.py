@@ -27,6 +27,7 @@ from typing import Literal, Protocol
 from tabellion.errors import TabellionError
 
 TagEventKind = Literal["signed", "revoked"]
+ChangeCategory = Literal["update", "deletion"]
 
 
 class StorageError(TabellionError):
@@ -138,6 +139,27 @@ class TagEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of the changefeed: a GUN got a new timestamp, or was dropped.
+
+    Attributes:
+        gun: The GUN.
+        version: The timestamp's version; 0 for a deletion.
+        sha256: Hex SHA-256 of the timestamp; empty for a deletion.
+        category: ``update`` or ``deletion``.
+        at: When, aware UTC.
+        id: Given by the store, growing with time; 0 before.
+    """
+
+    gun: str
+    version: int
+    sha256: str
+    category: ChangeCategory
+    at: datetime
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class OnlineKeyRow:
     """A key pair the server holds for a role of a GUN.
 
@@ -172,6 +194,13 @@ class Store(Protocol):
             StoreCorruptionError: The bytes aren't the ones that were stored.
         """
 
+    async def read_hash(self, gun: str, role: str, sha256: str) -> StoredFile | None:
+        """Give the version of a role that has a hex SHA-256; None if there's no such file.
+
+        Raises:
+            StoreCorruptionError: The bytes aren't the ones that were stored.
+        """
+
     async def commit(
         self,
         gun: str,
@@ -187,7 +216,8 @@ class Store(Protocol):
 
         The highest version added of each role becomes current, unless a higher one is. A file
         that is there already with the same bytes stays as it is. Roles in ``removed_heads`` stop
-        being current; their files stay readable by version.
+        being current; their files stay readable by version. Each timestamp that is new is told
+        in the changefeed.
 
         Args:
             gun: The collection.
@@ -210,7 +240,22 @@ class Store(Protocol):
         """List GUNs that begin with ``prefix`` and sort behind ``after``, by code point."""
 
     async def delete(self, gun: str) -> bool:
-        """Drop a GUN's files, head, history and online keys; say whether there was anything."""
+        """Drop a GUN's files, head, history and online keys; say whether there was anything.
+
+        If so the changefeed tells it; what it told before stays.
+        """
+
+    async def changes(
+        self, gun: str | None, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Change]:
+        """Give the changefeed of one GUN or of all, oldest first.
+
+        Args:
+            gun: The GUN, None for all.
+            after: The first ones above this id.
+            before: Else the last ones below this id; without either the very last ones.
+            limit: How many at most.
+        """
 
     async def events(
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100

@@ -6,11 +6,12 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
 from tabellion_server.storage.interface import (
+    Change,
     Head,
     OnlineKeyRow,
     StorageError,
@@ -22,13 +23,17 @@ from tabellion_server.storage.sqlite_file import open_store_file
 from tabellion_server.storage.sqlite_heads import HeadReader
 from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
+    MAX_INTEGER,
     check_hashes,
     check_head,
     event_of,
     online_key_of,
+    read_changes,
     read_file,
+    read_hash,
     read_head,
     ticks,
+    write_change,
     write_events,
     write_files,
     write_revision,
@@ -38,7 +43,6 @@ from tabellion_server.storage.sqlite_threads import GroupWriter, Readers, Work
 T = TypeVar("T")
 
 _READERS: Final = 4
-_MAX_INTEGER: Final = 2**63 - 1
 
 
 class SqliteStore:
@@ -72,9 +76,13 @@ class SqliteStore:
 
     async def read(self, gun: str, role: str, version: int | None = None) -> StoredFile | None:
         """See ``Store.read``."""
-        if version is not None and not 0 < version <= _MAX_INTEGER:
+        if version is not None and not 0 < version <= MAX_INTEGER:
             return None
         return await self._read(lambda connection: read_file(connection, gun, role, version))
+
+    async def read_hash(self, gun: str, role: str, sha256: str) -> StoredFile | None:
+        """See ``Store.read_hash``."""
+        return await self._read(lambda connection: read_hash(connection, gun, role, sha256))
 
     async def commit(
         self,
@@ -144,15 +152,27 @@ class SqliteStore:
                     "DELETE FROM online_keys WHERE gun = ?",
                 )
             ]
+            if any(deleted):
+                write_change(connection, Change(gun, 0, "", "deletion", datetime.now(UTC)))
             return any(deleted)
 
         return await self._write(work)
+
+    async def changes(
+        self, gun: str | None, *, after: int | None = None, before: int | None = None, limit: int
+    ) -> list[Change]:
+        """See ``Store.changes``."""
+        return await self._read(
+            lambda connection: read_changes(
+                connection, gun, after=after, before=before, limit=limit
+            )
+        )
 
     async def events(
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[TagEvent]:
         """See ``Store.events``."""
-        below = _MAX_INTEGER if before is None else max(min(before, _MAX_INTEGER), 0)
+        below = MAX_INTEGER if before is None else max(min(before, MAX_INTEGER), 0)
         # The text is ours alone; values are bound.
         query = (
             f"SELECT {EVENT_COLUMNS} FROM events WHERE gun = :gun AND id < :below"  # noqa: S608

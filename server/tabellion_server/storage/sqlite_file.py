@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import time
@@ -11,7 +12,7 @@ from typing import Final
 
 from tabellion_server.storage.interface import StorageError, StoreCorruptionError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_SECONDS: Final = 30.0
 
 _SCHEMA: Final = (
@@ -42,6 +43,24 @@ _SCHEMA: Final = (
     """CREATE TRIGGER metadata_is_immutable BEFORE UPDATE ON metadata
         BEGIN SELECT RAISE(ABORT, 'stored metadata never changes'); END""",
 )
+_SECOND: Final = (
+    "CREATE INDEX metadata_by_hash ON metadata (gun, role, sha256)",
+    # Not tied to the GUN's rows: what became of a deleted GUN is told, too.
+    """CREATE TABLE changes (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, gun TEXT NOT NULL, version INTEGER NOT NULL,
+        sha256 TEXT NOT NULL, category TEXT NOT NULL CHECK (category IN ('update', 'deletion')),
+        at INTEGER NOT NULL)""",
+    "CREATE INDEX changes_by_gun ON changes (gun, id)",
+)
+# What brings a file of that schema to the next.
+_UPGRADES: Final[dict[int, tuple[str, ...]]] = {
+    1: (
+        *_SECOND,
+        """INSERT INTO changes (gun, version, sha256, category, at)
+            SELECT gun, version, sha256, 'update', stored_at FROM metadata
+            WHERE role = 'timestamp' ORDER BY stored_at, gun, version""",
+    )
+}
 
 
 def storage_error(error: Exception, path: Path) -> StorageError:
@@ -151,26 +170,28 @@ def _transact(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
 
 
 def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
-    if _check_ours(connection, path):
-        return
-    for statement in _SCHEMA:
+    held = _check_ours(connection, path)
+    steps = [_SCHEMA, _SECOND] if held is None else []
+    steps += [_UPGRADES[version] for version in range(held or SCHEMA_VERSION, SCHEMA_VERSION)]
+    for statement in itertools.chain(*steps):
         connection.execute(statement)
-    connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
+    if held != SCHEMA_VERSION:
+        connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
 
 
-def _check_ours(connection: sqlite3.Connection, path: Path) -> bool:
-    """Refuse a file that isn't for this release; say whether it has its schema yet."""
+def _check_ours(connection: sqlite3.Connection, path: Path) -> int | None:
+    """Refuse a file that isn't for this release; give its schema, None if it has none yet."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     if not tables:
-        return False
+        return None
     if "schema_version" not in tables:
         raise StorageError(
             f"{path} is another program's database", hint="give the store a file of its own"
         )
     (version,) = connection.execute("SELECT max(version) FROM schema_version").fetchone()
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and version not in _UPGRADES:
         raise StorageError(
             f"store {path} has schema {version}; this release reads {SCHEMA_VERSION}",
             hint="run the release that wrote it, or a newer one",
         )
-    return True
+    return int(version)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tabellion_server.storage.interface import (
+    Change,
     FileRef,
     Head,
     OnlineKeyRow,
@@ -22,6 +23,7 @@ from tabellion_server.storage.interface import (
 
 EVENT_COLUMNS: Final = "kind, target, role, version, metadata_sha256, digests, length, at, id"
 
+MAX_INTEGER: Final = 2**63 - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -74,6 +76,17 @@ def read_file(
     file = StoredFile(role, found, sha256, data, moment_of(stored_at))
     check_hashes(gun, [file])
     return file
+
+
+def read_hash(
+    connection: sqlite3.Connection, gun: str, role: str, sha256: str
+) -> StoredFile | None:
+    """Read the version that has a hash."""
+    row = connection.execute(
+        "SELECT version FROM metadata WHERE gun = ? AND role = ? AND sha256 = ?",
+        (gun, role, sha256),
+    ).fetchone()
+    return None if row is None else read_file(connection, gun, role, row[0])
 
 
 def check_hashes(gun: str, files: Iterable[StoredFile]) -> None:
@@ -131,6 +144,9 @@ def write_files(connection: sqlite3.Connection, gun: str, files: Sequence[Stored
                     *(len(file.data), ticks(file.stored_at), file.data),
                 ),
             )
+            if file.role == "timestamp":
+                change = Change(gun, file.version, file.sha256, "update", file.stored_at)
+                write_change(connection, change)
         elif row[0] != file.sha256:
             raise StoreCorruptionError(
                 f"{gun}: {file.role} version {file.version} is there with other bytes",
@@ -157,6 +173,42 @@ def write_events(connection: sqlite3.Connection, gun: str, events: Sequence[TagE
             for event in events
         ],
     )
+
+
+def write_change(connection: sqlite3.Connection, change: Change) -> None:
+    """Append to the changefeed."""
+    connection.execute(
+        "INSERT INTO changes (gun, version, sha256, category, at) VALUES (?, ?, ?, ?, ?)",
+        (change.gun, change.version, change.sha256, change.category, ticks(change.at)),
+    )
+
+
+def read_changes(
+    connection: sqlite3.Connection,
+    gun: str | None,
+    *,
+    after: int | None,
+    before: int | None,
+    limit: int,
+) -> list[Change]:
+    """Read the changefeed, oldest first."""
+    is_forward = after is not None
+    order, bound = ("ASC", ">") if is_forward else ("DESC", "<")
+    border = after if after is not None else before
+    if border is None:
+        border = MAX_INTEGER
+    # The text is ours alone; values are bound.
+    query = (
+        "SELECT gun, version, sha256, category, at, id FROM changes"  # noqa: S608
+        f" WHERE id {bound} :border{'' if gun is None else ' AND gun = :gun'}"
+        f" ORDER BY id {order} LIMIT :limit"
+    )
+    values = {"border": max(-1, min(border, MAX_INTEGER)), "gun": gun, "limit": max(limit, 0)}
+    found = [
+        Change(name, version, sha256, category, moment_of(at), number)
+        for name, version, sha256, category, at, number in connection.execute(query, values)
+    ]
+    return found if is_forward else found[::-1]
 
 
 def event_of(row: Sequence[Any]) -> TagEvent:
