@@ -252,3 +252,24 @@ def test_a_key_under_another_keys_id_signs_nothing(gun: NotaryGun) -> None:
     trusted.update_snapshot(gun.files["snapshot"])
     with pytest.raises(ThresholdError):
         trusted.update_targets(gun.files["targets"])
+
+
+def test_a_release_outside_of_its_paths_is_none_whoever_else_may_sign_there() -> None:
+    gun = NotaryGun()
+    gun.delegate("targets/releases", paths=("v",))
+    gun.delegate("targets/alice")
+    gun.targets["targets/releases"].targets |= {"1.0": target(), "v1": target()}
+    gun.release()
+    assert found(gun, "1.0") is None
+    assert found(gun, "v1").role.role == "targets/releases"
+
+
+def test_a_rotation_to_a_certificate_of_another_gun_is_not_followed(gun: NotaryGun) -> None:
+    trusted = gun.trusted()
+    old, new = gun.signers["root"][0], certified(name="elsewhere.example/app")
+    gun.root.revoke_key(old.public_key.keyid, "root")
+    gun.root.add_key(new.public_key, "root")
+    gun.root.version = 2
+    with pytest.raises(UntrustedRootError):
+        trusted.update_root(NOTARY.sign(gun.root, [old, new]))
+    assert trusted.root.version == 1

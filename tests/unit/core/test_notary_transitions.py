@@ -289,6 +289,7 @@ def test_a_clients_snapshot_names_what_is_published(live: NotaryGun) -> None:
         lambda meta: meta.pop("targets.json") and meta,
         lambda meta: meta.update({"targets.json": meta["root.json"]}),
         lambda meta: meta.update({"targets/x.json": meta["root.json"]}),
+        lambda meta: meta["targets.json"].__dict__.update(length=1),
     ):
         bad = next_snapshot(NOTARY, old, files, expires_at=LATER)  # type: ignore[arg-type]
         change(bad.meta)
@@ -301,6 +302,25 @@ def test_a_clients_snapshot_names_what_is_published(live: NotaryGun) -> None:
         "ErrBadSnapshot",
         "threshold for snapshot",
         lambda: live.judge({"targets": data, "snapshot": forged}, online=online),
+    )
+
+
+def test_a_clients_snapshot_leaves_out_nothing_that_is_uploaded(live: NotaryGun) -> None:
+    live.targets["targets/releases"].version = 2
+    data = live.sign("targets/releases")
+    old = NOTARY.parse("snapshot", live.files["snapshot"], max_bytes=100_000).signed
+    without = next_snapshot(
+        NOTARY,
+        old,  # type: ignore[arg-type]
+        {},
+        expires_at=LATER,
+        dropped=["targets/releases"],
+    )
+    snapshot = NOTARY.sign(without, live.signers["snapshot"])
+    refused(
+        "ErrBadSnapshot",
+        "doesn't name targets/releases",
+        lambda: live.judge({"targets/releases": data, "snapshot": snapshot}),
     )
 
 
