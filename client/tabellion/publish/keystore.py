@@ -172,6 +172,14 @@ class KeyStore:
             KeyStoreError: Not here, readable by others, or not the key its name says.
             PassphraseError: The passphrase is wrong.
         """
+        private, key = self.private(keyid, passphrase), self.find(keyid).key
+        try:
+            return CryptoSigner(private, key)
+        except Exception as error:
+            raise KeyStoreError(f"key {key.keyid[:12]} can't sign: {error}") from error
+
+    def private(self, keyid: str, passphrase: str) -> PrivateKeyTypes:
+        """Open a key; raises as ``signer`` does."""
         info = self.find(keyid)
         private = open_private_key(self._read_pem(info), passphrase, f"key {info.keyid[:12]}")
         # securesystemslib compares the two halves itself; ours words it for people.
@@ -181,10 +189,7 @@ class KeyStore:
                 f"{info.path} holds another private key than the note beside it says",
                 hint="restore both files from a backup",
             )
-        try:
-            return CryptoSigner(private, info.key)
-        except Exception as error:
-            raise KeyStoreError(f"{info.path} can't sign: {error}") from error
+        return private
 
     def _store(
         self, private: PrivateKeyTypes, role: str, passphrase: str, *, gun: str | None, name: str
