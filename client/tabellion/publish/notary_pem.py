@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tabellion.core.notary_keys import NotaryKey
 from tabellion.errors import KeyStoreError, PassphraseError
 from tabellion.publish import der
 from tabellion.publish.der import DerReader
@@ -109,7 +110,12 @@ class KeyBlock:
         if self.kind == _ED25519_KIND:
             body = self.body
             if self.is_encrypted:
-                body = undone_dek(body, self.headers["DEK-Info"], passphrase.encode("utf-8", "surrogateescape"), what)
+                body = undone_dek(
+                    body,
+                    self.headers["DEK-Info"],
+                    passphrase.encode("utf-8", "surrogateescape"),
+                    what,
+                )
                 if len(body) != _ED25519_BYTES:
                     raise wrong(what)
             return _ed25519(body, what)
@@ -194,10 +200,25 @@ def write_key(
     if not all(_HEADER.fullmatch(line.encode("utf-8")) for line in headers):
         raise KeyStoreError(f"role {role[:64]!r} can't stand in a key file", hint="use ASCII names")
     salt = os.urandom(_SALT_BYTES)
-    key = hashlib.pbkdf2_hmac("sha1", passphrase.encode("utf-8", "surrogateescape"), salt, _ROUNDS, _KEY_BYTES)
+    key = hashlib.pbkdf2_hmac(
+        "sha1", passphrase.encode("utf-8", "surrogateescape"), salt, _ROUNDS, _KEY_BYTES
+    )
     parameters = der.sequence(der.octets(salt), der.integer(_ROUNDS))
     derivation = der.sequence(der.oid(PBKDF2), parameters)
     return sealed_pem(_notary_pkcs8(private), key, derivation, headers)
+
+
+def canonical_id_of(private: PrivateKeyTypes) -> str:
+    """Give the id that names a key in both CLIs, and its file in their folders.
+
+    Raises:
+        KeyStoreError: A key of a kind that Notary doesn't keep.
+    """
+    if not isinstance(
+        private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+    ):
+        raise _not_kept(private)
+    return NotaryKey.of(private.public_key()).keyid
 
 
 def _notary_pkcs8(private: PrivateKeyTypes) -> bytes:
@@ -207,9 +228,7 @@ def _notary_pkcs8(private: PrivateKeyTypes) -> bytes:
         algorithm = der.sequence(der.oid(_NOTARY_ED25519))
         return der.sequence(der.integer(0), algorithm, der.octets(content))
     if not isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise KeyStoreError(
-            f"Notary keeps no {type(private).__name__}", hint="use ECDSA P-256, RSA or ed25519"
-        )
+        raise _not_kept(private)
     content = private.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     if isinstance(private, rsa.RSAPrivateKey):
         algorithm = der.sequence(der.oid(_RSA))
@@ -296,6 +315,12 @@ def _ed25519(content: bytes, what: str) -> ed25519.Ed25519PrivateKey:
             hint="restore it from a backup",
         )
     return private
+
+
+def _not_kept(private: PrivateKeyTypes) -> KeyStoreError:
+    return KeyStoreError(
+        f"Notary keeps no {type(private).__name__}", hint="use ECDSA P-256, RSA or ed25519"
+    )
 
 
 def _broken(what: str, reason: str) -> KeyStoreError:
