@@ -85,8 +85,8 @@ def _derived(derivation: DerReader, passphrase: bytes, size: int, what: str) -> 
             raise _other_encryption(what)
         if not 0 < rounds <= _MAX_ROUNDS:
             raise KeyStoreError(
-                f"{what} asks for {rounds} rounds of key derivation, more than {_MAX_ROUNDS}",
-                hint="no honest key needs as many; get it from its owner again",
+                f"{what} asks for {rounds} rounds of key derivation, not 1 to {_MAX_ROUNDS}",
+                hint="no honest key does; get it from its owner again",
             )
         return hashlib.pbkdf2_hmac(digest, passphrase, salt, rounds, size)
     if name != SCRYPT:
