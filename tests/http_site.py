@@ -62,7 +62,7 @@ class Site:
         return await self.client.session.post(self.url(""), data=form, headers=headers)
 
     async def key(self, role: str) -> Key:
-        response = await self.get(f"{role}.key")
+        response = await self.get(f"{role}.key?dialect=tuf")
         assert response.status == 200
         fields = await response.json()
         return Key.from_dict(fields.pop("keyid"), fields)

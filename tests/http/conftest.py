@@ -27,6 +27,8 @@ async def site(tmp_path: Path, settings: Settings) -> AsyncIterator[Site]:
     app = make_app(
         settings, store=store, online_keys=OnlineKeys(store, MasterKey.generate()), clock=clock
     )
-    async with TestClient(TestServer(app)) as client:
+    # As our own client asks; what Notary's clients get is tested apart.
+    headers = {"Accept": "application/problem+json"}
+    async with TestClient(TestServer(app), headers=headers) as client:
         yield Site(client, store, clock)
     await store.close()

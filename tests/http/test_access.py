@@ -20,7 +20,7 @@ async def test_without_the_token_nothing_can_be_written(site: Site) -> None:
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     assert (await site.get("timestamp.key")).status == 401
     for role in ("snapshot", "timestamp"):
-        assert (await site.get(f"{role}.key", **bearer)).status == 200
+        assert (await site.get(f"{role}.key?dialect=tuf", **bearer)).status == 200
     forge = await site.forge()
     files = signed(forge, "root", "targets")
     before = await site.everything()
@@ -73,7 +73,7 @@ ODD_AUTHORIZATIONS = [
 async def test_an_odd_authorization_opens_nothing(site: Site) -> None:
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     for role in ("snapshot", "timestamp"):
-        assert (await site.get(f"{role}.key", **bearer)).status == 200
+        assert (await site.get(f"{role}.key?dialect=tuf", **bearer)).status == 200
     response = await site.post(signed(await site.forge(), "root", "targets"), **bearer)
     assert response.status == 200
     before = await site.everything()

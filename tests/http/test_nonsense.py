@@ -185,7 +185,10 @@ async def test_an_odd_address_gets_400_or_404(site: Site) -> None:
     for (path, status), method in itertools.product(
         ODD_ADDRESSES.items(), ("GET", "POST", "DELETE")
     ):
-        request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        request = (
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\nAccept: application/problem+json\r\n"
+            "Connection: close\r\n\r\n"
+        )
         found, answer = await site.raw(request.encode("latin-1"))
         assert 400 <= found < 500, (path, answer)
         if method == "GET":

@@ -79,7 +79,7 @@ async def server(folder: Path, text: str = CONFIG) -> AsyncIterator[Server]:
 async def forge_for(session: aiohttp.ClientSession, base: str) -> Forge:
     forge = Forge()
     for role in ("snapshot", "timestamp"):
-        async with session.get(f"{base}{role}.key") as response:
+        async with session.get(f"{base}{role}.key?dialect=tuf") as response:
             fields = await response.json()
         forge.root.revoke_key(forge.root.roles[role].keyids[0], role)
         forge.root.add_key(Key.from_dict(fields.pop("keyid"), fields), role)

@@ -341,7 +341,7 @@ class TestOnlineKeys:
         stores = [store, await open_store()]
         added = await asyncio.gather(
             *[
-                stores[number % 2].add_online_key(GUN, online(str(number)), only_first=True)
+                stores[number % 2].add_online_key(GUN, online(str(number)), seen=())
                 for number in range(20)
             ]
         )

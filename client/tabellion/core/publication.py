@@ -64,6 +64,10 @@ class OnlineKeys:
     snapshot: Sequence[Key]
     timestamp: Sequence[Key]
 
+    def of(self, role: str) -> Sequence[Key]:
+        """Give the keys of one of the two roles."""
+        return self.snapshot if role == "snapshot" else self.timestamp
+
 
 @dataclass(frozen=True)
 class Publication:

@@ -88,7 +88,7 @@ def judge_publication(
         VerificationError: A file is malformed, too large, expired or wrongly signed.
     """
     limits = limits or Limits()
-    dialect = current.dialect if current else _dialect_of_upload(upload)
+    dialect = current.dialect if current else dialect_of_upload(upload)
     if dialect is NOTARY:
         return judge_notary_publication(
             current, upload, gun=gun, online=online, now=now, limits=limits
@@ -113,7 +113,7 @@ def judge_publication(
     )
 
 
-def _dialect_of_upload(upload: Sequence[UploadedFile]) -> Dialect:
+def dialect_of_upload(upload: Sequence[UploadedFile]) -> Dialect:
     """Tell by the first root what a GUN will speak, well-formed or not: it's judged after."""
     told_by = [item for item in upload if item.role == "root"] or upload
     return TUF if not told_by or any(_SPEC_VERSION in item.data for item in told_by) else NOTARY

@@ -59,7 +59,11 @@ class HttpFetcher:
         total_seconds: float = 120,
     ) -> None:
         self._tls = tls_context(ca)
-        self._headers = {"Accept-Encoding": "identity", "User-Agent": "tabellion"}
+        self._headers = {
+            "Accept": "application/json, application/problem+json, */*",
+            "Accept-Encoding": "identity",
+            "User-Agent": "tabellion",
+        }
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
         self._timeout = aiohttp.ClientTimeout(

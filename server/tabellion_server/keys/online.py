@@ -68,13 +68,13 @@ class OnlineKeys:
             StorageError: The store failed.
         """
         _check_role(role)
-        held = await self.public_keys(gun, role, dialect)
-        if not held:
-            # Only the first if there is none at all: of two that ask at once, one wins.
-            is_first = not await self._store.online_keys(gun, role)
-            await self._add(gun, role, dialect, only_first=is_first)
-            held = await self.public_keys(gun, role, dialect)
-        return held[0]
+        while True:
+            rows = await self._store.online_keys(gun, role)
+            for row in rows:
+                if _dialect_of(row) is dialect:
+                    return _public_key(row)
+            # Of several that ask at once, one wins.
+            await self._add(gun, role, dialect, seen=[row.keyid for row in rows])
 
     async def public_keys(self, gun: str, role: str, dialect: Dialect) -> list[Key]:
         """List the keys of a role that are in a dialect, newest first.
@@ -94,7 +94,7 @@ class OnlineKeys:
             StorageError: The store failed.
         """
         _check_role(role)
-        return await self._add(gun, role, dialect, only_first=False)
+        return await self._add(gun, role, dialect)
 
     async def import_key(
         self, gun: str, role: str, key: Key, private: PrivateKeyTypes, *, created_at: datetime
@@ -151,9 +151,11 @@ class OnlineKeys:
             )
         return await asyncio.to_thread(lambda: [self._unseal(gun, row) for row in held])
 
-    async def _add(self, gun: str, role: str, dialect: Dialect, *, only_first: bool) -> Key:
+    async def _add(
+        self, gun: str, role: str, dialect: Dialect, *, seen: Collection[str] | None = None
+    ) -> Key:
         row, key = await asyncio.to_thread(self._make, gun, role, dialect)
-        await self._store.add_online_key(gun, row, only_first=only_first)
+        await self._store.add_online_key(gun, row, seen=seen)
         return key
 
     def _make(self, gun: str, role: str, dialect: Dialect) -> tuple[OnlineKeyRow, Key]:

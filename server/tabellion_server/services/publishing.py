@@ -12,7 +12,8 @@ from typing import Final
 
 from securesystemslib.signer import Key
 
-from tabellion.core.publication import Publication, UploadedFile
+from tabellion.core.dialect import NOTARY
+from tabellion.core.publication import CurrentSet, Publication, UploadedFile
 from tabellion.core.roles import key_material
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import ConflictError, RefusedPublicationError
@@ -94,6 +95,27 @@ class Publisher:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    async def pending_key(self, gun: str, role: str) -> Key | None:
+        """Give the server's newest key of a Notary GUN's role if no root ever named it yet.
+
+        As in Notary, one that asks to rotate again gets the key that waits for its root.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        held = (await self._signer.public_keys(gun, NOTARY)).of(role)
+        head = await self._store.head(gun)
+        if not held or head is None:
+            return held[0] if held else None
+        for version in range(1, head.files["root"].version + 1):
+            file = await self._store.read(gun, "root", version)
+            if file is None:
+                continue
+            root = await asyncio.to_thread(CurrentSet.parse, {"root": file.data}, NOTARY)
+            if held[0].keyid in root.files["root"].signed.keys:
+                return None
+        return held[0]
 
     async def drain(self) -> None:
         """Wait until no publication is running."""

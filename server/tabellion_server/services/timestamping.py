@@ -165,9 +165,7 @@ class Renewer:
 
     async def _holds(self, head: Head, role: str, root: Parsed) -> bool:
         held = await self._signer.public_keys(head.gun, dialect_named(head.dialect))
-        return holds_threshold(
-            root.signed, role, held.snapshot if role == "snapshot" else held.timestamp
-        )
+        return holds_threshold(root.signed, role, held.of(role))
 
     async def _may_sign(self, head: Head) -> bool:
         """Tell whether the GUN's timestamps are this server's to sign: of a mirrored one not."""

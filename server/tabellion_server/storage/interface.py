@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -269,9 +269,9 @@ class Store(Protocol):
         """Give the first online keys of all that are held, each with its GUN."""
 
     async def add_online_key(
-        self, gun: str, row: OnlineKeyRow, *, only_first: bool = False
+        self, gun: str, row: OnlineKeyRow, *, seen: Collection[str] | None = None
     ) -> bool:
-        """Add a key; with ``only_first``, only if the role has none. Say whether it was added.
+        """Add a key; with ``seen``, only if the role has just these. Say whether it was added.
 
         Raises:
             StorageError: The role has a key of that id.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -208,7 +208,7 @@ class SqliteStore:
         )
 
     async def add_online_key(
-        self, gun: str, row: OnlineKeyRow, *, only_first: bool = False
+        self, gun: str, row: OnlineKeyRow, *, seen: Collection[str] | None = None
     ) -> bool:
         """See ``Store.add_online_key``."""
 
@@ -216,7 +216,7 @@ class SqliteStore:
             rows = connection.execute(
                 "SELECT keyid FROM online_keys WHERE gun = ? AND role = ?", (gun, row.role)
             ).fetchall()
-            if rows and only_first:
+            if seen is not None and {keyid for (keyid,) in rows} != set(seen):
                 return False
             if (row.keyid,) in rows:
                 raise StorageError(f"{gun} has an online key {row.keyid} for {row.role} already")

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from tabellion.errors import AccessDeniedError
 from tabellion_server.web.context import CONTEXT
-from tabellion_server.web.problems import RequestError
+from tabellion_server.web.request_errors import RequestError
 
 
 def check_write_access(request: web.Request) -> None:

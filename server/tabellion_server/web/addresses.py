@@ -15,19 +15,32 @@ from aiohttp import web
 
 from tabellion.core.names import Gun, parse_gun
 from tabellion.errors import InvalidNameError
-from tabellion_server.web.problems import RequestError
+from tabellion_server.web.request_errors import RequestError
 
 _MARK: Final = "/_trust/tuf/"
-_FILE = re.compile(r"(?:([1-9][0-9]{0,18})\.)?([^/].*)\.json", re.DOTALL)
+_FILE = re.compile(r"(?:([0-9]{1,19})\.)?([^/].*)\.json", re.DOTALL)
+_BY_HASH = re.compile(r"([^/].*)\.([0-9a-f]{64}|[0-9A-Fa-f]{64,128})\.json", re.DOTALL)
 _KEY = re.compile(r"(snapshot|timestamp)\.key")
 
 
 @dataclass(frozen=True, slots=True)
 class FileAddress:
-    """A metadata file; no version means the current one."""
+    """A metadata file; no version means the current one.
+
+    ``is_padded`` tells that the version was written with leading zeros, as only Notary takes it.
+    """
 
     role: str
     version: int | None
+    is_padded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HashAddress:
+    """A metadata file by its hex SHA-256, as Notary's clients ask."""
+
+    role: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +55,15 @@ class SetAddress:
     """The GUN's whole metadata set, to publish to or to drop."""
 
 
+Address = FileAddress | HashAddress | KeyAddress | SetAddress
+
+
 def nothing_here() -> RequestError:
     """Make the answer to an address that can't exist."""
     return RequestError("there is nothing at this address", status=404, name="not-found")
 
 
-def parse_trust_path(request: web.Request) -> tuple[Gun, FileAddress | KeyAddress | SetAddress]:
+def parse_trust_path(request: web.Request) -> tuple[Gun, Address]:
     """Take the request's path apart.
 
     Raises:
@@ -64,8 +80,12 @@ def parse_trust_path(request: web.Request) -> tuple[Gun, FileAddress | KeyAddres
         return gun, SetAddress()
     if key := _KEY.fullmatch(name):
         return gun, KeyAddress(key[1])
+    if by_hash := _BY_HASH.fullmatch(name):
+        return gun, HashAddress(by_hash[1], by_hash[2])
     if file := _FILE.fullmatch(name):
-        return gun, FileAddress(file[2], int(file[1]) if file[1] else None)
+        return gun, FileAddress(
+            file[2], int(file[1]) if file[1] else None, (file[1] or "").startswith("0")
+        )
     raise nothing_here()
 
 

@@ -1,4 +1,8 @@
-"""The one map from errors to HTTP answers: RFC 9457, ``application/problem+json``."""
+"""The one map from errors to HTTP answers, in two forms.
+
+RFC 9457, ``application/problem+json``, for GUNs of TUF 1.0 and for whoever accepts it; under
+``/v2/`` else the form of docker's and notary's clients, see ``notary_errors``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from tabellion.errors import (
     KeyStoreError,
     MalformedMetadataError,
     MetadataTooLargeError,
+    NotaryRefusalError,
     NotFoundError,
     PublicationError,
     RefusedPublicationError,
@@ -27,6 +32,9 @@ from tabellion.errors import (
 )
 from tabellion_server.logs import log
 from tabellion_server.storage.interface import StorageError, StoreCorruptionError
+from tabellion_server.web.notary_errors import notary_error
+from tabellion_server.web.request_errors import RequestError
+from tabellion_server.web.speech import speaks_notary
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -34,6 +42,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _STATUSES: Final[tuple[tuple[type[TabellionError], int], ...]] = (
     (UnknownGunError, 404),
     (NotFoundError, 404),
+    (NotaryRefusalError, 400),
     (AccessDeniedError, 401),
     (ConflictError, 409),
     (MetadataTooLargeError, 413),
@@ -62,6 +71,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "storage": "Store unavailable",
     "store-corruption": "Store damaged",
     "key-store": "Server key unavailable",
+    "notary-refusal": "Publication refused",
     "internal": "Internal error",
     "body-too-large": "Body too large",
     "malformed-body": "Malformed body",
@@ -77,15 +87,7 @@ _UPLOAD_HINTS: Final[Mapping[type[TabellionError], str]] = {
 }
 _INTERNAL: Final = 500
 _RETRY_SECONDS: Final = "2"
-
-
-class RequestError(TabellionError):
-    """The request itself can't be answered, whatever the GUN's state."""
-
-    def __init__(self, message: str, *, status: int, name: str, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
-        self.name = name
+_UNKNOWN_METHODS: Final = frozenset({"PATCH", "OPTIONS"})  # Notary says 404 to the others
 
 
 def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, Any]]:
@@ -105,6 +107,10 @@ def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, A
         "hint": _hint(error) if status < _INTERNAL else "its log has more under the request id",
         "request_id": request_id,
     }
+    if isinstance(error, NotaryRefusalError) and error.code_name == "VERSION":
+        status, problem["status"] = 409, 409
+        problem |= {"code": ConflictError.code, "title": _TITLES[ConflictError.code]}
+        problem["type"] = f"urn:tabellion:problem:{ConflictError.code}"
     for name in ("role", "keyid", "rule", "versions", "needed", "signed_by", "found", "expected"):
         value = getattr(error, name, None)
         if value is not None:
@@ -120,17 +126,24 @@ def _hint(error: TabellionError) -> str:
     return error.hint
 
 
-def _answer(status: int, problem: Mapping[str, Any]) -> web.Response:
+def _answer(request: web.Request, error: TabellionError, request_id: str) -> web.Response:
+    status, problem = problem_of(error, request_id)
+    if speaks_notary(request):
+        status, document = notary_error(error, status)
+        body, kind = (
+            json.dumps(document, separators=(",", ":")).encode() + b"\n",
+            "application/json",
+        )
+    else:
+        body, kind = json.dumps(problem).encode(), "application/problem+json"
     headers = {"Cache-Control": "no-store"}
     if status == 503:  # noqa: PLR2004
         headers["Retry-After"] = _RETRY_SECONDS
     if status == 401:  # noqa: PLR2004
         headers["WWW-Authenticate"] = 'Bearer realm="tabellion"'
+    charset = "utf-8" if kind == "application/json" else None
     return web.Response(
-        status=status,
-        body=json.dumps(problem).encode(),
-        content_type="application/problem+json",
-        headers=headers,
+        status=status, body=body, content_type=kind, charset=charset, headers=headers
     )
 
 
@@ -144,9 +157,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         status, problem = problem_of(error, request_id)
         write = log().error if status >= 500 else log().info  # noqa: PLR2004
         write("request.refused", code=problem["code"], status=status, problem=error.message)
-        return _answer(status, problem)
+        return _answer(request, error, request_id)
     except web.HTTPException as error:
-        return _of_http(error, request_id)
+        return _of_http(request, error, request_id)
     except Exception:  # noqa: BLE001  (the last net: logged whole, told in one line)
         log().exception("request.failed", path=request.path)
         failure = RequestError(
@@ -155,18 +168,21 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             name="internal",
             hint=f"tell its operator the request id {request_id}",
         )
-        return _answer(*problem_of(failure, request_id))
+        return _answer(request, failure, request_id)
 
 
-def _of_http(error: web.HTTPException, request_id: str) -> web.StreamResponse:
+def _of_http(request: web.Request, error: web.HTTPException, request_id: str) -> web.StreamResponse:
     names = {
         404: ("not-found", "there is nothing at this address"),
         405: ("method-not-allowed", "this address doesn't take that method"),
         413: ("body-too-large", "the body is larger than this server takes"),
     }
-    name, detail = names.get(error.status, (error.reason.lower().replace(" ", "-"), error.reason))
-    failure = RequestError(detail, status=error.status, name=name)
-    answer = _answer(*problem_of(failure, request_id))
+    status = error.status
+    if status == 405 and speaks_notary(request) and request.method not in _UNKNOWN_METHODS:  # noqa: PLR2004
+        status = 404
+    name, detail = names.get(status, (error.reason.lower().replace(" ", "-"), error.reason))
+    failure = RequestError(detail, status=status, name=name)
+    answer = _answer(request, failure, request_id)
     if "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]
     return answer

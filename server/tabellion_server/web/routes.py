@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from tabellion_server.web import operation, state, trust
+from tabellion_server.web import changefeed, operation, state, trust
 
 
 def add_routes(app: web.Application) -> None:
@@ -17,4 +17,6 @@ def add_routes(app: web.Application) -> None:
     get("/v1/guns", state.list_guns)
     get("/v1/guns/{gun:.+}", state.show_gun)
     get("/v1/history/{gun:.+}", state.show_history)
+    get("/v2/_trust/changefeed", changefeed.all_changes)
+    get("/v2/{gun:.+}/_trust/changefeed", changefeed.gun_changes)
     app.router.add_route("*", "/v2/{path:.+}", trust.handle_trust)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from aiohttp import web
+from securesystemslib.signer import Key
 
+from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_named
 from tabellion.core.names import Gun
+from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import UnknownGunError
 from tabellion_server.logs import log
-from tabellion_server.storage.interface import StoredFile
+from tabellion_server.storage.interface import Head, StoredFile
 from tabellion_server.web.access import check_write_access
 from tabellion_server.web.addresses import (
     FileAddress,
+    HashAddress,
     KeyAddress,
     SetAddress,
     nothing_here,
     parse_trust_path,
 )
 from tabellion_server.web.context import CONTEXT
-from tabellion_server.web.problems import RequestError
-from tabellion_server.web.uploads import read_upload
+from tabellion_server.web.request_errors import RequestError
+from tabellion_server.web.speech import accepts_problems, note_dialect, speaks_notary
+from tabellion_server.web.uploads import check_notary_role, read_upload
 
 _IMMUTABLE: Final = "public, max-age=31536000, immutable"
 _MUTABLE: Final = "no-cache"
@@ -31,7 +37,7 @@ async def handle_trust(request: web.Request) -> web.StreamResponse:
     """Answer any request to a GUN's metadata."""
     gun, address = parse_trust_path(request)
     match request.method, address:
-        case "GET" | "HEAD", FileAddress():
+        case "GET" | "HEAD", FileAddress() | HashAddress():
             return await _get_file(request, gun, address)
         case "GET" | "HEAD", KeyAddress():
             return await _get_key(request, gun, address.role)
@@ -45,25 +51,37 @@ async def handle_trust(request: web.Request) -> web.StreamResponse:
             raise nothing_here()
     allowed = {
         FileAddress: ["GET", "HEAD"],
+        HashAddress: ["GET", "HEAD"],
         KeyAddress: ["GET", "HEAD", "POST"],
         SetAddress: ["POST", "DELETE"],
     }
     raise web.HTTPMethodNotAllowed(request.method, allowed[type(address)])
 
 
-async def _get_file(request: web.Request, gun: Gun, address: FileAddress) -> web.StreamResponse:
+async def _get_file(
+    request: web.Request, gun: Gun, address: FileAddress | HashAddress
+) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    if address.version is None and address.role in _RENEWED:
+    is_mutable = isinstance(address, FileAddress) and address.version is None
+    if is_mutable and address.role in _RENEWED:
         head = await context.renewer.fresh_head(gun)
     else:
         head = await context.store.head(gun)
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
-    found = await context.files.find(head, address.role, address.version)
+    note_dialect(request, dialect_named(head.dialect))
+    if isinstance(address, FileAddress) and address.is_padded and head.dialect == TUF.name:
+        raise nothing_here()
+    if isinstance(address, HashAddress):
+        found = await context.files.find_hash(head, address.role, address.sha256)
+        what = f" of SHA-256 {address.sha256}"
+    else:
+        found = await context.files.find(head, address.role, address.version)
+        what = "" if address.version is None else f" version {address.version}"
     if found is not None:
-        return _file_answer(request, found, is_immutable=address.version is not None)
-    version = "" if address.version is None else f" version {address.version}"
-    raise RequestError(f"{gun} has no {address.role[:80]}{version}", status=404, name="not-found")
+        return _file_answer(request, found, is_immutable=not is_mutable)
+    name = "no-such-file" if speaks_notary(request) else "not-found"
+    raise RequestError(f"{gun} has no {address.role[:80]}{what}", status=404, name=name)
 
 
 def _file_answer(request: web.Request, found: StoredFile, *, is_immutable: bool) -> web.Response:
@@ -76,16 +94,35 @@ def _file_answer(request: web.Request, found: StoredFile, *, is_immutable: bool)
     wanted = request.if_none_match or ()
     if any(tag.value in {found.sha256, "*"} for tag in wanted):
         return web.Response(status=304, headers=headers)
+    if speaks_notary(request):
+        return web.Response(
+            body=found.data, content_type="text/plain", charset="utf-8", headers=headers
+        )
     return web.Response(body=found.data, content_type="application/json", headers=headers)
 
 
 async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:
     check_write_access(request)
     context = request.app[CONTEXT]
-    upload = await read_upload(request, max_bytes=context.settings.max_body_bytes)
+    head = await context.store.head(gun)
+    if head is not None:
+        note_dialect(request, dialect_named(head.dialect))
+    upload = await read_upload(
+        request,
+        max_bytes=context.settings.max_body_bytes,
+        is_lenient=speaks_notary(request),
+    )
+    dialect = dialect_named(head.dialect) if head is not None else dialect_of_upload(upload)
+    if upload:
+        note_dialect(request, dialect)
+    if dialect is NOTARY:
+        for item in upload:
+            check_notary_role(item.role)
     published = await context.publisher.publish(gun, upload)
     if not published.unchanged:
         log().info("gun.published", gun=gun, versions=dict(published.versions))
+    if speaks_notary(request):
+        return web.Response(headers={"Cache-Control": "no-store"})
     return web.json_response(
         {
             "gun": gun,
@@ -98,35 +135,74 @@ async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:
 
 async def _get_key(request: web.Request, gun: Gun, role: str) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    if request.query.get("dialect", "tuf") != "tuf":
-        raise RequestError(
-            "this release makes keys of the dialect tuf only", status=400, name="usage"
-        )
-    if context.settings.write_token is not None and not await context.store.online_keys(gun, role):
+    head = await context.store.head(gun)
+    dialect = _dialect_of_key(request, head)
+    held = await context.online.public_keys(gun, role, dialect)
+    if context.settings.write_token is not None and not held:
         check_write_access(request)  # asking makes a key: not for anybody on the network
-    key = await context.online.public_key(gun, role)
-    return web.json_response(
-        {"keyid": key.keyid, **key.to_dict()}, headers={"Cache-Control": _MUTABLE}
-    )
+    key = await context.online.public_key(gun, role, dialect)
+    if dialect is NOTARY and head is not None:
+        # The one in force: a key that was made to rotate to is told by POST.
+        in_force = await context.files.current_set(head, {"root"})
+        named = in_force.files["root"].signed.roles[role].keyids
+        key = next((item for item in held if item.keyid in named), key)
+    return _key_answer(request, key, dialect, cache=_MUTABLE)
 
 
 async def _rotate_key(request: web.Request, gun: Gun, role: str) -> web.StreamResponse:
     check_write_access(request)
     context = request.app[CONTEXT]
-    if await context.store.head(gun) is None:
+    head = await context.store.head(gun)
+    dialect = _dialect_of_key(request, head)
+    if head is None and dialect is TUF:
         raise UnknownGunError(f"there is nothing here for {gun}")
-    key = await context.online.rotate(gun, role)
-    log().info("key.rotated", gun=gun, role=role, keyid=key.keyid)
-    return web.json_response(
-        {"keyid": key.keyid, **key.to_dict()}, headers={"Cache-Control": "no-store"}
-    )
+    key = await context.publisher.pending_key(gun, role) if dialect is NOTARY else None
+    if key is None:
+        key = await context.online.rotate(gun, role, dialect)
+        log().info("key.rotated", gun=gun, role=role, keyid=key.keyid)
+    return _key_answer(request, key, dialect, cache="no-store")
+
+
+def _dialect_of_key(request: web.Request, head: Head | None) -> Dialect:
+    """Tell in which dialect a key is asked for: the GUN's, or before it exists as is said."""
+    asked = request.query.get("dialect")
+    if head is not None:
+        dialect = dialect_named(head.dialect)
+    else:
+        dialect = TUF if asked == TUF.name else NOTARY
+    if asked not in {None, dialect.name}:
+        raise RequestError(
+            f"a key of the dialect {str(asked)[:40]!r} isn't to be had here",
+            status=400,
+            name="usage",
+            hint=f"ask for ?dialect={dialect.name}",
+        )
+    note_dialect(request, dialect)
+    return dialect
+
+
+def _key_answer(
+    request: web.Request, key: Key, dialect: Dialect, *, cache: str
+) -> web.StreamResponse:
+    headers = {"Cache-Control": cache}
+    if dialect is NOTARY and not accepts_problems(request):
+        # Notary's own order, and no id: its clients compute it.
+        keyval = {"public": key.keyval["public"], "private": None}
+        text = json.dumps({"keytype": key.keytype, "keyval": keyval}, separators=(",", ":"))
+        return web.Response(text=text, content_type="text/plain", headers=headers)
+    return web.json_response({"keyid": key.keyid, **key.to_dict()}, headers=headers)
 
 
 async def _delete(request: web.Request, gun: Gun) -> web.StreamResponse:
     check_write_access(request)
     context = request.app[CONTEXT]
     async with context.locks.of(gun):
-        if not await context.store.delete(gun):
+        head = await context.store.head(gun)
+        if head is not None:
+            note_dialect(request, dialect_named(head.dialect))
+        is_notary = speaks_notary(request)
+        if not await context.store.delete(gun) and not is_notary:
             raise UnknownGunError(f"there is nothing here for {gun}")
-    log().info("gun.deleted", gun=gun)
-    return web.Response(status=204, headers={"Cache-Control": "no-store"})
+    if head is not None:
+        log().info("gun.deleted", gun=gun)
+    return web.Response(status=200 if is_notary else 204, headers={"Cache-Control": "no-store"})
