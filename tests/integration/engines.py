@@ -28,6 +28,8 @@ import pytest
 from tabellion.registry import Manifest
 
 PACKAGES = {
+    "notary": "notary",
+    "notary-server": "notary",
     "dockerd": "docker.io",
     "docker": "docker.io",
     "docker-registry": "docker-registry",
