@@ -6,7 +6,7 @@ stopped by its own process id when the block is left.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import os
@@ -61,14 +61,14 @@ def make_certificates(folder: Path) -> Certificates:
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests' authority")])
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    start = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
 
     def signed(builder: x509.CertificateBuilder) -> bytes:
         made = (
             builder.issuer_name(ca_name)
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
-            .not_valid_after(start + datetime.timedelta(days=30))
+            .not_valid_after(start + dt.timedelta(days=30))
             .sign(ca_key, hashes.SHA256())
         )
         return made.public_bytes(serialization.Encoding.PEM)
@@ -291,12 +291,12 @@ def real_notary(folder: Path) -> Iterator[RealNotary]:
         )
         signer_words = ["notary-signer", "-config", str(folder / "signer.json")]
         server_words = ["notary-server", "-config", str(folder / "server.json")]
-        with engines.started(signer_words, folder / "signer.log", env=env) as process:
+        with engines.started(signer_words, folder / "signer.log", env=env) as keys:
             engines.wait_until(
-                lambda: engines.is_listening(signer_port), process, folder / "signer.log"
+                lambda: engines.is_listening(signer_port), keys, folder / "signer.log"
             )
-            with engines.started(server_words, log, env=env) as process:
-                engines.wait_until(lambda: is_healthy(found), process, log)
+            with engines.started(server_words, log, env=env) as files_server:
+                engines.wait_until(lambda: is_healthy(found), files_server, log)
                 yield found
 
 

@@ -35,6 +35,7 @@ PACKAGES = {
     "skopeo": "skopeo",
     "busybox": "busybox-static",
     "notary": "notary",
+    "openssl": "openssl",
     "notary-server": "notary",
     "notary-signer": "notary",
 }
