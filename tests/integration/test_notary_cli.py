@@ -104,9 +104,10 @@ def delegations(script: Script) -> None:
     assert "targets/releases" in script.notary("list", gun, user="reader")
     script.notary("addhash", gun, "b1", *add[3:], status=1, user="bob")
     script.notary("reset", gun, "--all", user="bob")
-    for name in ("bob-1", "other"):
+    for name, status in (("bob-1", 0), ("other", 1)):  # beyond bob's paths
         words = ("addhash", gun, name, "5", "--sha256", OTHER, "-r", "targets/bob", "-p")
-        script.notary(*words, user="bob")
+        script.notary(*words, user="bob", status=status)
+    script.notary("reset", gun, "--all", user="bob")
     seen = script.notary("list", gun, "-r", "targets/bob", user="reader")
     assert ("bob-1" in seen, "other" in seen) == (True, False)
     script.notary("delegation", "add", gun, "targets/releases/deep", bob, "--all-paths")
@@ -128,7 +129,7 @@ def delegations(script: Script) -> None:
     assert bob_id not in script.notary("delegation", "list", gun, user="reader")
     script.notary("delegation", "remove", gun, "targets/bob", "-y", "-p")
     assert "targets/bob" not in script.notary("delegation", "list", gun, user="reader")
-    script.notary("delegation", "remove", gun, "targets/never", "-y", "-p", status=1)
+    script.notary("delegation", "remove", gun, "targets/never", "-y", "-p")
     assert "v1" in script.notary("list", gun, user="late")
 
 
