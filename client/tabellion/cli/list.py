@@ -20,7 +20,7 @@ from tabellion.cli.subject import gun_argument, gun_of
 from tabellion.core.names import Gun
 
 if TYPE_CHECKING:
-    from tabellion.core.search import TargetMatch
+    from tabellion.core.role_requests import TargetMatch
 
 if TYPE_CHECKING:
     from tabellion.verify import Listing
@@ -40,7 +40,7 @@ def command(name: str | None, gun: str | None) -> None:
       tabellion list --json --gun models.example/llm
     """  # noqa: D301  # \b is click's mark
     settings, wanted = settle(), gun_of(name, gun)
-    listing = work(_targets(settings, wanted), f"reading {wanted}")
+    listing = work(_targets(settings, wanted, released=gun is None), f"reading {wanted}")
     matches = listing.targets
     for error in listing.left_out:
         output.warn(f"left out: {error.message}")
@@ -56,9 +56,9 @@ def command(name: str | None, gun: str | None) -> None:
     output.table(("TARGET", "DIGEST", "LENGTH", "SIGNED BY"), rows)
 
 
-async def _targets(settings: Settings, gun: Gun) -> Listing:
+async def _targets(settings: Settings, gun: Gun, *, released: bool) -> Listing:
     async with trust_client(settings) as trust:
-        return await trust.targets(gun)
+        return await trust.targets(gun, released=released)
 
 
 def as_json(match: TargetMatch) -> dict[str, Any]:

@@ -12,70 +12,45 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass
 
 from tuf.api.metadata import TargetFile, Targets
 
+from tabellion.core.dialect import NOTARY
 from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.names import Digest
+from tabellion.core.notary_search import find_in_tree, find_released, find_signers
+from tabellion.core.role_requests import RoleRequest, TargetMatch, is_published, load_role
 from tabellion.core.roles import delegated_roles, roles_for_path
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import MetadataTooLargeError
 
 
-@dataclass(frozen=True, slots=True)
-class RoleRequest:
-    """A role that the search needs, and the delegator that led to it.
-
-    Attributes:
-        role: Name of the role.
-        delegator: The role that led to it.
-        optional: If its file can't be had or trusted, ``TrustedSet.note_unusable`` is enough.
-    """
-
-    role: str
-    delegator: str
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class TargetMatch:
-    """Who signed what under a path.
-
-    Attributes:
-        path: Target path.
-        target: Length, hashes and custom.
-        role: The role that signed it.
-        delegated_by: The role that delegated to it, ``root`` for top-level targets.
-    """
-
-    path: str
-    target: TargetFile
-    role: TrustedMetadata[Targets]
-    delegated_by: str
-
-
 def find_target(
-    trusted: TrustedSet, path: str, *, optional: bool = False
+    trusted: TrustedSet, path: str, *, optional: bool = False, released: bool = True
 ) -> Generator[RoleRequest, None, TargetMatch | None]:
-    """Search the roles pre-order for a path.
+    """Search the roles pre-order for a path; in a Notary GUN in docker's or Notary's order.
 
     Args:
         trusted: What is trusted of the GUN; needed roles are loaded into it.
         path: Target path.
         optional: Whether a role that can't be had ends the search as "not found" (B41), for
             whoever looks through many paths, instead of with its error.
+        released: In a Notary GUN, take docker's word for what is signed: ``targets/releases``, then
+            ``targets``, and nobody else; otherwise any role that may sign the path.
 
     Returns:
         The first match, or None: nobody who may has signed it.
     """
+    if trusted.dialect is NOTARY:
+        find = find_released if released else find_in_tree
+        return (yield from find(trusted, path, optional=optional))
     pending = [RoleRequest("targets", "root", optional)]
     visited: set[str] = set()
     while pending and len(visited) <= trusted.limits.delegations:
         request = pending.pop()
         if request.role in visited:
             continue
-        role = yield from _load(trusted, request)
+        role = yield from load_role(trusted, request)
         if role is None:
             return None
         target = role.signed.targets.get(path)
@@ -104,7 +79,7 @@ def walk_roles(trusted: TrustedSet) -> Generator[RoleRequest, None, list[Trusted
     visits = 0
     while pending:
         request = pending.popleft()
-        if request.role in usable or not _is_published(trusted, request.role):
+        if request.role in usable or not is_published(trusted, request.role):
             continue
         visits += 1
         if visits > trusted.limits.roles:
@@ -113,7 +88,7 @@ def walk_roles(trusted: TrustedSet) -> Generator[RoleRequest, None, list[Trusted
             )
             trusted.note_unusable(request.role, request.delegator, error)
             break
-        role = yield from _load(trusted, request)
+        role = yield from load_role(trusted, request)
         if role is None:
             continue
         usable[request.role] = role
@@ -124,12 +99,14 @@ def walk_roles(trusted: TrustedSet) -> Generator[RoleRequest, None, list[Trusted
     return list(usable.values())
 
 
-def find_all(trusted: TrustedSet) -> Generator[RoleRequest, None, list[TargetMatch]]:
+def find_all(
+    trusted: TrustedSet, *, released: bool = True
+) -> Generator[RoleRequest, None, list[TargetMatch]]:
     """Resolve every path of every usable role, as ``find_target`` would, sorted by path."""
     roles = yield from walk_roles(trusted)
     found: list[TargetMatch] = []
     for path in sorted({path for role in roles for path in role.signed.targets}):
-        match = yield from find_target(trusted, path, optional=True)
+        match = yield from find_target(trusted, path, optional=True, released=released)
         if match is not None:
             found.append(match)
     return found
@@ -162,6 +139,15 @@ def find_digest(
     return None
 
 
+def signers_of(
+    trusted: TrustedSet, match: TargetMatch
+) -> Generator[RoleRequest, None, list[TrustedMetadata[Targets]]]:
+    """List the roles that vouch for a match; in a Notary GUN the signers beside the release."""
+    if trusted.dialect is not NOTARY:
+        return [match.role]
+    return (yield from find_signers(trusted, match))
+
+
 def names_digest(target: TargetFile, digest: Digest) -> bool:
     """Tell whether a target is those bytes, or a signed index that lists them."""
     if target.hashes.get(digest.algorithm) == digest.hex:
@@ -176,22 +162,3 @@ def index_manifests(target: TargetFile) -> list[dict[str, object]]:
     if not isinstance(manifests, list):
         return []
     return [child for child in manifests if isinstance(child, dict)]
-
-
-def _is_published(trusted: TrustedSet, role: str) -> bool:
-    return trusted.snapshot is not None and f"{role}.json" in trusted.snapshot.signed.meta
-
-
-def _load(
-    trusted: TrustedSet, request: RoleRequest
-) -> Generator[RoleRequest, None, TrustedMetadata[Targets] | None]:
-    """Ask for a role unless it's there; None if it's optional and can't be had."""
-    edge = request.delegator, request.role
-    if trusted.role(request.role, request.delegator) is None and not (
-        request.optional and edge in trusted.unusable
-    ):
-        yield request
-    role = trusted.role(request.role, request.delegator)
-    if role is None and not (request.optional and edge in trusted.unusable):
-        raise RuntimeError(f"role {request.role} wasn't loaded before the search went on")
-    return role

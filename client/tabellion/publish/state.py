@@ -13,8 +13,9 @@ from tuf.api.metadata import Root, Targets
 
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata
 from tabellion.core.publication import CurrentSet
+from tabellion.core.role_requests import RoleRequest
 from tabellion.core.roles import delegated_roles
-from tabellion.core.search import RoleRequest, walk_roles
+from tabellion.core.search import walk_roles
 from tabellion.core.trusted_set import TrustedSet, verify_hashes
 from tabellion.errors import ExpiredMetadataError, NotFoundError, UnknownGunError
 from tabellion.publish.server_api import ServerApi

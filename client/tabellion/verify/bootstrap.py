@@ -15,7 +15,9 @@ from pathlib import Path
 
 from securesystemslib.signer import Key
 
+from tabellion.core.dialect import NOTARY, dialect_of
 from tabellion.core.limits import Limits
+from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.roles import key_material
 from tabellion.core.strict_json import canonical
 from tabellion.core.trusted_set import TrustedSet
@@ -32,7 +34,7 @@ from tabellion.verify.cache import MetadataCache
 
 _FINGERPRINT = re.compile(r"(?:sha256:)?[0-9a-fA-F]{64}")
 _HINT = "give the root file that the publisher handed out"
-FetchRoot = Callable[[int], Awaitable[bytes]]
+FetchRoot = Callable[[int | None], Awaitable[bytes]]
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,18 @@ class Bootstrap:
         try:
             return check_is_no_page(self._url, await fetch(1))
         except NotFoundError as error:
-            raise unknown_gun(self._gun, self._url, error) from error
+            data = await self._current_notary_root(fetch)
+            if data is None:
+                raise unknown_gun(self._gun, self._url, error) from error
+            return data
+
+    async def _current_notary_root(self, fetch: FetchRoot) -> bytes | None:
+        """Give the current root of a Notary GUN: its first may be version 2, or be lost."""
+        try:
+            data = await fetch(None)
+            return data if dialect_of(data) is NOTARY else None
+        except (NotFoundError, VerificationError):
+            return None
 
     def _open_given(self, data: bytes) -> TrustedSet:
         try:
@@ -219,8 +232,11 @@ class Bootstrap:
 def fingerprints(key: Key) -> set[str]:
     """Give the spellings of a key's fingerprint, all computed from the key itself.
 
-    They are its TUF key id (4.2.2) and the SHA-256 of its material, with and without its kind.
+    They are its TUF key id (4.2.2) and the SHA-256 of its material, with and without its kind; of
+    a Notary key also the id of the bare key, as its tools list it.
     """
     material = key_material(key)
+    if isinstance(key, NotaryKey):
+        return {hashlib.sha256(material).hexdigest(), key.computed_id, key.canonical_id}
     spelled = (material, material.removeprefix(b"ed25519:"), canonical(key.to_dict()))
     return {hashlib.sha256(part).hexdigest() for part in spelled}

@@ -20,13 +20,13 @@ from urllib.parse import quote
 
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
+from tabellion.core.role_requests import RoleRequest, TargetMatch
 from tabellion.core.search import (
-    RoleRequest,
-    TargetMatch,
     find_all,
     find_digest,
     find_target,
     names_digest,
+    signers_of,
     walk_roles,
 )
 from tabellion.core.trusted_set import TrustedSet
@@ -190,6 +190,7 @@ class TrustClient:
         gun = parse_gun(parsed.gun)
         async with self._updated(gun) as view:
             match = await _find(view, parsed)
+            signers = await view.search(signers_of(view.trusted, match))
         if platform is not None:
             digest, length = platform_digest(match.target, match.path, platform)
             if parsed.digest not in {None, _own_digest(match), digest}:
@@ -203,6 +204,7 @@ class TrustClient:
         return describe(
             view.trusted,
             match,
+            signers=signers,
             reference=parsed,
             gun=gun,
             digest=digest,
@@ -215,10 +217,11 @@ class TrustClient:
         """Verify plain data by its exact names; raises as ``verify`` does."""
         name = parse_gun(gun)
         async with self._updated(name) as view:
-            match = await _find_path(view, name, path)
+            match = await _find_path(view, name, path, released=False)
         return describe(
             view.trusted,
             match,
+            signers=[match.role],
             reference=None,
             gun=name,
             digest=signed_digest(match.target, path),
@@ -231,12 +234,18 @@ class TrustClient:
         """Give who signed what under a path; raises as ``verify`` does."""
         name = parse_gun(gun)
         async with self._updated(name) as view:
-            return await _find_path(view, name, path)
+            return await _find_path(view, name, path, released=False)
 
-    async def targets(self, gun: str) -> Listing:
-        """List all signed targets, each as a search would resolve it, sorted by path."""
+    async def targets(self, gun: str, *, released: bool = True) -> Listing:
+        """List all signed targets, each as a search would resolve it, sorted by path.
+
+        Args:
+            gun: The GUN.
+            released: In a Notary GUN, only what docker takes for released, as ``verify`` does;
+                otherwise what any role may sign, as ``verify_target`` does.
+        """
         async with self._updated(parse_gun(gun)) as view:
-            matches = await view.search(find_all(view.trusted))
+            matches = await view.search(find_all(view.trusted, released=released))
             return Listing(tuple(matches), tuple(view.trusted.unusable.values()))
 
     async def refresh(self, gun: str) -> TrustedSet:
@@ -285,9 +294,10 @@ class TrustClient:
             base_url, gun=gun, fetcher=self._fetcher, cache=cache, now=now, limits=self._limits
         )
 
-        async def fetch_root(version: int) -> bytes:
+        async def fetch_root(version: int | None) -> bytes:
+            name = "root.json" if version is None else f"{version}.root.json"
             return await self._fetcher.fetch(
-                f"{base_url}/{version}.root.json", max_bytes=self._limits.root_bytes
+                f"{base_url}/{name}", max_bytes=self._limits.root_bytes
             )
 
         bootstrap = Bootstrap(gun, base_url, self._pin, cache, now=now, limits=self._limits)
@@ -320,7 +330,7 @@ async def _find(view: View, reference: Reference) -> TargetMatch:
         if match is None:
             raise NotSignedError(f"nobody has signed {reference}")
         return match
-    match = await _find_path(view, reference.gun, str(reference.tag))
+    match = await _find_path(view, reference.gun, str(reference.tag), released=True)
     if reference.digest is not None and not names_digest(match.target, reference.digest):
         raise DigestMismatchError(
             f"{reference.name}:{reference.tag} is signed as "
@@ -329,8 +339,8 @@ async def _find(view: View, reference: Reference) -> TargetMatch:
     return match
 
 
-async def _find_path(view: View, gun: Gun, path: str) -> TargetMatch:
-    match = await view.search(find_target(view.trusted, path))
+async def _find_path(view: View, gun: Gun, path: str, *, released: bool) -> TargetMatch:
+    match = await view.search(find_target(view.trusted, path, released=released))
     if match is None:
         raise NotSignedError(f"nobody has signed {path[:128]!r} in {gun}")
     return match

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import TargetFile, Targets
 
+from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.names import Digest, Gun, Reference
+from tabellion.core.role_requests import TargetMatch
 from tabellion.core.roles import key_material
-from tabellion.core.search import TargetMatch, index_manifests
+from tabellion.core.search import index_manifests
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import InvalidNameError, MalformedMetadataError, NotSignedError
 
@@ -35,7 +37,7 @@ class VerifiedImage:
         digest: The verified digest.
         length: Bytes behind the digest; None if only its index's length is signed.
         custom: What the signer added.
-        signers: The role that signed it.
+        signers: The role that signed it; in a Notary GUN then the signers who vouch for it too.
         versions: Version of each role that was relied on.
         expires: Expiry of each role that was relied on.
         offline: The server couldn't be asked; this is the last known state, still fresh.
@@ -118,6 +120,7 @@ def describe(
     trusted: TrustedSet,
     match: TargetMatch,
     *,
+    signers: Sequence[TrustedMetadata[Targets]],
     reference: Reference | None,
     gun: Gun,
     digest: Digest,
@@ -136,7 +139,7 @@ def describe(
         digest=digest,
         length=length,
         custom=custom if isinstance(custom, dict) else {},
-        signers=(Signer(match.role.role, match.role.signed_by),),
+        signers=tuple(Signer(role.role, role.signed_by) for role in signers),
         versions={role: file.version for role, file in relied_on.items()},
         expires={role: file.expires_at for role, file in relied_on.items()},
         offline=offline,

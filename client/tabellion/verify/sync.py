@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from tabellion.core.limits import Limits
-from tabellion.core.search import TargetMatch
+from tabellion.core.role_requests import TargetMatch
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.verify.client import Listing, TrustClient
 from tabellion.verify.image import VerifiedImage
@@ -85,9 +85,9 @@ class SyncTrustClient:
         """Give who signed what under a path."""
         return self._run(self._client.target(gun, path))
 
-    def targets(self, gun: str) -> Listing:
+    def targets(self, gun: str, *, released: bool = True) -> Listing:
         """List all signed targets."""
-        return self._run(self._client.targets(gun))
+        return self._run(self._client.targets(gun, released=released))
 
     def refresh(self, gun: str) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 from tuf.api.metadata import MetaFile
 
 from tabellion.core.limits import Limits
-from tabellion.core.search import RoleRequest
+from tabellion.core.role_requests import RoleRequest
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
 from tabellion.errors import (
     AccessDeniedError,

@@ -25,7 +25,8 @@ from mutations import (
 from tabellion.core import strict_json
 from tabellion.core.dialect import TUF
 from tabellion.core.publication import CurrentSet, UploadedFile
-from tabellion.core.search import RoleRequest, find_all, find_digest, find_target
+from tabellion.core.role_requests import RoleRequest
+from tabellion.core.search import find_all, find_digest, find_target
 from tabellion.core.transitions import judge_publication
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import MalformedMetadataError, PublicationError, VerificationError

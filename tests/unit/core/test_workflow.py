@@ -16,7 +16,8 @@ from forge import LATER, NOW, Forge, resign, target
 from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.names import Digest
-from tabellion.core.search import RoleRequest, find_all, find_digest, find_target, walk_roles
+from tabellion.core.role_requests import RoleRequest
+from tabellion.core.search import find_all, find_digest, find_target, walk_roles
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
 from tabellion.errors import (
     ExpiredMetadataError,
