@@ -81,17 +81,14 @@ class DockerScript(Script):
 
     def forget(self) -> None:
         """Remove the repository's images from the engine: what is there next was pulled."""
-        for name in self.images():
-            self.world.engine.run("rmi", "-f", name)
+        if found := self.images():  # the newest first: children before parents
+            self.world.engine.run("rmi", "-f", *found)
+        assert self.images() == []
 
     def images(self) -> list[str]:
-        """Give the names of the repository's images in the engine, with digests."""
-        names = self.world.engine.images()
-        return [
-            name.replace("@<none>", "") if "<none>@" not in name else name.replace(":<none>", "")
-            for name in names
-            if name.startswith(self.gun)
-        ]
+        """Give the IDs of the repository's images in the engine."""
+        output = self.world.engine.run("images", "--no-trunc", "-q", self.gun).stdout
+        return list(dict.fromkeys(output.split()))
 
 
 def compare_docker(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ssl
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
     tamperer: Tamperer
     behind: NotaryServer
 
-    def do_GET(self) -> None:  # noqa: N802  # http.server's name
+    def do_GET(self) -> None:  # http.server's name
         status, body = self.behind.get(self.tamperer.reroute(self.path))
         passed_on = self.tamperer.change(self.path, body) if status == 200 else body
         if passed_on != body:
