@@ -163,5 +163,5 @@ def compare_steps(expected: list[Step], found: list[Step]) -> None:
     ]
     for theirs, own in zip(expected, found, strict=True):
         # keys and warnings come in any order
-        lines = [sorted(step.output.splitlines()) for step in (theirs, own)]
-        assert lines[0] == lines[1], "\n".join(["real, then ours:", *difflib.ndiff(*lines)])
+        said, answered = (sorted(step.output.splitlines()) for step in (theirs, own))
+        assert answered == said, "\n".join(["real, then ours:", *difflib.ndiff(said, answered)])

@@ -126,10 +126,10 @@ def delegations(script: Script) -> None:
     assert "a1" in script.notary("list", gun, user="reader")
     script.notary("delegation", "purge", gun, "--key", bob_id, "-p")
     # The real server goes on listing files nobody may sign, of which the client warns.
-    words = ("delegation", "list", gun)
-    assert bob_id not in script.notary(*words, user="reader", own_words=True)
+    shown = ("delegation", "list", gun)
+    assert bob_id not in script.notary(*shown, user="reader", own_words=True)
     script.notary("delegation", "remove", gun, "targets/bob", "-y", "-p", own_words=True)
-    assert "targets/bob" not in script.notary(*words, user="reader", own_words=True)
+    assert "targets/bob" not in script.notary(*shown, user="reader", own_words=True)
     script.notary("delegation", "remove", gun, "targets/never", "-y", "-p", own_words=True)
     assert "v1" in script.notary("list", gun, user="late", own_words=True)
 
