@@ -14,7 +14,7 @@ from aiohttp import web
 from tabellion.core.names import parse_gun
 from tabellion.errors import NotaryRefusalError
 from tabellion_server.storage.interface import Change
-from tabellion_server.web.addresses import decode
+from tabellion_server.web.addresses import check_gun_prefix, decode
 from tabellion_server.web.context import CONTEXT
 
 _DEFAULT_RECORDS: Final = 100
@@ -32,7 +32,9 @@ async def all_changes(request: web.Request) -> web.Response:
 async def gun_changes(request: web.Request) -> web.Response:
     """Answer ``/v2/<gun>/_trust/changefeed``."""
     raw = request.rel_url.raw_path.removeprefix("/v2/").removesuffix(_SUFFIX)
-    return await _changes(request, parse_gun(decode(raw)))
+    gun = parse_gun(decode(raw))
+    check_gun_prefix(request, gun)
+    return await _changes(request, gun)
 
 
 async def _changes(request: web.Request, gun: str | None) -> web.Response:

@@ -20,6 +20,7 @@ from tabellion_server.web.addresses import (
     HashAddress,
     KeyAddress,
     SetAddress,
+    check_gun_prefix,
     nothing_here,
     parse_trust_path,
 )
@@ -36,6 +37,7 @@ _RENEWED: Final = frozenset({"timestamp", "snapshot"})
 async def handle_trust(request: web.Request) -> web.StreamResponse:
     """Answer any request to a GUN's metadata."""
     gun, address = parse_trust_path(request)
+    check_gun_prefix(request, gun)
     match request.method, address:
         case "GET" | "HEAD", FileAddress() | HashAddress():
             return await _get_file(request, gun, address)
@@ -84,10 +86,24 @@ async def _get_file(
     raise RequestError(f"{gun} has no {address.role[:80]}{what}", status=404, name=name)
 
 
+def _notary_caching(request: web.Request, *, is_immutable: bool) -> dict[str, str]:
+    """Say how long caches may keep a file, as the operator of a Notary server configures it."""
+    settings = request.app[CONTEXT].settings
+    age = settings.notary_max_age_consistent if is_immutable else settings.notary_max_age_current
+    seconds = int(age.total_seconds())
+    if seconds == 0:
+        return {"Cache-Control": "max-age=0, no-cache, no-store", "Pragma": "no-cache"}
+    revalidate = "" if is_immutable else ", must-revalidate"
+    return {"Cache-Control": f"public, max-age={seconds}, s-maxage={seconds}{revalidate}"}
+
+
 def _file_answer(request: web.Request, found: StoredFile, *, is_immutable: bool) -> web.Response:
+    caching = {"Cache-Control": _IMMUTABLE if is_immutable else _MUTABLE}
+    if speaks_notary(request):
+        caching = _notary_caching(request, is_immutable=is_immutable)
     headers = {
         "ETag": f'"{found.sha256}"',
-        "Cache-Control": _IMMUTABLE if is_immutable else _MUTABLE,
+        **caching,
         "Last-Modified": found.stored_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
         "X-Content-Type-Options": "nosniff",
     }
