@@ -141,7 +141,7 @@ def _check_decodes(role: str, data: bytes, limits: Limits) -> None:
         )
     try:
         content = json.loads(data)
-        signed = content.get("signed") or {}
+        signed = {} if content.get("signed") is None else content["signed"]
         fits = isinstance(signed.get("_type", ""), str) and type(signed.get("version", 0)) is int
         if "expires" in signed:
             parse_moment(signed["expires"])
