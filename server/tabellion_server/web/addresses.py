@@ -6,6 +6,7 @@ decoded before it is taken apart.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from tabellion.core.names import Gun, parse_gun
 from tabellion.errors import InvalidNameError, NotaryRefusalError
+from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.request_errors import RequestError
 
@@ -107,6 +109,26 @@ def check_gun_prefix(request: web.Request, gun: Gun) -> None:
         code_name="INVALID_GUN",
         hint="publish under such a name, or ask the operator for notary.gun_prefixes",
     )
+
+
+def is_served(request: web.Request, gun: str) -> bool:
+    """Tell whether the settings let this server hold a GUN of that name."""
+    prefixes = request.app[CONTEXT].settings.gun_prefixes
+    return not prefixes or gun.startswith(prefixes)
+
+
+def redirect_to_clean_path(request: web.Request) -> None:
+    """Send a client that wrote ``//``, ``/./`` or ``/../`` to the plain form, as Notary does.
+
+    Raises:
+        web.HTTPMovedPermanently: The path isn't plain.
+    """
+    raw = request.rel_url.raw_path
+    clean = "/" + posixpath.normpath(raw).lstrip("/")
+    if raw.endswith("/") and clean != "/":
+        clean += "/"
+    if clean != raw:
+        raise web.HTTPMovedPermanently(clean)
 
 
 def parse_gun_path(request: web.Request, prefix: str) -> Gun:
