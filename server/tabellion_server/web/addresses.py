@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -16,7 +17,6 @@ from aiohttp import web
 
 from tabellion.core.names import Gun, parse_gun
 from tabellion.errors import InvalidNameError, NotaryRefusalError
-from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.request_errors import RequestError
 
@@ -92,6 +92,23 @@ def parse_trust_path(request: web.Request) -> tuple[Gun, Address]:
     raise nothing_here()
 
 
+_OPERATIONS: Final[Mapping[tuple[str, type], str]] = {
+    ("GET", FileAddress): "GetRole",
+    ("GET", HashAddress): "GetRoleByHash",
+    ("GET", KeyAddress): "GetKey",
+    ("POST", KeyAddress): "RotateKey",
+    ("POST", SetAddress): "UpdateTUF",
+    ("DELETE", SetAddress): "DeleteTUF",
+}
+
+
+def operation_of(method: str, address: Address) -> str:
+    """Name what is asked as Notary's metrics do; empty for what isn't counted."""
+    if isinstance(address, FileAddress) and address.version is not None and method == "GET":
+        return "GetRoleByVersion"
+    return _OPERATIONS.get((method, type(address)), "")
+
+
 def check_gun_prefix(request: web.Request, gun: Gun) -> None:
     """Accept a GUN whose name begins as this server's GUNs do.
 
@@ -109,12 +126,6 @@ def check_gun_prefix(request: web.Request, gun: Gun) -> None:
         code_name="INVALID_GUN",
         hint="publish under such a name, or ask the operator for notary.gun_prefixes",
     )
-
-
-def is_served(request: web.Request, gun: str) -> bool:
-    """Tell whether the settings let this server hold a GUN of that name."""
-    prefixes = request.app[CONTEXT].settings.gun_prefixes
-    return not prefixes or gun.startswith(prefixes)
 
 
 def redirect_to_clean_path(request: web.Request) -> None:

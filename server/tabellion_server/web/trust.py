@@ -13,20 +13,21 @@ from securesystemslib.signer import Key
 from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_named
 from tabellion.core.names import Gun
 from tabellion.core.transitions import dialect_of_upload
-from tabellion.errors import NotaryRefusalError, UnknownGunError
+from tabellion.errors import UnknownGunError
 from tabellion_server.logs import log
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Head, StoredFile
 from tabellion_server.web.access import check_write_access
 from tabellion_server.web.addresses import (
-    Address,
     FileAddress,
     HashAddress,
     KeyAddress,
     SetAddress,
     check_gun_prefix,
     nothing_here,
+    operation_of,
     parse_trust_path,
+    redirect_to_clean_path,
 )
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.metrics import note_operation
@@ -41,7 +42,10 @@ _RENEWED: Final = frozenset({"timestamp", "snapshot"})
 
 async def handle_trust(request: web.Request) -> web.StreamResponse:
     """Answer any request to a GUN's metadata."""
+    if request.method in {"GET", "HEAD"} and speaks_notary(request):
+        redirect_to_clean_path(request)
     gun, address = parse_trust_path(request)
+    note_operation(request, operation_of(request.method, address))
     check_gun_prefix(request, gun)
     match request.method, address:
         case "GET" | "HEAD", FileAddress() | HashAddress():
@@ -91,17 +95,6 @@ async def _get_file(
     raise RequestError(f"{gun} has no {address.role[:80]}{what}", status=404, name=name)
 
 
-def _notary_caching(request: web.Request, *, is_immutable: bool) -> dict[str, str]:
-    """Say how long caches may keep a file, as the operator of a Notary server configures it."""
-    settings = request.app[CONTEXT].settings
-    age = settings.notary_max_age_consistent if is_immutable else settings.notary_max_age_current
-    seconds = int(age.total_seconds())
-    if seconds == 0:
-        return {"Cache-Control": "max-age=0, no-cache, no-store", "Pragma": "no-cache"}
-    revalidate = "" if is_immutable else ", must-revalidate"
-    return {"Cache-Control": f"public, max-age={seconds}, s-maxage={seconds}{revalidate}"}
-
-
 def _file_answer(
     request: web.Request, found: StoredFile, head: Head, *, is_immutable: bool
 ) -> web.Response:
@@ -134,32 +127,9 @@ def _notary_caching(settings: Settings, *, is_immutable: bool) -> dict[str, str]
     return {"Cache-Control": text if is_immutable else f"{text}, must-revalidate"}
 
 
-def _operation(method: str, address: Address) -> str:
-    """Name what is asked as Notary's metrics do; empty for what isn't counted."""
-    match method, address:
-        case "GET" | "HEAD", FileAddress(version=None):
-            return "GetRole"
-        case "GET" | "HEAD", FileAddress():
-            return "GetRoleByVersion"
-        case "GET" | "HEAD", HashAddress():
-            return "GetRoleByHash"
-        case "GET" | "HEAD", KeyAddress():
-            return "GetKey"
-        case "POST", KeyAddress():
-            return "RotateKey"
-        case "POST", SetAddress():
-            return "UpdateTUF"
-        case "DELETE", SetAddress():
-            return "DeleteTUF"
-    return ""
-
-
 async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:
     check_write_access(request)
     context = request.app[CONTEXT]
-    if not is_served(request, gun):
-        prefixes = " ".join(context.settings.gun_prefixes)
-        raise NotaryRefusalError(f"Require GUNs with prefix: [{prefixes}]", code_name="INVALID_GUN")
     head = await context.store.head(gun)
     if head is not None:
         note_dialect(request, dialect_named(head.dialect))
