@@ -28,8 +28,6 @@ import pytest
 from tabellion.registry import Manifest
 
 PACKAGES = {
-    "notary": "notary",
-    "notary-server": "notary",
     "dockerd": "docker.io",
     "docker": "docker.io",
     "docker-registry": "docker-registry",

@@ -176,20 +176,11 @@ class KeyStore:
             KeyStoreError: Not here, readable by others, or not the key its name says.
             PassphraseError: The passphrase is wrong.
         """
-        private, key = self.private(keyid, passphrase), self.find(keyid).key
+        private, key = self.private_key(keyid, passphrase), self.find(keyid).key
         try:
             return CryptoSigner(private, key)
         except Exception as error:
             raise KeyStoreError(f"key {key.keyid[:12]} can't sign: {error}") from error
-
-    def private(self, keyid: str, passphrase: str) -> PrivateKeyTypes:
-        """Open a key; raises as ``signer`` does."""
-        info = self.find(keyid)
-        private = self.private_key(keyid, passphrase)
-        try:
-            return CryptoSigner(private, info.key)
-        except Exception as error:
-            raise KeyStoreError(f"{info.path} can't sign: {error}") from error
 
     def private_key(self, keyid: str, passphrase: str) -> PrivateKeyTypes:
         """Open a key.

@@ -99,7 +99,7 @@ class KeyRing:
         if info.keyid not in self._open:
             passphrase = self.passphrases.existing(info.role, info.keyid, info.name)
             try:
-                self._open[info.keyid] = self.keystore.private(info.keyid, passphrase)
+                self._open[info.keyid] = self.keystore.private_key(info.keyid, passphrase)
             except PassphraseError:
                 self.passphrases.forget(info.keyid)
                 raise
