@@ -93,7 +93,7 @@ _ERRORS: Final[tuple[tuple[type[TabellionError], str, object], ...]] = (
     (NotFoundError, "METADATA_NOT_FOUND", {}),
     (MalformedMetadataError, "MALFORMED_JSON", None),
     (InvalidNameError, "METADATA_NOT_FOUND", None),
-    (UsageError, "INVALID_PARAMETERS", None),
+    (UsageError, "INVALID_PARAMETERS", {}),
 )
 _REQUESTS: Final[Mapping[str, tuple[str, object]]] = {
     "no-such-file": ("METADATA_NOT_FOUND", {}),
