@@ -219,6 +219,41 @@ async def test_the_changefeed_goes_both_ways_and_ends_with_the_deletion(
     assert (await everything.json(content_type="text/plain"))["count"] == 4
 
 
+async def test_what_is_too_large_is_refused_with_the_limit_in_notarys_form(
+    notary: NotarySite,
+) -> None:
+    await notary.first()
+    before = await notary.everything()
+    for files in (
+        {"targets": b"x" * 6_000_000},
+        {f"targets/{number}": b"x" * 900_000 for number in range(20)},
+    ):
+        error = await refusal(await notary.post(files), 400)
+        assert (error["code"], error["detail"]["Name"]) == ("INVALID_UPDATE", "ErrValidation")
+        assert re.search(r"larger than [0-9]+ bytes", error["detail"]["Error"]["Msg"])
+    assert await notary.everything() == before
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\U0001f511", "\u20ac"])
+async def test_refusals_stay_below_what_clients_read_however_long_the_name(
+    notary: NotarySite, letter: str
+) -> None:
+    for role in (letter * 400, "targets/" + letter * 250):
+        body = (
+            f'--B\r\nContent-Disposition: form-data; name="files"; filename="{role}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n{}\r\n--B--\r\n"
+        )
+        answer = await notary.client.session.post(
+            notary.url(""),
+            data=body.encode(),
+            headers={"Content-Type": "multipart/form-data; boundary=B"},
+        )
+        error = await refusal(answer, 400)
+        if letter != "a":
+            assert error["code"] == "INVALID_ROLE"
+            assert error["detail"].startswith(role[:20])
+
+
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
