@@ -24,8 +24,6 @@ _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
 _AGE = re.compile(r"([0-9]{1,8})([smhd])")
 _MAX_AGE: Final = timedelta(days=365)
 _LISTS: Final = frozenset({"addresses", "prefixes"})
-_AGE = re.compile(r"(0|[1-9][0-9]{0,8})([smhd])")
-_MAX_AGE: Final = timedelta(days=365)
 _SQLITE: Final = "sqlite:///"
 _MAX_PORT: Final = 65535
 _MAX_COUNT: Final = 10**12 - 1
@@ -91,9 +89,6 @@ class Settings:
         snapshot_life: From signing to expiry.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
-        gun_prefixes: How a GUN's name must begin to be served under ``/v2/``; none lets any.
-        notary_max_age_current: How long caches may keep a Notary GUN's current files; 0 for not.
-        notary_max_age_consistent: The same for its files by hash or version.
         gun_prefixes: How the name of every GUN here begins; none for any name.
         notary_max_age_current: How long caches may give a Notary GUN's current files; 0 for never.
         notary_max_age_consistent: The same for files asked for by hash or version.
@@ -114,9 +109,6 @@ class Settings:
     snapshot_life: timedelta = timedelta(days=30)
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
-    gun_prefixes: tuple[str, ...] = ()
-    notary_max_age_current: timedelta = timedelta(seconds=300)
-    notary_max_age_consistent: timedelta = timedelta(days=30)
     gun_prefixes: tuple[str, ...] = ()
     notary_max_age_current: timedelta = timedelta(seconds=300)
     notary_max_age_consistent: timedelta = timedelta(days=30)
@@ -230,11 +222,6 @@ class _Reader:
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
-            gun_prefixes=get("notary.gun_prefixes", default.gun_prefixes),
-            notary_max_age_current=get("notary.max_age_current", default.notary_max_age_current),
-            notary_max_age_consistent=get(
-                "notary.max_age_consistent", default.notary_max_age_consistent
-            ),
             gun_prefixes=get("notary.gun_prefixes", default.gun_prefixes),
             notary_max_age_current=get("notary.max_age_current", default.notary_max_age_current),
             notary_max_age_consistent=get(
@@ -369,24 +356,6 @@ def _prefixes(value: object, folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _age(value: object, folder: Path) -> timedelta:
-    match = _AGE.fullmatch(_text(value, folder))
-    seconds = int(match[1]) * _UNITS[match[2]] if match else _MAX_AGE.total_seconds() + 1
-    if seconds > _MAX_AGE.total_seconds():
-        raise ValueError("give a duration such as 300s or 30d, from 0s to 365d")
-    return timedelta(seconds=seconds)
-
-
-def _prefixes(value: object, folder: Path) -> tuple[str, ...]:
-    items = value if isinstance(value, list) else [value]
-    found = tuple(_text(item, folder).strip() for item in items)
-    for item in found:
-        parts = item.split("/")
-        if not item.endswith("/") or "" in parts[:-1] or {".", ".."} & set(parts):
-            raise ValueError(f"{item!r} isn't the beginning of GUNs such as registry.example/team/")
-    return found
-
-
 def _addresses(value: object, folder: Path) -> tuple[Address, ...]:
     items = value if isinstance(value, list) else [value]
     if not items:
@@ -422,6 +391,4 @@ _CONVERT: Final = {
     "age": _age,
     "prefixes": _prefixes,
     "addresses": _addresses,
-    "age": _age,
-    "prefixes": _prefixes,
 }

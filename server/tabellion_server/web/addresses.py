@@ -17,7 +17,6 @@ from aiohttp import web
 from tabellion.core.names import Gun, parse_gun
 from tabellion.errors import InvalidNameError, NotaryRefusalError
 from tabellion_server.web.context import CONTEXT
-from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.request_errors import RequestError
 
 _MARK: Final = "/_trust/tuf/"
@@ -109,12 +108,6 @@ def check_gun_prefix(request: web.Request, gun: Gun) -> None:
         code_name="INVALID_GUN",
         hint="publish under such a name, or ask the operator for notary.gun_prefixes",
     )
-
-
-def is_served(request: web.Request, gun: str) -> bool:
-    """Tell whether the settings let this server hold a GUN of that name."""
-    prefixes = request.app[CONTEXT].settings.gun_prefixes
-    return not prefixes or gun.startswith(prefixes)
 
 
 def redirect_to_clean_path(request: web.Request) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from tabellion.core.names import parse_gun
-from tabellion.errors import NotaryRefusalError
+from tabellion.errors import NotaryRefusalError, UsageError
 from tabellion_server.storage.interface import Change
 from tabellion_server.web.addresses import check_gun_prefix, decode
 from tabellion_server.web.context import CONTEXT
@@ -73,8 +73,8 @@ def _change_id(text: str) -> int:
     if text == "":
         return 0
     if not _INTEGER.fullmatch(text) or len(text) > 19:  # noqa: PLR2004  (64 bits)
-        raise NotaryRefusalError(
-            f"change_id {text[:40]!r} isn't a number", code_name="INVALID_PARAMETERS"
+        raise UsageError(
+            f"change_id {text[:40]!r} isn't a number", hint="give a record's ID, 0 or -1"
         )
     return max(int(text), -1)
 

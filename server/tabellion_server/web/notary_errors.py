@@ -79,7 +79,6 @@ def _refusal(error: NotaryRefusalError) -> tuple[str, object]:
         "INVALID_UPDATE": error.name and {"Name": error.name, "Error": {"Msg": text}},
         "INVALID_ROLE": text,
         "INVALID_GUN": text,
-        "INVALID_GUN": text,
         "INVALID_PARAMETERS": text,
         "VERSION": {},
     }
@@ -94,7 +93,7 @@ _ERRORS: Final[tuple[tuple[type[TabellionError], str, object], ...]] = (
     (NotFoundError, "METADATA_NOT_FOUND", {}),
     (MalformedMetadataError, "MALFORMED_JSON", None),
     (InvalidNameError, "METADATA_NOT_FOUND", None),
-    (UsageError, "INVALID_PARAMETERS", None),
+    (UsageError, "INVALID_PARAMETERS", {}),
 )
 _REQUESTS: Final[Mapping[str, tuple[str, object]]] = {
     "no-such-file": ("METADATA_NOT_FOUND", {}),

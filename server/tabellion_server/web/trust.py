@@ -12,8 +12,9 @@ from securesystemslib.signer import Key
 
 from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_named
 from tabellion.core.names import Gun
+from tabellion.core.roles import TOP_LEVEL_ROLES
 from tabellion.core.transitions import dialect_of_upload
-from tabellion.errors import NotaryRefusalError, UnknownGunError
+from tabellion.errors import UnknownGunError
 from tabellion_server.logs import log
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Head, StoredFile
@@ -27,8 +28,9 @@ from tabellion_server.web.addresses import (
     check_gun_prefix,
     nothing_here,
     parse_trust_path,
+    redirect_to_clean_path,
 )
-from tabellion_server.web.context import CONTEXT
+from tabellion_server.web.context import CONTEXT, Context
 from tabellion_server.web.metrics import note_operation
 from tabellion_server.web.request_errors import RequestError
 from tabellion_server.web.speech import accepts_problems, note_dialect, speaks_notary
@@ -41,8 +43,11 @@ _RENEWED: Final = frozenset({"timestamp", "snapshot"})
 
 async def handle_trust(request: web.Request) -> web.StreamResponse:
     """Answer any request to a GUN's metadata."""
+    if speaks_notary(request):
+        redirect_to_clean_path(request)
     gun, address = parse_trust_path(request)
     check_gun_prefix(request, gun)
+    note_operation(request, _operation(request.method, address))
     match request.method, address:
         case "GET" | "HEAD", FileAddress() | HashAddress():
             return await _get_file(request, gun, address)
@@ -82,6 +87,8 @@ async def _get_file(
     if isinstance(address, HashAddress):
         found = await context.files.find_hash(head, address.role, address.sha256)
         what = f" of SHA-256 {address.sha256}"
+    elif is_mutable and not await _is_listed(context, head, address.role):
+        found, what = None, ""
     else:
         found = await context.files.find(head, address.role, address.version)
         what = "" if address.version is None else f" version {address.version}"
@@ -91,15 +98,12 @@ async def _get_file(
     raise RequestError(f"{gun} has no {address.role[:80]}{what}", status=404, name=name)
 
 
-def _notary_caching(request: web.Request, *, is_immutable: bool) -> dict[str, str]:
-    """Say how long caches may keep a file, as the operator of a Notary server configures it."""
-    settings = request.app[CONTEXT].settings
-    age = settings.notary_max_age_consistent if is_immutable else settings.notary_max_age_current
-    seconds = int(age.total_seconds())
-    if seconds == 0:
-        return {"Cache-Control": "max-age=0, no-cache, no-store", "Pragma": "no-cache"}
-    revalidate = "" if is_immutable else ", must-revalidate"
-    return {"Cache-Control": f"public, max-age={seconds}, s-maxage={seconds}{revalidate}"}
+async def _is_listed(context: Context, head: Head, role: str) -> bool:
+    """Tell whether a role is current: of a Notary delegation, whether the snapshot lists it."""
+    if head.dialect != NOTARY.name or role in TOP_LEVEL_ROLES:
+        return True
+    held = (await context.files.current_set(head, {"snapshot"})).files["snapshot"]
+    return f"{role}.json" in held.signed.meta
 
 
 def _file_answer(
@@ -136,30 +140,24 @@ def _notary_caching(settings: Settings, *, is_immutable: bool) -> dict[str, str]
 
 def _operation(method: str, address: Address) -> str:
     """Name what is asked as Notary's metrics do; empty for what isn't counted."""
-    match method, address:
-        case "GET" | "HEAD", FileAddress(version=None):
-            return "GetRole"
-        case "GET" | "HEAD", FileAddress():
-            return "GetRoleByVersion"
-        case "GET" | "HEAD", HashAddress():
-            return "GetRoleByHash"
-        case "GET" | "HEAD", KeyAddress():
-            return "GetKey"
-        case "POST", KeyAddress():
-            return "RotateKey"
-        case "POST", SetAddress():
-            return "UpdateTUF"
-        case "DELETE", SetAddress():
-            return "DeleteTUF"
-    return ""
+    kind = "ByVersion" if isinstance(address, FileAddress) and address.version is not None else ""
+    read = {
+        FileAddress: f"GetRole{kind}",
+        HashAddress: "GetRoleByHash",
+        KeyAddress: "GetKey",
+    }.get(type(address), "")
+    asked = {
+        "GET": read,
+        "HEAD": read,
+        "POST": {KeyAddress: "RotateKey", SetAddress: "UpdateTUF"}.get(type(address), ""),
+        "DELETE": "DeleteTUF" if isinstance(address, SetAddress) else "",
+    }
+    return asked.get(method, "")
 
 
 async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:
     check_write_access(request)
     context = request.app[CONTEXT]
-    if not is_served(request, gun):
-        prefixes = " ".join(context.settings.gun_prefixes)
-        raise NotaryRefusalError(f"Require GUNs with prefix: [{prefixes}]", code_name="INVALID_GUN")
     head = await context.store.head(gun)
     if head is not None:
         note_dialect(request, dialect_named(head.dialect))
