@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -89,6 +90,23 @@ def parse_trust_path(request: web.Request) -> tuple[Gun, Address]:
             file[2], int(file[1]) if file[1] else None, (file[1] or "").startswith("0")
         )
     raise nothing_here()
+
+
+_OPERATIONS: Final[Mapping[tuple[str, type], str]] = {
+    ("GET", FileAddress): "GetRole",
+    ("GET", HashAddress): "GetRoleByHash",
+    ("GET", KeyAddress): "GetKey",
+    ("POST", KeyAddress): "RotateKey",
+    ("POST", SetAddress): "UpdateTUF",
+    ("DELETE", SetAddress): "DeleteTUF",
+}
+
+
+def operation_of(method: str, address: Address) -> str:
+    """Name what is asked as Notary's metrics do; empty for what isn't counted."""
+    if isinstance(address, FileAddress) and address.version is not None and method == "GET":
+        return "GetRoleByVersion"
+    return _OPERATIONS.get((method, type(address)), "")
 
 
 def check_gun_prefix(request: web.Request, gun: Gun) -> None:

@@ -20,13 +20,13 @@ from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Head, StoredFile
 from tabellion_server.web.access import check_write_access
 from tabellion_server.web.addresses import (
-    Address,
     FileAddress,
     HashAddress,
     KeyAddress,
     SetAddress,
     check_gun_prefix,
     nothing_here,
+    operation_of,
     parse_trust_path,
     redirect_to_clean_path,
 )
@@ -43,11 +43,11 @@ _RENEWED: Final = frozenset({"timestamp", "snapshot"})
 
 async def handle_trust(request: web.Request) -> web.StreamResponse:
     """Answer any request to a GUN's metadata."""
-    if speaks_notary(request):
+    if request.method in {"GET", "HEAD"} and speaks_notary(request):
         redirect_to_clean_path(request)
     gun, address = parse_trust_path(request)
+    note_operation(request, operation_of(request.method, address))
     check_gun_prefix(request, gun)
-    note_operation(request, _operation(request.method, address))
     match request.method, address:
         case "GET" | "HEAD", FileAddress() | HashAddress():
             return await _get_file(request, gun, address)
@@ -136,23 +136,6 @@ def _notary_caching(settings: Settings, *, is_immutable: bool) -> dict[str, str]
         return {"Cache-Control": "max-age=0, no-cache, no-store", "Pragma": "no-cache"}
     text = f"public, max-age={seconds}, s-maxage={seconds}"
     return {"Cache-Control": text if is_immutable else f"{text}, must-revalidate"}
-
-
-def _operation(method: str, address: Address) -> str:
-    """Name what is asked as Notary's metrics do; empty for what isn't counted."""
-    kind = "ByVersion" if isinstance(address, FileAddress) and address.version is not None else ""
-    read = {
-        FileAddress: f"GetRole{kind}",
-        HashAddress: "GetRoleByHash",
-        KeyAddress: "GetKey",
-    }.get(type(address), "")
-    asked = {
-        "GET": read,
-        "HEAD": read,
-        "POST": {KeyAddress: "RotateKey", SetAddress: "UpdateTUF"}.get(type(address), ""),
-        "DELETE": "DeleteTUF" if isinstance(address, SetAddress) else "",
-    }
-    return asked.get(method, "")
 
 
 async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:
