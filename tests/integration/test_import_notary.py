@@ -32,7 +32,7 @@ from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.storage.interface import Change, Head, StoredFile, TagEvent
 from tabellion_server.storage.sqlite import SqliteStore
 
-NAME = "it's \\ a <1.0> \N{SNOWMAN} \"name\""
+NAME = 'it\'s \\ a <1.0> \N{SNOWMAN} "name"'
 VECTOR_GUNS = ("probe/b09ee482", "probe/ff2e7033")
 KINDS = ("postgresql", "postgresql copy", "postgresql inserts", "mysql", "mysql text", "mysql hex")
 
