@@ -29,7 +29,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-
 from integration.engines import free_port, wait_until
 from notary_gun import NotaryGun
 from tabellion.core.dialect import NOTARY
@@ -191,7 +190,7 @@ def postgresql(rows: NotaryRows) -> Iterator[RunningDatabase]:
     as_user: dict[str, Any] = {}
     if os.geteuid() == 0:
         as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:  # noqa: S108  (short)
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:
         if as_user:
             shutil.chown(folder, "postgres", "postgres")
         data, log, port = Path(folder, "data"), Path(folder, "log"), free_port()
@@ -201,13 +200,19 @@ def postgresql(rows: NotaryRows) -> Iterator[RunningDatabase]:
         words = ["-D", str(data), "-U", "notary", "-A", "scram-sha-256", "--no-sync"]
         subprocess.run(
             [str(programs[-1] / "initdb"), *words, "--pwfile", str(secret), "-E", "UTF8"],
-            **{"stdout": subprocess.DEVNULL, "cwd": folder, "check": True, **as_user},
+            stdout=subprocess.DEVNULL,
+            cwd=folder,
+            check=True,
+            **as_user,
         )
         server = [str(programs[-1] / "postgres"), "-D", str(data), "-k", folder, "-F"]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*server, "-h", "127.0.0.1", "-p", str(port)],
-                **{"stdout": output, "stderr": output, "cwd": folder, **as_user},
+                stdout=output,
+                stderr=output,
+                cwd=folder,
+                **as_user,
             )
         try:
             url = f"postgresql://notary@127.0.0.1:{port}/postgres"
@@ -226,7 +231,8 @@ def postgresql(rows: NotaryRows) -> Iterator[RunningDatabase]:
                 for table, items in rows.tables():
                     for row in items:
                         marks = ", ".join(["%s"] * len(row))
-                        text = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})"
+                        # Names are those above.
+                        text = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})"  # noqa: S608
                         connection.execute(text.encode(), list(row.values()))
             dump = [str(programs[-1] / "pg_dump"), url]
             yield RunningDatabase(url, "PGPASSWORD", dump, [*dump, "--inserts"])
@@ -243,19 +249,24 @@ def mariadb(rows: NotaryRows) -> Iterator[RunningDatabase]:
             pytest.skip(f"{program} is missing: apt-get install mariadb-server")
     mariadbd = str(shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"))
     as_root = ["--user=root"] if os.geteuid() == 0 else []
-    with tempfile.TemporaryDirectory(prefix="my", dir="/tmp") as folder:  # noqa: S108  (short)
+    with tempfile.TemporaryDirectory(prefix="my", dir="/tmp") as folder:
         data, log, port = Path(folder, "data"), Path(folder, "log"), free_port()
         subprocess.run(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *as_root]
-            + ["--auth-root-authentication-method=normal", "--skip-test-db"],
-            **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True},
+            [
+                *("mariadb-install-db", "--no-defaults", f"--datadir={data}", *as_root),
+                *("--auth-root-authentication-method=normal", "--skip-test-db"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
         )
         sock = f"{folder}/sock"
         words = [mariadbd, "--no-defaults", f"--datadir={data}", f"--socket={sock}", *as_root]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*words, f"--port={port}", "--bind-address=127.0.0.1", f"--pid-file={folder}/pid"],
-                **{"stdout": output, "stderr": output},
+                stdout=output,
+                stderr=output,
             )
         try:
 
@@ -283,7 +294,7 @@ def mariadb(rows: NotaryRows) -> Iterator[RunningDatabase]:
                     for row in items:
                         marks = ", ".join(["%s"] * len(row))
                         cursor.execute(
-                            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})",
+                            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})",  # noqa: S608  (same)
                             [_mysql_value(value) for value in row.values()],
                         )
             connection.commit()

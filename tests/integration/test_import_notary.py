@@ -165,7 +165,11 @@ def test_everything_is_imported_byte_for_byte(sources: Sources, config: Path, ki
     # Notary's own snapshots go on naming a delegation that was removed.
     versions = {role: ref.version for role, ref in found.head.files.items()}
     assert versions == {
-        **{"root": 1, "targets": 3, "targets/releases": 1, "snapshot": 3, "timestamp": 3}
+        "root": 1,
+        "targets": 3,
+        "targets/releases": 1,
+        "snapshot": 3,
+        "timestamp": 3,
     }
     feed = [row for row in sources.rows.changefeed if row["gun"] == GUN]
     assert [(item.version, item.sha256, item.category, item.at) for item in found.changes] == [

@@ -19,6 +19,7 @@ from typing import Any, Final
 from tuf.api.metadata import MetaFile, Root, Snapshot, Targets, Timestamp
 
 from tabellion.core.dialect import NOTARY
+from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata
 from tabellion.core.roles import delegated_roles
@@ -278,11 +279,12 @@ def _sha256(meta: MetaFile) -> str:
 
 
 def _expiry_notes(gun: str, walk: _Walk, now: datetime) -> list[str]:
-    notes = [
-        f"{role[:80]} version {parsed.version} expired at {parsed.signed.expires:%Y-%m-%dT%H:%M:%SZ}"
-        for role, parsed in sorted(walk.files.items())
-        if parsed.signed.expires.replace(tzinfo=UTC) <= now
-    ]
+    notes: list[str] = []
+    for role, parsed in sorted(walk.files.items()):
+        try:
+            verify_fresh(role[:80], parsed.signed, now)
+        except VerificationError as error:
+            notes.append(error.message)
     root = walk.root
     try:
         NOTARY.verify_root_signers(root.signed, root.signed_by, gun=gun, now=now)

@@ -99,12 +99,7 @@ def spool_dump(path: Path, tables: Collection[str]) -> SpooledDump:
         with path.open("rb") as file:
             _refuse_other_formats(path, file)
             seen = _Reader(path, file, spool).read()
-        if missing := set(tables) - seen:
-            raise ConfigurationError(
-                f"dump {path} has no table {' or '.join(sorted(missing))}",
-                hint="dump notary-server's database for --server-db, notary-signer's for "
-                "--signer-db",
-            )
+        _refuse_missing(path, set(tables) - seen)
         spool.finish()
     except OSError as error:
         spool.close()
@@ -138,11 +133,9 @@ class _Reader:
                 self._read_copy(match[2].decode(), _names(match[3]))
             elif match := _CREATE.match(line):
                 self._read_columns(match[2].decode(), is_mysql=match[1] == b"`")
-            elif match := _INSERT.match(line):
-                if (table := match[2].decode()) in COLUMNS:
-                    names = _names(match[3]) if match[3] else self._columns.get(table, [])
-                    rest = line[match.end() :]
-                    self._read_insert(table, names, rest, is_mysql=match[1] == b"`")
+            elif (match := _INSERT.match(line)) and (table := match[2].decode()) in COLUMNS:
+                names = _names(match[3]) if match[3] else self._columns.get(table, [])
+                self._read_insert(table, names, line[match.end() :], is_mysql=match[1] == b"`")
         return self._seen
 
     def _lines(self) -> Iterator[bytes]:
@@ -176,10 +169,10 @@ class _Reader:
     def _read_insert(self, table: str, names: list[str], text: bytes, *, is_mysql: bool) -> None:
         self._seen.add(table)
         lines = [text]
-        while True:
+        rows: list[Row] | None = None
+        while rows is None:
             try:
                 rows = list(insert_rows(b"".join(lines), mysql=is_mysql))
-                break
             except UnfinishedError as error:
                 following = next(self._lines(), b"")
                 lines.append(following)
@@ -200,6 +193,14 @@ class _Reader:
         return ConfigurationError(
             f"dump {self._path}: line {self._number} {what}",
             hint="make it anew: pg_dump --format=plain, or mysqldump --hex-blob",
+        )
+
+
+def _refuse_missing(path: Path, tables: Collection[str]) -> None:
+    if tables:
+        raise ConfigurationError(
+            f"dump {path} has no table {' or '.join(sorted(tables))}",
+            hint="dump notary-server's database for --server-db, notary-signer's for --signer-db",
         )
 
 

@@ -23,7 +23,12 @@ _COPY_LETTERS: Final = {
 }
 _MYSQL_ESCAPE: Final = re.compile(rb"\\(.)|''", re.DOTALL)
 _MYSQL_LETTERS: Final = {
-    **{b"0": b"\0", b"b": b"\b", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"Z": b"\x1a"},
+    b"0": b"\0",
+    b"b": b"\b",
+    b"n": b"\n",
+    b"r": b"\r",
+    b"t": b"\t",
+    b"Z": b"\x1a",
 }
 _LITERAL: Final = (
     rb"(?P<null>NULL)|(?P<number>-?[0-9]+)(?![0-9A-Za-z.])|(?P<bool>true|false)"
@@ -99,19 +104,14 @@ def _copy_escape(match: re.Match[bytes]) -> bytes:
 def _value(match: re.Match[bytes], *, mysql: bool) -> Value:
     if match["null"]:
         return None
-    if match["number"]:
-        return int(match["number"])
-    if match["bool"]:
-        return int(match["bool"] == b"true")
+    if match["number"] or match["bool"]:
+        return int(match["number"] or match["bool"] == b"true")
     for name in ("hex", "quoted_hex"):
         if match[name] is not None:
             return bytes.fromhex(match[name].decode("ascii"))
-    text = match["text"]
-    if not mysql:
-        return text.replace(b"''", b"'")
-    if b"\\" not in text and b"'" not in text:
-        return text
-    return _MYSQL_ESCAPE.sub(_mysql_escape, text)
+    if mysql:
+        return _MYSQL_ESCAPE.sub(_mysql_escape, match["text"])
+    return match["text"].replace(b"''", b"'")
 
 
 def _mysql_escape(match: re.Match[bytes]) -> bytes:

@@ -163,7 +163,9 @@ class Importer:
                     gun, item.role, item.key, item.private, created_at=item.created_at
                 )
             if files:
-                await self._commit(self._target.store, gun, head, files, resolved, now)
+                await self._commit(
+                    self._target.store, gun, head, added=files, resolved=resolved, now=now
+                )
         return Outcome(gun, status, len(files), len(added_keys), remarks)
 
     async def _commit(
@@ -171,7 +173,8 @@ class Importer:
         store: Store,
         gun: str,
         head: Head | None,
-        files: Sequence[StoredFile],
+        *,
+        added: Sequence[StoredFile],
         resolved: Resolved,
         now: datetime,
     ) -> None:
@@ -185,7 +188,7 @@ class Importer:
             gun,
             dialect=NOTARY.name,
             expected_revision=head.revision if head else None,
-            added=files,
+            added=added,
             removed_heads=resolved.removed_heads if resolved.heads["timestamp"] > known else (),
             events=events,
             changes=_new_changes(feed, told, resolved.heads["timestamp"]),

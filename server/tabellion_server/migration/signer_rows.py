@@ -9,7 +9,6 @@ Spec: RFC 7516, RFC 7518 section 4.8; notary-v1 section 13.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import re
@@ -91,14 +90,8 @@ def _open_jwe(row: SignerRow, passphrase: str) -> bytes:
     if len(row.private) > _MAX_JWE:
         raise _damaged(row, f"{len(row.private)} bytes are too many")
     try:
-        parts = row.private.decode("ascii").split(".")
-        if len(parts) != _PARTS:
-            raise ValueError(f"{len(parts)} parts instead of {_PARTS}")
-        header_bytes, wrapped, nonce, content, tag = (_decode(part) for part in parts)
-        salt, iterations = _read_header(header_bytes)
-        if len(tag) != _TAG_BYTES:
-            raise ValueError("a tag of another length")
-    except (ValueError, RecursionError, binascii.Error) as error:
+        header, salt, iterations, wrapped, nonce, content = _read_jwe(row.private.decode("ascii"))
+    except (ValueError, RecursionError) as error:
         raise _damaged(row, f"not a JWE that notary-signer writes: {str(error)[:80]}") from error
     wrap_key = hashlib.pbkdf2_hmac(
         "sha256",
@@ -115,7 +108,7 @@ def _open_jwe(row: SignerRow, passphrase: str) -> bytes:
             hint=f"set {passphrase_variable(row.alias)} as notary-signer has it",
         ) from error
     try:
-        return AESGCM(content_key).decrypt(nonce, content + tag, parts[0].encode("ascii"))
+        return AESGCM(content_key).decrypt(nonce, content, header)
     except (InvalidTag, ValueError) as error:
         raise _damaged(row, "its content was altered") from error
 
@@ -123,6 +116,18 @@ def _open_jwe(row: SignerRow, passphrase: str) -> bytes:
 def passphrase_variable(alias: str) -> str:
     """Name the variable that notary-signer reads an alias' passphrase from."""
     return f"NOTARY_SIGNER_{alias.upper()}"
+
+
+def _read_jwe(text: str) -> tuple[bytes, bytes, int, bytes, bytes, bytes]:
+    """Give header as written, salt, iterations, wrapped key, nonce, content with its tag."""
+    parts = text.split(".")
+    if len(parts) != _PARTS:
+        raise ValueError(f"{len(parts)} parts instead of {_PARTS}")
+    header, wrapped, nonce, content, tag = (_decode(part) for part in parts)
+    if len(tag) != _TAG_BYTES:
+        raise ValueError("a tag of another length")
+    salt, iterations = _read_header(header)
+    return parts[0].encode("ascii"), salt, iterations, wrapped, nonce, content + tag
 
 
 def _read_header(data: bytes) -> tuple[bytes, int]:
