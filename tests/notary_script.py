@@ -6,6 +6,7 @@ import difflib
 import re
 import secrets
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +116,18 @@ class Script:
             f"{self.server.log.read_text(errors='replace')[-1500:]}"
         )
         return output
+
+    def tabellion(self, *words: str, status: int = 0, user: str = "owner") -> str:
+        """Run our command line as a person."""
+        env = {
+            "TABELLION_HOME": str(self.folder / user / "tabellion"),
+            "TABELLION_SERVER": self.server.url,
+            "TABELLION_CA": str(self.server.ca),
+        }
+        for kind in ("ROOT", "TARGETS", "SIGNER"):
+            env[f"TABELLION_{kind}_PASSPHRASE"] = f"passphrase of {kind}"
+        words = (sys.executable, "-m", "tabellion.cli", *words)
+        return self.run(*words, status=status, user=user, env=env)
 
     def file(self, name: str, text: str) -> str:
         """Write a file, and give its path."""
