@@ -28,14 +28,16 @@ import pytest
 from tabellion.registry import Manifest
 
 PACKAGES = {
-    "notary": "notary",
-    "notary-server": "notary",
     "dockerd": "docker.io",
     "docker": "docker.io",
     "docker-registry": "docker-registry",
     "podman": "podman",
     "skopeo": "skopeo",
     "busybox": "busybox-static",
+    "notary": "notary",
+    "openssl": "openssl",
+    "notary-server": "notary",
+    "notary-signer": "notary",
 }
 _START_SECONDS = 30
 
@@ -54,6 +56,11 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

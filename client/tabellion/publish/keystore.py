@@ -176,12 +176,11 @@ class KeyStore:
             KeyStoreError: Not here, readable by others, or not the key its name says.
             PassphraseError: The passphrase is wrong.
         """
-        info = self.find(keyid)
-        private = self.private_key(keyid, passphrase)
+        private, key = self.private_key(keyid, passphrase), self.find(keyid).key
         try:
-            return CryptoSigner(private, info.key)
+            return CryptoSigner(private, key)
         except Exception as error:
-            raise KeyStoreError(f"{info.path} can't sign: {error}") from error
+            raise KeyStoreError(f"key {key.keyid[:12]} can't sign: {error}") from error
 
     def private_key(self, keyid: str, passphrase: str) -> PrivateKeyTypes:
         """Open a key.

@@ -23,10 +23,11 @@ from typing import Any, Literal, Self
 
 from securesystemslib.signer import Key
 
-from tabellion.core.dialect import TUF
+from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.names import Digest, Gun, parse_gun
 from tabellion.errors import UnreachableError, UsageError
 from tabellion.publish import partial
+from tabellion.publish.certificates import root_certificate
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -42,9 +43,18 @@ from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
+from tabellion.publish.rotating import ROLES, Rotation, build_rotation
 from tabellion.publish.server_api import HistoryEntry, ServerApi
-from tabellion.publish.signing import Built, Expiries, KeyRing, build, judge, no_key
-from tabellion.publish.state import StateReader, Trust
+from tabellion.publish.signing import (
+    NOTARY_EXPIRIES,
+    Built,
+    Expiries,
+    KeyRing,
+    build,
+    judge,
+    no_key,
+)
+from tabellion.publish.state import Current, StateReader, Trust
 from tabellion.publish.survey import role_states, signer_infos
 
 
@@ -74,7 +84,7 @@ class Publisher:
             keystore: Keys; those of ``home`` by default.
             ca: Extra CA certificates.
             token: Bearer token for the write routes.
-            expiries: How long signed roles last.
+            expiries: How long signed roles last; by default as is usual in the GUN's dialect.
             clock: Gives the current moment, aware.
         """
         self._home = home
@@ -84,7 +94,7 @@ class Publisher:
         self._ring = KeyRing(self._keystore, self._passphrases)
         self._reader = StateReader(self._api, trust, home)
         self._staged = Staged(home)
-        self._expiries = expiries or Expiries()
+        self._expiries = expiries
         self._clock = clock or (lambda: datetime.now(UTC))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -108,6 +118,7 @@ class Publisher:
         root_threshold: int = 1,
         targets_threshold: int = 1,
         snapshot: Literal["server", "local"] = "server",
+        dialect: Dialect = TUF,
     ) -> Initialized:
         """Make a GUN: root, empty targets; publish it and pin its root in the cache.
 
@@ -119,6 +130,7 @@ class Publisher:
             root_threshold: Root keys needed.
             targets_threshold: Targets keys needed.
             snapshot: Who signs snapshots.
+            dialect: TUF, or NOTARY for docker's and notary's clients.
 
         Raises:
             UsageError: It exists already, a threshold can't be met, or a key is missing.
@@ -129,7 +141,8 @@ class Publisher:
             self._ring,
             name,
             home=self._home,
-            expiries=self._expiries,
+            dialect=dialect,
+            expiries=self._expiries_of(dialect),
             clock=self._clock,
         )
         async with self._locks[name]:
@@ -253,6 +266,78 @@ class Publisher:
         current = await self._reader.read(parse_gun(gun))
         return signer_infos(current, await asyncio.to_thread(self._ring.held))
 
+    async def rotate(
+        self, gun: str, role: str, *, keys: Sequence[str] = (), server: bool = False
+    ) -> Published:
+        """Give a top-level role other keys, with all that has to be signed anew for it.
+
+        Args:
+            gun: The GUN.
+            role: ``root``, ``targets``, ``snapshot`` or ``timestamp``.
+            keys: Ids or names of its new keys in the key store; one is made if none is given.
+            server: Let the server make and hold it: a snapshot key, or the timestamp's always.
+
+        Raises:
+            UsageError: The server holds no keys of that role, or the role no keys that are here.
+            KeyStoreError: A key that has to sign isn't here.
+        """
+        name = parse_gun(gun)
+        is_online = role == "timestamp" or server
+        if role not in ROLES or (server and role not in {"snapshot", "timestamp"}):
+            raise UsageError(
+                f"the server can't hold the key of {role[:40]!r}",
+                hint="it holds those of snapshot and timestamp; rotate the others with --key",
+            )
+        if is_online and keys:
+            raise UsageError(
+                f"the {role} key is the server's to make", hint="leave --key or --server out"
+            )
+        delivery = Delivery(self._api, name)
+        made: list[Key] = []
+
+        async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            current = await self._reader.with_left(await self._reader.read(name))
+            if not made and is_online:
+                dialect = current.trusted.dialect
+                made.append(await self._api.rotate_online_key(name, role, dialect))
+            elif not made:
+                made.extend(await asyncio.to_thread(self._new_keys, current, role, keys))
+            now = self._clock()
+            return await asyncio.to_thread(
+                build_rotation,
+                current,
+                Rotation(role, tuple(made)),
+                self._ring,
+                expiries=self._expiries_of(current.trusted.dialect),
+                now=now,
+            )
+
+        async with self._locks[name]:
+            built = await delivery.bring(build)
+        return Published(name, built.versions, delivery.attempts)
+
+    def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
+        """Give a role's new keys as the GUN's metadata will list them, one made if none is named.
+
+        A key that is made stays if the rotation fails: it can be named then.
+        """
+        dialect, gun = current.trusted.dialect, current.gun
+        infos = [self._keystore.find(text) for text in named]
+        if not infos:
+            passphrase = self._passphrases.new(role)
+            info = self._keystore.generate(
+                role,
+                passphrase=passphrase,
+                keytype="ecdsa" if dialect is NOTARY else "ed25519",
+                gun=None if role == "root" else gun,
+            )
+            self._passphrases.remember(info.keyid, passphrase)
+            infos = [info]
+        if dialect is NOTARY and role == "root":
+            now = self._clock()
+            return [root_certificate(self._ring.private(info), gun, now=now) for info in infos]
+        return [dialect.adopt_key(info.key) for info in infos]
+
     async def cosign(
         self, file: Path, *, show: Callable[[Sequence[str]], None] | None = None
     ) -> Published:
@@ -274,7 +359,12 @@ class Publisher:
             if show is not None and not is_retry:
                 show(await asyncio.to_thread(changes_in_words, current, held.files))
             built = await asyncio.to_thread(
-                add_signatures, current, held.files, self._ring, expiries=self._expiries, now=now
+                add_signatures,
+                current,
+                held.files,
+                self._ring,
+                expiries=self._expiries_of(current.trusted.dialect),
+                now=now,
             )
             if built.missing:
                 await asyncio.to_thread(partial.write, file, held.gun, built.files)
@@ -283,7 +373,7 @@ class Publisher:
             return built
 
         async with self._locks[parse_gun(held.gun)]:
-            delivery = Delivery(self._api, held.gun, TUF)
+            delivery = Delivery(self._api, held.gun)
             built = await delivery.bring(build)
             if built.missing:
                 return Published(held.gun, {}, delivery.attempts, file, built.missing)
@@ -295,6 +385,9 @@ class Publisher:
     ) -> list[HistoryEntry]:
         """Tell what a tag, or every tag, meant when; newest first. The server's word."""
         return await self._api.history(parse_gun(gun), target=target, before=before, limit=limit)
+
+    def _expiries_of(self, dialect: Dialect) -> Expiries:
+        return self._expiries or (NOTARY_EXPIRIES if dialect is NOTARY else Expiries())
 
     async def _take(self, gun: str, change: Change, *, publish: bool) -> Published:
         name = parse_gun(gun)
@@ -329,7 +422,7 @@ class Publisher:
         return outcome
 
     async def _publish(self, gun: Gun, changes: Sequence[Change], *, again: bool) -> Published:
-        delivery = Delivery(self._api, gun, TUF)
+        delivery = Delivery(self._api, gun)
         drafts: list[Draft] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
@@ -362,7 +455,8 @@ class Publisher:
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
         now = self._clock()
-        built = await asyncio.to_thread(build, draft, self._ring, expiries=self._expiries, now=now)
+        expiries = self._expiries_of(current.trusted.dialect)
+        built = await asyncio.to_thread(build, draft, self._ring, expiries=expiries, now=now)
         if built.files and not built.missing:
             await asyncio.to_thread(judge, current, built.files, now=now)
         return draft, built

@@ -14,7 +14,10 @@ import aiohttp
 from securesystemslib.signer import Key
 
 from tabellion.core import strict_json
+from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.publication import UploadedFile
+from tabellion.core.roles import key_material
 from tabellion.errors import (
     AccessDeniedError,
     ConflictError,
@@ -96,23 +99,47 @@ class ServerApi:
             return False
         return True
 
-    async def online_key(self, gun: str, role: str) -> Key:
+    async def online_key(self, gun: str, role: str, dialect: Dialect) -> Key:
         """Give the server's own public key of a role for a GUN that may not exist yet.
 
         Raises:
             TransportError: No usable answer, or not a key that all clients read.
         """
-        url = f"{self._base(gun)}/{role}.key?dialect=tuf"
+        url = f"{self._base(gun)}/{role}.key"
+        url += "" if dialect is NOTARY else f"?dialect={dialect.name}"
         content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        return self._online_key(url, content, dialect)
+
+    async def rotate_online_key(self, gun: str, role: str, dialect: Dialect) -> Key:
+        """Have the server make a new key of a role; it's used once a root names it.
+
+        Raises:
+            TransportError: No usable answer, or not a key that all clients read.
+        """
+        url = f"{self._base(gun)}/{role}.key"
+        status, body = await self._post(url, None)
+        if status not in _OK:
+            raise _refusal(gun, status, body)
+        return self._online_key(url, self._parse(url, body), dialect)
+
+    def _online_key(self, url: str, content: dict[str, Any], dialect: Dialect) -> Key:
+        if dialect is NOTARY:
+            try:
+                key = NotaryKey.from_dict("", content)
+                key.keyid = key.computed_id
+                key_material(key)
+            except TabellionError as error:
+                raise ServerAnswerError(f"{url}: {error.message}", status=200) from error
+            return key
         try:
-            key = load_public_key(json.dumps(content).encode(), what=url)
+            made = load_public_key(json.dumps(content).encode(), what=url)
         except TabellionError as error:
             raise ServerAnswerError(error.message, status=200) from error
         # Its id is computed from the key: a server that names its own key like one of the
         # publisher's would put it in that key's place in the root.
-        if content.get("keyid") != key.keyid:
+        if content.get("keyid") != made.keyid:
             raise ServerAnswerError(f"{url} is a key without its own id", status=200)
-        return key
+        return made
 
     async def upload(self, gun: str, files: Sequence[UploadedFile]) -> Mapping[str, int]:
         """Publish files, all or none; gives the versions that are current then.
@@ -131,7 +158,8 @@ class ServerApi:
         status, body = await self._post(url, form)
         if status not in _OK:
             raise _refusal(gun, status, body)
-        versions = self._parse(url, body).get("versions", {})
+        # Notary's own server answers with nothing.
+        versions = self._parse(url, body).get("versions", {}) if body else {}
         return {
             str(role): version
             for role, version in (versions.items() if isinstance(versions, dict) else ())
@@ -168,7 +196,7 @@ class ServerApi:
     def _base(self, gun: str) -> str:
         return f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/tuf"
 
-    async def _post(self, url: str, form: aiohttp.FormData) -> tuple[int, bytes]:
+    async def _post(self, url: str, form: aiohttp.FormData | None) -> tuple[int, bytes]:
         async with self._fetcher.request("POST", url, form) as response:
             body = bytearray()
             async for chunk in response.content.iter_chunked(65_536):
@@ -184,12 +212,15 @@ class ServerApi:
             raise ServerAnswerError(f"{url}: {error.message}", status=200) from error
 
 
-def _refusal(gun: str, status: int, body: bytes) -> TabellionError:
+def _refusal(gun: str, status: int, body: bytes) -> TabellionError:  # noqa: PLR0911  (one each)
     """Turn an RFC 9457 answer, or anything else, into the error it stands for."""
     try:
         problem = strict_json.parse(body, max_bytes=_MAX_ANSWER, what="the answer")
     except TabellionError:
         problem = {}
+    notary = problem.get("errors")
+    if isinstance(notary, list) and notary and isinstance(notary[0], dict):
+        return _notary_refusal(gun, status, notary[0])
     detail = _text(problem.get("detail")) or f"the server answered {status}"
     message, hint = f"{gun}: {detail}", _text(problem.get("hint"))
     code = _text(problem.get("code")) or f"http-{status}"
@@ -217,6 +248,24 @@ def _refusal(gun: str, status: int, body: bytes) -> TabellionError:
         hint=hint,
     )
     return refused
+
+
+def _notary_refusal(gun: str, status: int, error: Mapping[str, Any]) -> TabellionError:
+    """Turn an error in Notary's form into the one it stands for."""
+    code, told = _text(error.get("code")), error.get("detail")
+    detail = told if isinstance(told, dict) else {}
+    inner = detail.get("Error")
+    reason = _text(inner.get("Msg")) if isinstance(inner, dict) else _text(told)
+    message = f"{gun}: {reason or _text(error.get('message')) or f'the server answered {status}'}"
+    if code == "VERSION":
+        return ConflictError(message, versions={})
+    if status in _DENIED:
+        return AccessDeniedError(message, hint="set TABELLION_TOKEN to a publisher's token")
+    if status == 404:  # noqa: PLR2004  (HTTP's own number)
+        return NotFoundError(message, hint="check the server's address")
+    if status in _SERVER_FAULTS:
+        return ServerAnswerError(message, status=status, hint="try again in a moment")
+    return RefusedPublicationError(message, rule=_text(detail.get("Name")) or code)
 
 
 def _text(value: object) -> str:

@@ -5,6 +5,7 @@ Spec: notary-v1 section 1.4, measured on notary-server 0.7.0 with PostgreSQL.
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,14 +13,17 @@ from typing import Any, Final
 from aiohttp import web
 
 from tabellion.core.names import parse_gun
-from tabellion.errors import NotaryRefusalError
+from tabellion.errors import NotaryRefusalError, UsageError
 from tabellion_server.storage.interface import Change
-from tabellion_server.web.addresses import decode
+from tabellion_server.web.addresses import check_gun_prefix, decode
 from tabellion_server.web.context import CONTEXT
+from tabellion_server.web.metrics import note_operation
 
 _DEFAULT_RECORDS: Final = 100
 _MAX_RECORDS: Final = 1000
 _INT32: Final = 2**31
+_INT64: Final = 2**63
+_MAX_DIGITS: Final = 20  # enough to be beyond any bound
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 _SUFFIX: Final = "/_trust/changefeed"
 
@@ -32,10 +36,13 @@ async def all_changes(request: web.Request) -> web.Response:
 async def gun_changes(request: web.Request) -> web.Response:
     """Answer ``/v2/<gun>/_trust/changefeed``."""
     raw = request.rel_url.raw_path.removeprefix("/v2/").removesuffix(_SUFFIX)
-    return await _changes(request, parse_gun(decode(raw)))
+    gun = parse_gun(decode(raw))
+    check_gun_prefix(request, gun)
+    return await _changes(request, gun)
 
 
 async def _changes(request: web.Request, gun: str | None) -> web.Response:
+    note_operation(request, "Changefeed")
     records = _records(request.query.get("records", ""))
     change_id = _change_id(request.query.get("change_id", ""))
     store, limit = request.app[CONTEXT].store, min(abs(records), _MAX_RECORDS)
@@ -43,20 +50,18 @@ async def _changes(request: web.Request, gun: str | None) -> web.Response:
         found = await store.changes(gun, after=change_id, limit=limit)
     else:
         found = await store.changes(gun, before=change_id if change_id > 0 else None, limit=limit)
-    return web.json_response(
-        {"count": len(found), "records": [_record(change) for change in found]},
-        headers={"Cache-Control": "no-store"},
-    )
+    feed = {"count": len(found), "records": [_record(change) for change in found]}
+    text = json.dumps(feed, separators=(",", ":"), ensure_ascii=False)
+    return web.Response(text=text, headers={"Cache-Control": "no-store"})
 
 
 def _records(text: str) -> int:
     """Read how many are asked for; a negative number means the ones before."""
-    if not _INTEGER.fullmatch(text):
-        fault = "invalid syntax"
-    elif not -_INT32 <= int(text[:12]) < _INT32:
+    fault = "invalid syntax"
+    if _INTEGER.fullmatch(text):
+        if (number := _bounded(text, _INT32)) is not None:
+            return number or _DEFAULT_RECORDS
         fault = "value out of range"
-    else:
-        return int(text) or _DEFAULT_RECORDS
     raise NotaryRefusalError(
         f'invalid records parameter: strconv.ParseInt: parsing "{text[:40]}": {fault}',
         code_name="INVALID_PARAMETERS",
@@ -68,11 +73,19 @@ def _change_id(text: str) -> int:
     """Read where to begin: 0 at the oldest, -1 at the newest."""
     if text == "":
         return 0
-    if not _INTEGER.fullmatch(text) or len(text) > 19:  # noqa: PLR2004  (64 bits)
-        raise NotaryRefusalError(
-            f"change_id {text[:40]!r} isn't a number", code_name="INVALID_PARAMETERS"
+    number = _bounded(text, _INT64) if _INTEGER.fullmatch(text) else None
+    if number is None:
+        raise UsageError(
+            f"change_id {text[:40]!r} isn't a number", hint="give an ID that was answered, or none"
         )
-    return max(int(text), -1)
+    return max(number, -1)
+
+
+def _bounded(digits: str, bound: int) -> int | None:
+    """Read a number from ``-bound`` up to below ``bound``; None for one beyond, however long."""
+    sign, plain = digits[:1].strip("+0123456789"), digits.lstrip("+-0")
+    number = int(f"{sign}{plain[:_MAX_DIGITS] or 0}")
+    return number if -bound <= number < bound else None
 
 
 def _record(change: Change) -> dict[str, Any]:
