@@ -219,6 +219,7 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             "key list",
             "key generate --name b",
             "key import plain.pem --role targets",
+            "key export a --notary theirs",
         ],
     }
     documented = json_table()
