@@ -185,28 +185,3 @@ def test_every_address_and_every_unknown_variable_is_a_fault(tmp_path: Path) -> 
         assert part in caught.value.message
     assert "localhost" not in caught.value.message
     assert "CLIENT" not in caught.value.message
-
-
-def test_what_a_notary_server_configures_is_read(tmp_path: Path) -> None:
-    text = (
-        '[notary]\ngun_prefixes = ["a.example/", "b/c/"]\nmax_age_current = "0s"\n'
-        'max_age_consistent = "365d"\n'
-    )
-    settings = load_settings(write(tmp_path, text), {})
-    assert settings.gun_prefixes == ("a.example/", "b/c/")
-    assert settings.notary_max_age_current == timedelta(0)
-    assert settings.notary_max_age_consistent == timedelta(days=365)
-    environ = {"TABELLION_NOTARY__GUN_PREFIXES": "d/,e/"}
-    assert load_settings(write(tmp_path, text), environ).gun_prefixes == ("d/", "e/")
-
-
-@pytest.mark.parametrize("prefix", ["a", "/a/", "a/../", "", "/"])
-def test_a_prefix_that_no_gun_begins_with_is_a_fault(tmp_path: Path, prefix: str) -> None:
-    with pytest.raises(ConfigurationError, match=r":2: notary\.gun_prefixes: "):
-        load_settings(write(tmp_path, f'[notary]\ngun_prefixes = ["b/", "{prefix}"]\n'), {})
-
-
-@pytest.mark.parametrize("age", ["366d", "-1s", "99999999d", "1w", "5"])
-def test_an_age_is_from_nothing_to_a_year(tmp_path: Path, age: str) -> None:
-    with pytest.raises(ConfigurationError, match=r":2: notary\.max_age_current: "):
-        load_settings(write(tmp_path, f'[notary]\nmax_age_current = "{age}"\n'), {})
