@@ -23,6 +23,7 @@ from tabellion_server.web.request_errors import RequestError
 _MARK: Final = "/_trust/tuf/"
 _FILE = re.compile(r"(?:([0-9]{1,19})\.)?([^/].*)\.json", re.DOTALL)
 _BY_HASH = re.compile(r"([^/].*)\.([0-9a-f]{64}|[0-9A-Fa-f]{64,128})\.json", re.DOTALL)
+_NOTARY_ROLE = re.compile(r"root|targets(?:/[^/\s]+)*|snapshot|timestamp")
 _KEY = re.compile(r"(snapshot|timestamp)\.key")
 
 
@@ -140,6 +141,11 @@ def redirect_to_clean_path(request: web.Request) -> None:
         clean += "/"
     if clean != raw:
         raise web.HTTPMovedPermanently(clean)
+
+
+def is_notary_role(role: str) -> bool:
+    """Tell whether a role's name could be read at all from a Notary server."""
+    return _NOTARY_ROLE.fullmatch(role) is not None
 
 
 def parse_gun_path(request: web.Request, prefix: str) -> Gun:

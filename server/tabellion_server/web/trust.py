@@ -25,6 +25,7 @@ from tabellion_server.web.addresses import (
     KeyAddress,
     SetAddress,
     check_gun_prefix,
+    is_notary_role,
     nothing_here,
     operation_of,
     parse_trust_path,
@@ -82,6 +83,8 @@ async def _get_file(
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     note_dialect(request, dialect_named(head.dialect))
+    if head.dialect == NOTARY.name and not is_notary_role(address.role):
+        raise nothing_here()
     if isinstance(address, FileAddress) and address.is_padded and head.dialect == TUF.name:
         raise nothing_here()
     if isinstance(address, HashAddress):
