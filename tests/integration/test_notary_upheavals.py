@@ -11,7 +11,7 @@ import pytest
 
 from integration import engines
 from notary_script import Script
-from notary_servers import NotaryServer, our_notary
+from notary_servers import NotaryServer, our_config, our_notary
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(170)]
 
@@ -27,7 +27,8 @@ def added(gun: str, name: str) -> tuple[str, ...]:
 def test_after_a_restart_everybody_goes_on_with_the_same_keys(tmp_path: Path) -> None:
     engines.need("notary")
     (tmp_path / "server").mkdir()
-    with our_notary(tmp_path / "server") as server:
+    config = our_config(tmp_path / "server")
+    with our_notary(config) as server:
         script = Script(server, tmp_path)
         gun = script.gun
         script.notary(*added(gun, "v1"), "-p")
@@ -39,7 +40,7 @@ def test_after_a_restart_everybody_goes_on_with_the_same_keys(tmp_path: Path) ->
         path = f"/v2/{gun}/_trust/tuf/timestamp"
         asked = [server.get(f"{path}{end}") for end in (".key", ".json")]
     script.notary("list", gun, user="cold", status=1)
-    with our_notary(tmp_path / "server") as script.server:
+    with our_notary(config) as script.server:
         assert [script.server.get(f"{path}{end}") for end in (".key", ".json")] == asked
         assert "v1" in script.notary("list", gun, user="cold")
         script.notary(*added(gun, "v2"), "-p")
