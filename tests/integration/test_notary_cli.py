@@ -6,6 +6,7 @@ Each scenario is run against both in turn; exit statuses and output are compared
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -135,6 +136,13 @@ def delegations(script: Script) -> None:
     assert "v1" in script.notary("list", gun, user="late", own_words=True)
 
 
+def keyids(script: Script, role: str) -> set[str]:
+    """Give the keys that the published root names for a role."""
+    status, root = script.server.get(f"/v2/{script.gun}/_trust/tuf/root.json")
+    assert status == 200
+    return set(json.loads(root)["signed"]["roles"][role]["keyids"])
+
+
 def rotations(script: Script) -> None:
     gun = started(script)
     script.notary("list", gun, user="reader")
@@ -149,7 +157,9 @@ def rotations(script: Script) -> None:
         ("snapshot", "-r"),
     ):
         answer = "yes\n" if words[0] == "root" else ""
+        before = keyids(script, words[0])
         script.notary("key", "rotate", gun, *words, stdin=answer)
+        assert not before & keyids(script, words[0])
         assert HELLO in script.notary("lookup", gun, "v1", user="reader")
         assert HELLO in script.notary("lookup", gun, "v1", user=f"after-{len(script.steps)}")
     script.notary("addhash", gun, "v2", "5", "--sha256", OTHER, "-p")
@@ -159,6 +169,11 @@ def rotations(script: Script) -> None:
     script.notary("key", "rotate", gun, "releases", status=1)
     script.notary("key", "rotate", gun, "root", stdin="no\n")  # it asks, and stops
     script.notary("key", "rotate", gun, "targets", status=1, user="reader")
+    path = f"/v2/{gun}/_trust/tuf/timestamp.key"
+    in_force = script.server.get(path)
+    # It asks for a key, and has none to sign the root that would name it.
+    script.notary("key", "rotate", gun, "timestamp", "-r", status=1, user="reader")
+    assert script.server.get(path) == in_force
     assert "v2" in script.notary("list", gun, user="reader")
 
 

@@ -101,10 +101,11 @@ def signers(script: DockerScript) -> None:
     script.docker("pull", second, status=1)
     assert script.images() == []
     script.docker("trust", "revoke", f"{script.gun}-never:1", user="owner", status=1)
-    # This docker removes no signer but the last, and then only when asked for it.
+    # docker before 26.0 removes the signer; later ones only the last, and then only when asked.
     remove = ("trust", "signer", "remove")
     script.docker(*remove, "--force", "alice", script.gun, user="owner")
-    assert {signer["Name"] for signer in inspected(script)["Signers"]} == {"alice", "bob"}
+    left = {signer["Name"] for signer in inspected(script)["Signers"]}
+    assert left in ({"bob"}, {"alice", "bob"})
     script.docker(*remove, "nobody", script.gun, user="owner", status=1)
 
 
