@@ -11,17 +11,15 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tabellion.core.names import parse_gun
 from tabellion.errors import NotaryRefusalError
 from tabellion_server.storage.interface import Change
-from tabellion_server.web.addresses import decode
+from tabellion_server.web.addresses import parse_feed_path
 from tabellion_server.web.context import CONTEXT
 
 _DEFAULT_RECORDS: Final = 100
 _MAX_RECORDS: Final = 1000
 _INT32: Final = 2**31
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
-_SUFFIX: Final = "/_trust/changefeed"
 
 
 async def all_changes(request: web.Request) -> web.Response:
@@ -31,8 +29,7 @@ async def all_changes(request: web.Request) -> web.Response:
 
 async def gun_changes(request: web.Request) -> web.Response:
     """Answer ``/v2/<gun>/_trust/changefeed``."""
-    raw = request.rel_url.raw_path.removeprefix("/v2/").removesuffix(_SUFFIX)
-    return await _changes(request, parse_gun(decode(raw)))
+    return await _changes(request, parse_feed_path(request))
 
 
 async def _changes(request: web.Request, gun: str | None) -> web.Response:
