@@ -110,7 +110,7 @@ async def test_each_address_demands_its_scope_and_changes_nothing_without(
     assert (await ask(site, method, path, service.token(grant(name, "*", kind=kind)))).status != 401
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/_notary_server/health"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/_notary_server/health"])
 async def test_monitors_need_no_token(site: Site, path: str) -> None:
     assert (await ask(site, "GET", path)).status == 200
 
@@ -144,6 +144,15 @@ async def test_a_pull_token_does_not_publish(site: Site, service: TokenService) 
         )
     assert response.status == 200
     assert [line["who"] for line in lines if line["event"] == "gun.published"] == ["dave?"]
+
+
+async def test_no_shared_cache_keeps_what_needs_a_token(site: Site, service: TokenService) -> None:
+    await publish(site, service)
+    for path in (TIMESTAMP, f"/v2/{GUN}/_trust/tuf/1.root.json"):
+        response = await ask(site, "GET", path, service.token(EVERYTHING))
+        assert response.status == 200
+        assert not {"public", "s-maxage"} & set(response.headers["Cache-Control"].split(", "))
+    assert response.headers["Cache-Control"].startswith("private, max-age=")
 
 
 def _of_key(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> dict[str, Any]:

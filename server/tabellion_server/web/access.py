@@ -52,6 +52,7 @@ _SUBJECT = web.RequestKey("subject", str)
 _OPEN: Final = frozenset({"/healthz", "/readyz", "/_notary_server/health", "/metrics"})
 _CATALOG: Final = (Access("registry", "catalog", "*"),)
 _HOST: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
+_SHARED: Final = re.compile(r", s-maxage=[0-9]+")
 _HINT: Final = "fetch a token at the realm of the challenge: docker login, or NOTARY_AUTH"
 
 
@@ -93,9 +94,15 @@ def who(request: web.Request) -> dict[str, str]:
 async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let a request through to its handler if its token grants what the address demands."""
     auth = request.app[CONTEXT].settings.auth
-    if auth is not None:
-        await _check_grant(request, auth)
-    return await handler(request)
+    if auth is None:
+        return await handler(request)
+    await _check_grant(request, auth)
+    response = await handler(request)
+    # A shared cache would give it to those who have no token.
+    kept = response.headers.get("Cache-Control", "")
+    if kept.startswith("public"):
+        response.headers["Cache-Control"] = _SHARED.sub("", kept.replace("public", "private", 1))
+    return response
 
 
 async def _check_grant(request: web.Request, auth: TokenAuth) -> None:
