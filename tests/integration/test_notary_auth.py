@@ -15,13 +15,13 @@ import pytest
 from aiohttp import ClientSession
 
 from integration import engines
-from notary_servers import NotaryServer, our_notary, real_notary
+from notary_servers import NotaryServer, our_config, our_notary, real_notary
 from token_service import SERVICE, TokenService
 
 pytestmark = pytest.mark.system
 GUN = "registry.example/team/app"
 PHRASES = {f"NOTARY_{role}_PASSPHRASE": "correct-horse" for role in ("ROOT", "TARGETS", "SNAPSHOT")}
-SERVERS = {"ours": our_notary, "real": real_notary}
+SERVERS = ("ours", "real")
 
 
 @dataclass
@@ -63,7 +63,9 @@ class Notary:
 
 @contextmanager
 def _started(name: str, folder: Path, service: TokenService) -> Iterator[NotaryServer]:
-    with SERVERS[name](folder, service.settings()) as server:
+    auth = service.settings()
+    ours = name == "ours"
+    with our_notary(our_config(folder, auth)) if ours else real_notary(folder, auth) as server:
         yield server
 
 
