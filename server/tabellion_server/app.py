@@ -18,6 +18,7 @@ from tabellion_server.services.timestamping import Renewer
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Store
 from tabellion_server.web.context import CONTEXT, Context
+from tabellion_server.web.metrics import METRICS, Metrics, counted
 from tabellion_server.web.problems import problems
 from tabellion_server.web.requests import IN_FLIGHT, InFlight, requests
 from tabellion_server.web.routes import add_routes
@@ -49,9 +50,10 @@ def make_app(
         allow_example_keys=settings.is_loopback_only,
     )
     renewer = Renewer(store, files, signer, locks, clock=clock)
-    app = web.Application(middlewares=[requests, problems])
+    app = web.Application(middlewares=[requests, counted, problems])
     app[CONTEXT] = Context(settings, store, online_keys, files, publisher, renewer, locks)
     app[IN_FLIGHT] = InFlight()
+    app[METRICS] = Metrics()
     add_routes(app)
     app.cleanup_ctx.append(_background)
     return app

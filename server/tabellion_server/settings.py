@@ -21,6 +21,9 @@ from tabellion.errors import ConfigurationError
 _MIB: Final = 1024 * 1024
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_AGE = re.compile(r"([0-9]{1,8})([smhd])")
+_MAX_AGE: Final = timedelta(days=365)
+_LISTS: Final = frozenset({"addresses", "prefixes"})
 _SQLITE: Final = "sqlite:///"
 _MAX_PORT: Final = 65535
 _MAX_COUNT: Final = 10**12 - 1
@@ -40,7 +43,13 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     "storage": {"url": "text"},
     "keys": {"master_key_file": "path"},
     "expiry": {"timestamp": "duration", "snapshot": "duration"},
-    "notary": {"timestamp": "duration", "snapshot": "duration"},
+    "notary": {
+        "timestamp": "duration",
+        "snapshot": "duration",
+        "gun_prefixes": "prefixes",
+        "max_age_current": "age",
+        "max_age_consistent": "age",
+    },
 }
 
 
@@ -80,6 +89,9 @@ class Settings:
         snapshot_life: From signing to expiry.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
+        gun_prefixes: How the name of every GUN here begins; none for any name.
+        notary_max_age_current: How long caches may give a Notary GUN's current files; 0 for never.
+        notary_max_age_consistent: The same for files asked for by hash or version.
     """
 
     listen: tuple[Address, ...] = (Address("127.0.0.1", 4443),)
@@ -97,6 +109,9 @@ class Settings:
     snapshot_life: timedelta = timedelta(days=30)
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
+    gun_prefixes: tuple[str, ...] = ()
+    notary_max_age_current: timedelta = timedelta(seconds=300)
+    notary_max_age_consistent: timedelta = timedelta(days=30)
 
     @property
     def is_loopback_only(self) -> bool:
@@ -169,7 +184,7 @@ class _Reader:
             if not is_ours or section == "client":  # the command line's own
                 continue
             self.places[f"{section}.{name}"] = variable
-            is_list = _KNOWN.get(section, {}).get(name) == "addresses" and "," in value
+            is_list = _KNOWN.get(section, {}).get(name) in _LISTS and "," in value
             self._take(section, name, value.split(",") if is_list else value)
 
     def _take(self, section: str, name: str, value: object) -> None:
@@ -207,6 +222,11 @@ class _Reader:
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
+            gun_prefixes=get("notary.gun_prefixes", default.gun_prefixes),
+            notary_max_age_current=get("notary.max_age_current", default.notary_max_age_current),
+            notary_max_age_consistent=get(
+                "notary.max_age_consistent", default.notary_max_age_consistent
+            ),
         )
         self._check(settings)
         return settings
@@ -318,6 +338,24 @@ def _duration(value: object, folder: Path) -> timedelta:
     return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
 
 
+def _age(value: object, folder: Path) -> timedelta:
+    match = _AGE.fullmatch(_text(value, folder))
+    age = timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match else None
+    if age is None or age > _MAX_AGE:
+        raise ValueError("give a duration from 0s to 365d")
+    return age
+
+
+def _prefixes(value: object, folder: Path) -> tuple[str, ...]:
+    found: list[str] = []
+    for item in value if isinstance(value, list) else [value]:
+        text = _text(item, folder).strip()
+        if not text.endswith("/") or text.startswith("/") or ".." in text:
+            raise ValueError(f"{text!r} has to end with '/', not begin with it, and hold no '..'")
+        found.append(text)
+    return tuple(found)
+
+
 def _addresses(value: object, folder: Path) -> tuple[Address, ...]:
     items = value if isinstance(value, list) else [value]
     if not items:
@@ -350,5 +388,7 @@ _CONVERT: Final = {
     "path": _path,
     "count": _count,
     "duration": _duration,
+    "age": _age,
+    "prefixes": _prefixes,
     "addresses": _addresses,
 }

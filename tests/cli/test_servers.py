@@ -72,8 +72,9 @@ class Forwarder(BaseHTTPRequestHandler):
         self.hosts.append(f"{self.command} {address.netloc}")
         connection = HTTPConnection(self.target)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {"Content-Type": self.headers.get("Content-Type", "")}
-        connection.request(self.command, address.path, body, headers)
+        headers = {name: self.headers.get(name, "") for name in ("Content-Type", "Accept")}
+        place = address._replace(scheme="", netloc="").geturl()
+        connection.request(self.command, place, body, headers)
         answer = connection.getresponse()
         data = answer.read()
         connection.close()

@@ -34,6 +34,10 @@ PACKAGES = {
     "podman": "podman",
     "skopeo": "skopeo",
     "busybox": "busybox-static",
+    "notary": "notary",
+    "openssl": "openssl",
+    "notary-server": "notary",
+    "notary-signer": "notary",
 }
 _START_SECONDS = 30
 
@@ -52,6 +56,11 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from tabellion_server.storage.interface import (
+    Change,
     FileRef,
     Head,
     OnlineKeyRow,
@@ -546,6 +547,61 @@ class TestLife:
         assert not await store.delete(GUN)
         found = await store.changes(GUN, after=0, limit=10)
         assert [(item.version, item.category) for item in found] == [(1, "update"), (0, "deletion")]
+
+    async def test_an_import_tells_the_changefeed_of_its_source(self, store: Store) -> None:
+        told = [
+            Change(GUN, 7, "c" * 64, "update", AT - timedelta(days=9)),
+            Change(GUN, 0, "", "deletion", AT - timedelta(days=8)),
+        ]
+        await store.commit(
+            GUN, dialect="notary", expected_revision=None, added=whole_set(1), changes=told, at=AT
+        )
+        found = await store.changes(GUN, after=0, limit=10)
+        assert [replace(item, id=0) for item in found] == told
+        assert found[0].id < found[1].id
+
+    async def test_a_conversion_replaces_files_and_history_and_keeps_online_keys(
+        self, store: Store
+    ) -> None:
+        old = [*whole_set(1), made("targets/releases", 1)]
+        head = await commit(store, old, on=None, dialect="notary", events=[signed("v1")])
+        await commit(store, whole_set(1), on=None, gun="other", dialect="notary")
+        await store.add_online_key(GUN, online("k"))
+        new = [made(role, 1, f"tuf {role}") for role in TOP]
+        after = await store.commit(
+            GUN,
+            dialect="tuf",
+            expected_revision=head.revision,
+            added=new,
+            events=[signed("v2")],
+            replaces=True,
+            at=AT,
+        )
+        assert (after.dialect, after.revision) == ("tuf", head.revision + 1)
+        assert after.files == {item.role: ref(item) for item in new}
+        assert await store.head(GUN) == after
+        assert await store.read(GUN, "targets/releases", 1) is None
+        assert [item.target for item in await store.events(GUN)] == ["v2"]
+        assert [row.keyid for row in await store.online_keys(GUN, "timestamp")] == ["k"]
+        told = await store.changes(GUN, after=0, limit=10)
+        assert [item.category for item in told] == ["update", "deletion", "update"]
+        other = await store.head("other")
+        assert other is not None
+        assert other.dialect == "notary"
+
+    async def test_a_conversion_of_a_stale_head_changes_nothing(self, store: Store) -> None:
+        head = await commit(store, whole_set(1), on=None, dialect="notary")
+        with pytest.raises(StaleHeadError):
+            await store.commit(
+                GUN,
+                dialect="tuf",
+                expected_revision=head.revision + 1,
+                added=[made("root", 1, "other")],
+                replaces=True,
+                at=AT,
+            )
+        assert await store.head(GUN) == head
+        assert await store.read(GUN, "root", 1) == made("root", 1)
 
     async def test_an_open_store_is_ready_and_a_closed_one_raises(self, store: Store) -> None:
         await store.check()

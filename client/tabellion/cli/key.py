@@ -12,14 +12,15 @@ from tabellion.cli import output
 from tabellion.cli.clients import passphrases
 from tabellion.cli.context import Options, common_options, settle
 from tabellion.core.names import parse_gun
-from tabellion.errors import KeyStoreError, PassphraseError
+from tabellion.errors import KeyStoreError, PassphraseError, UsageError
 
 if TYPE_CHECKING:
     from tabellion.publish.key_notes import KeyInfo
     from tabellion.publish.keystore import KeyStore
+    from tabellion.publish.notary_folder import FoundKey, NotaryKeyFolder
+    from tabellion.publish.notary_transfer import KeyTransfer
     from tabellion.publish.private_keys import KeyType
 
-_MAX_PEM_BYTES = 64 * 1024
 _ROLES = click.Choice(["root", "targets", "snapshot", "signer"])
 
 _role_option = click.option(
@@ -27,11 +28,22 @@ _role_option = click.option(
 )
 _gun_option = click.option("--gun", metavar="NAME", help="Only for this GUN (default: any).")
 _name_option = click.option("--name", metavar="NAME", default="", help="What to call it.")
+_notary_option = click.option(
+    "--notary",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Notary's folder, such as ~/.notary.",
+)
+_docker_option = click.option(
+    "--docker", is_flag=True, help="Docker's folder: $DOCKER_CONFIG/trust or ~/.docker/trust."
+)
 
 
 @click.group()
 def command() -> None:
     """Make, list, import and export signing keys: encrypted PKCS#8 files with mode 0600.
+
+    Keys of Notary and docker come in and go back with --notary and --docker.
 
     \b
     Examples:
@@ -81,6 +93,8 @@ def generate(
 def list_(role: str | None, gun: str | None) -> None:
     """List the keys here, oldest first.
 
+    Last comes the canonical id, by which Notary and docker know the key.
+
     \b
     Examples:
       tabellion key list
@@ -100,54 +114,113 @@ def list_(role: str | None, gun: str | None) -> None:
             info.name or "-",
             info.gun or "any",
             f"{info.created_at:%Y-%m-%d}",
+            info.canonical_id,
         )
         for info in found
     ]
-    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE"), rows)
+    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID"), rows)
 
 
 @command.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@_role_option
-@_gun_option
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@_notary_option
+@_docker_option
+@click.option("--role", type=_ROLES, help="What it's for (default: what FILE says, or signer).")
+@click.option("--gun", metavar="NAME", help="Only for this GUN (default: what FILE says, or any).")
 @_name_option
 @common_options
-def import_(file: Path, role: str, gun: str | None, name: str) -> None:
-    """Store the private key in FILE (PEM: PKCS#8, PKCS#1 or SEC1), encrypted.
+def import_(
+    *,
+    file: Path | None,
+    notary: Path | None,
+    docker: bool,
+    role: str | None,
+    gun: str | None,
+    name: str,
+) -> None:
+    """Store the private keys in FILE, or all of Notary's or docker's, encrypted.
 
-    One passphrase, by role as for generate, opens FILE if it's encrypted and protects it here.
+    FILE is PEM: PKCS#8, PKCS#1, SEC1, or what notary key export writes. The passphrase that opens
+    a key is looked for in NOTARY_ROOT_PASSPHRASE, NOTARY_TARGETS_PASSPHRASE,
+    NOTARY_SNAPSHOT_PASSPHRASE or NOTARY_DELEGATION_PASSPHRASE, then in
+    DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE or DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE, then where
+    generate looks; or you're asked. If generate would find one, that one protects the key here,
+    else the one that opened it. All keys are stored or, if one can't be opened, none.
 
     \b
     Examples:
       tabellion key import old.pem --role targets --gun registry.example/team/app
+      tabellion key import --notary ~/.notary
+      tabellion key import --docker
     """  # noqa: D301  # \b is click's mark
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_PEM_BYTES)
-    except OSError as error:
-        raise KeyStoreError(
-            f"{str(file)!r} can't be read: {error.strerror}", hint="give a PEM file"
-        ) from None
-    passphrase = passphrases().new(role, name)
-    _answer(
-        _store().import_(data, role, passphrase=passphrase, gun=_gun(gun), name=name),
-    )
+    if (file is not None) + (notary is not None) + docker != 1:
+        raise UsageError(
+            "keys come from one place", hint="give FILE, --notary DIR or --docker, one of them"
+        )
+    if file is None and (role or gun or name):
+        raise UsageError(
+            "the keys of a folder say themselves what they are for",
+            hint="for --role, --gun and --name give one FILE",
+        )
+    found = _found(file, notary)
+    if name and len(found) > 1:
+        raise UsageError(f"{file} holds {len(found)} keys, a name is for one", hint="leave --name")
+    done = _transfer().take(found, role=role, gun=_gun(gun), name=name)
+    if file is not None and len(done) == 1 and not done[0].is_new:
+        info = done[0].info
+        raise KeyStoreError(f"key {info.keyid[:12]} is here already: {info.path}")
+    if Options.of().json and file is not None and len(done) == 1:
+        output.answer_json(_as_json(done[0].info))
+    elif Options.of().json:
+        output.answer_json([_as_json(key.info) for key in done])
+    else:
+        for key in done:
+            _tell(key.info, "in" if key.is_new else "is here already:")
 
 
 @command.command("export")
 @click.argument("key")
 @click.option("--private", is_flag=True, help="The private part, still encrypted.")
+@_notary_option
+@_docker_option
+@click.option("--gun", metavar="NAME", help="With --notary or --docker: the GUN it's for.")
 @common_options
-def export(key: str, private: bool) -> None:  # noqa: FBT001  # click passes by keyword
+def export(
+    *,
+    key: str,
+    private: bool,
+    notary: Path | None,
+    docker: bool,
+    gun: str | None,
+) -> None:
     """Write the public part of KEY (id, beginning of it, or name) to stdout, as PEM.
+
+    With --notary or --docker, write its private part into that folder instead and print the file's
+    name; notary and docker then sign with it. It's protected by the passphrase that the tool's own
+    variable holds (NOTARY_..., DOCKER_CONTENT_TRUST_..., as for import), else by the same as here.
 
     \b
     Examples:
       tabellion key export alice > alice.pub
       tabellion key export --private 3f1c9a02 > backup.pem
+      tabellion key export alice --docker
     """  # noqa: D301  # \b is click's mark
+    into = [notary is not None, docker, private]
+    if sum(into) > 1:
+        raise UsageError("a key goes to one place", hint="give --private, --notary or --docker")
     store = _store()
     info = store.find(key)
+    if notary is not None or docker:
+        path = _transfer().give(
+            info, _folder(notary), "docker" if docker else "notary", gun=_gun(gun)
+        )
+        if Options.of().json:
+            output.answer_json(_as_json(info) | {"path": str(path)})
+        else:
+            output.answer(str(path))
+        return
+    if gun:
+        raise UsageError("--gun is for --notary and --docker", hint="leave it")
     pem = store.export(info.keyid, "private" if private else "public").decode("ascii")
     if private:
         output.warn("this is the private key; whoever has it and its passphrase can sign")
@@ -195,6 +268,39 @@ def _store() -> KeyStore:
     return KeyStore(settle().home)
 
 
+def _transfer() -> KeyTransfer:
+    from tabellion.publish.notary_transfer import KeyTransfer  # noqa: PLC0415  # not for help
+
+    return KeyTransfer(_store(), passphrases())
+
+
+def _folder(notary: Path | None) -> NotaryKeyFolder:
+    """Give Notary's folder, or docker's if none is named."""
+    from tabellion.publish.notary_folder import (  # noqa: PLC0415  # not needed for help
+        docker_folder,
+        notary_folder,
+    )
+
+    return docker_folder() if notary is None else notary_folder(notary)
+
+
+def _found(file: Path | None, notary: Path | None) -> list[FoundKey]:
+    """Find the keys of a file, or of a folder but for those that are a server's."""
+    from tabellion.publish.notary_folder import read_key_file  # noqa: PLC0415  # not for help
+
+    if file is not None:
+        return read_key_file(file)
+    folder = _folder(notary)
+    found = folder.keys()
+    if not found:
+        raise KeyStoreError(f"no keys in {folder.private}", hint="check the folder's name")
+    kept = [key for key in found if key.role != "timestamp"]
+    for key in found:
+        if key not in kept:
+            output.warn(f"{key.path} is a server's timestamp key; it stays there")
+    return kept
+
+
 def _gun(text: str | None) -> str | None:
     return None if text is None else parse_gun(text)
 
@@ -207,13 +313,18 @@ def _answer(info: KeyInfo) -> None:
     if Options.of().json:
         output.answer_json(_as_json(info))
         return
-    output.say(f"{info.role} key ({info.keytype}) in {info.path}")
+    _tell(info, "in")
+
+
+def _tell(info: KeyInfo, where: str) -> None:
+    output.say(f"{info.role} key ({info.keytype}) {where} {info.path}")
     output.answer(info.keyid)
 
 
 def _as_json(info: KeyInfo) -> dict[str, object]:
     return {
         "keyid": info.keyid,
+        "canonical_id": info.canonical_id,
         "fingerprint": info.fingerprint,
         "role": info.role,
         "type": info.keytype,

@@ -198,7 +198,8 @@ def list_(name: str | None, gun: str | None) -> None:
 
 
 def _own_signer(settings: Settings, text: str | None) -> Signer:
-    from tabellion.publish.keystore import KeyStore  # noqa: PLC0415  # not needed for help
+    from tabellion.core.dialect import TUF  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.keystore import KeyStore  # noqa: PLC0415
     from tabellion.publish.signing import KeyRing  # noqa: PLC0415
 
     store = KeyStore(settings.home)
@@ -208,7 +209,8 @@ def _own_signer(settings: Settings, text: str | None) -> Signer:
             f"{len(infos)} signer keys are in {store.folder}",
             hint="name one: --key KEY" if infos else "make one: tabellion key generate",
         )
-    return KeyRing(store, passphrases()).open([infos[0].keyid], at_most=1)[0]
+    keys = {infos[0].keyid: infos[0].key}
+    return KeyRing(store, passphrases()).open(TUF, keys, list(keys), at_most=1)[0]
 
 
 def _offered(gun: Gun, name: str, files: Sequence[str]) -> tuple[list[Key], bytes | None]:

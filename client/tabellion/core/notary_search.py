@@ -6,7 +6,7 @@ Spec: notary-v1 sections 9 (lookup) and 11 (docker's rule).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Final
 
 from tuf.api.metadata import Targets
@@ -42,6 +42,14 @@ def find_released(trusted: TrustedSet, path: str, *, optional: bool = False) -> 
             return TargetMatch(path, releases.signed.targets[path], releases, "targets")
     target = targets.signed.targets.get(path)
     return None if target is None else TargetMatch(path, target, targets, "root")
+
+
+def released_by(path: str, targets: Targets) -> Iterator[str]:
+    """List the roles that docker asks for a path, in order."""
+    for child in delegated_roles(targets):
+        if child.name == RELEASES and child.is_delegated_path(path):
+            yield RELEASES
+    yield "targets"
 
 
 def find_in_tree(trusted: TrustedSet, path: str, *, optional: bool = False) -> Search:

@@ -111,8 +111,8 @@ class Pending:
 
 
 def _signers(plan: Plan, ring: KeyRing, role: str) -> list[Signer]:
-    keyids = [key.keyid for key in plan.keys[role]]
-    return ring.open(keyids, at_most=len(keyids))
+    keys = {key.keyid: key for key in plan.keys[role]}
+    return ring.open(TUF, keys, list(keys), at_most=len(keys))
 
 
 def _fault(path: Path, error: OSError) -> CacheError:

@@ -46,7 +46,7 @@ def add_signatures(
         for item in sorted(files, key=lambda item: item.role != "targets")
     }
     if all(_is_published(current, item) for item in parsed.values()):
-        return Built((), {role: item.version for role, item in parsed.items()}, {})
+        return Built(dialect, (), {role: item.version for role, item in parsed.items()}, {})
     draft = Draft(current, ring.held())
     signed: list[UploadedFile] = []
     missing: dict[str, int] = {}
@@ -63,7 +63,7 @@ def add_signatures(
         _verify_unchanged(item, keys, entry)
         fresh = [keyid for keyid in entry.keyids if keyid not in item.signatures]
         lacking = signatures_missing(dialect, role, item.data, keys, entry)
-        signers = ring.open(fresh, at_most=lacking)
+        signers = ring.open(dialect, keys, fresh, at_most=lacking)
         added += len(signers)
         data = dialect.add_signature(item.data, signers) if signers else item.data
         lacking = signatures_missing(dialect, role, data, keys, entry)
@@ -80,7 +80,7 @@ def add_signatures(
         signed, versions = with_snapshot(
             current, signed, versions, ring, expiries=expiries, now=now
         )
-    return Built(tuple(signed), versions, missing)
+    return Built(dialect, tuple(signed), versions, missing)
 
 
 def changes_in_words(current: Current, files: Sequence[UploadedFile]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from tabellion.core.dialect import Dialect
 from tabellion.core.limits import Limits
 from tabellion.errors import (
     ConflictError,
@@ -33,10 +32,9 @@ class Delivery:
         attempts: How often it was built.
     """
 
-    def __init__(self, api: ServerApi, gun: str, dialect: Dialect) -> None:
+    def __init__(self, api: ServerApi, gun: str) -> None:
         self._api = api
         self._gun = gun
-        self._dialect = dialect
         self._unanswered: list[Built] = []
         self.attempts = 0
 
@@ -87,7 +85,7 @@ class Delivery:
     async def _is_published(self, built: Built) -> bool:
         """Compare one file: a publication is there whole or not at all."""
         file = built.files[0]
-        name = self._dialect.file_name(file.role, built.versions[file.role])
+        name = built.dialect.file_name(file.role, built.versions[file.role])
         limit = Limits().max_bytes(file.role)
         try:
             return await self._api.metadata(self._gun, name, max_bytes=limit) == file.data

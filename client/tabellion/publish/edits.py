@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Role, TargetFile, Targets
 
+from tabellion.core.dialect import NOTARY
+from tabellion.core.notary_search import released_by
 from tabellion.core.roles import delegated_roles, role_keys, roles_asked
 from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
+from tabellion.publish import notary_edits
 from tabellion.publish.changes import AddSigner, Change, RemoveSigner, RevokeTarget, SignTarget
+from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.state import Current
 
 
@@ -22,7 +26,7 @@ class Draft:
 
     Attributes:
         current: What it builds on.
-        held: Key ids whose private part is here.
+        held: Keys whose private part is here.
         payloads: Role to its changed payload; its version isn't raised yet.
         touched: Roles that a change spoke of, changed or not.
         signed_as: Target to the role that signs it.
@@ -31,7 +35,7 @@ class Draft:
     """
 
     current: Current
-    held: Collection[str]
+    held: HeldKeys
     payloads: dict[str, Targets] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     signed_as: dict[str, str] = field(default_factory=dict)
@@ -43,13 +47,31 @@ class Draft:
         if role in self.payloads:
             return self.payloads[role]
         published = self.current.roles.get(role)
-        return published.signed if published is not None else _empty()
+        return published.signed if published is not None else self._empty()
+
+    @property
+    def is_notary(self) -> bool:
+        """Tell whether docker's rules decide who signs what."""
+        return self.current.trusted.dialect is NOTARY
+
+    def _empty(self) -> Targets:
+        # Notary's readers want the member, empty or not.
+        delegations = Delegations({}, {}) if self.is_notary else None
+        return Targets(expires=datetime.now(UTC), delegations=delegations)
 
     def edit(self, role: str) -> Targets:
         """Give a role's payload to be changed."""
         if role not in self.payloads:
             self.payloads[role] = copy.deepcopy(self.of(role))
         return self.payloads[role]
+
+    def set_target(self, role: str, change: SignTarget) -> None:
+        """Let a role list a target, unless it lists it just so."""
+        extra = {"custom": copy.deepcopy(dict(change.custom))} if change.custom else {}
+        hashes = {change.digest.algorithm: change.digest.hex}
+        target = TargetFile(change.length, hashes, change.target, extra)
+        if self.of(role).targets.get(change.target) != target:
+            self.edit(role).targets[change.target] = target
 
     def changed(self) -> dict[str, Targets]:
         """Give the payloads that differ from what is published."""
@@ -85,12 +107,20 @@ class Draft:
 
     def may_sign(self, role: str) -> bool:
         """Tell whether a key of the role is here."""
-        _, entry = self.keys_of(role)
-        return any(keyid in self.held for keyid in entry.keyids)
+        keys, entry = self.keys_of(role)
+        return bool(self.held.among(keys, entry.keyids))
 
     def asked(self, path: str) -> Iterator[str]:
-        """List the roles that are asked for a path, in order (TUF 5.6.7)."""
+        """List the roles that are asked for a path, in order (TUF 5.6.7; docker's rule)."""
+        if self.is_notary:
+            return released_by(path, self.of("targets"))
         return roles_asked(path, self.of)
+
+    def covers(self, role: DelegatedRole, path: str) -> bool:
+        """Tell whether a delegated role may sign a path."""
+        if self.is_notary:
+            return role.is_delegated_path(path)
+        return role.name in self.asked(path)
 
     def shadowed(self) -> dict[str, str]:
         """Give the targets just signed or withdrawn where verifiers take another role's word."""
@@ -118,6 +148,9 @@ def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
         KeyStoreError: No key here may do it.
     """
     for change in changes:
+        if draft.is_notary:
+            notary_edits.apply(draft, change, again=again)
+            continue
         match change:
             case SignTarget():
                 _sign(draft, change)
@@ -136,12 +169,7 @@ def _sign(draft: Draft, change: SignTarget) -> None:
         raise _not_delegated(draft, role, change.target)
     draft.touched.add(role)
     draft.signed_as[change.target] = role
-    extra = {"custom": copy.deepcopy(dict(change.custom))} if change.custom else {}
-    target = TargetFile(
-        change.length, {change.digest.algorithm: change.digest.hex}, change.target, extra
-    )
-    if draft.of(role).targets.get(change.target) != target:
-        draft.edit(role).targets[change.target] = target
+    draft.set_target(role, change)
 
 
 def _role_for(draft: Draft, path: str) -> str:
@@ -248,7 +276,3 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     draft.touched.discard(change.name)
     if not delegations.roles:
         targets.delegations = None
-
-
-def _empty() -> Targets:
-    return Targets(expires=datetime.now(UTC))

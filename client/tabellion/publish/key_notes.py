@@ -12,7 +12,7 @@ from securesystemslib.signer import SSlibKey
 
 from tabellion.core.roles import key_material
 from tabellion.errors import KeyStoreError, TabellionError
-from tabellion.publish.public_keys import fingerprint_of
+from tabellion.publish.public_keys import canonical_id_of, fingerprint_of
 
 KEY_ROLES: Final = ("root", "targets", "snapshot", "signer")
 
@@ -48,6 +48,11 @@ class KeyInfo:
     def fingerprint(self) -> str:
         """Give the SHA-256 of the key material, in hex; verifiers pin a root by it."""
         return fingerprint_of(self.key)
+
+    @property
+    def canonical_id(self) -> str:
+        """Give the id that Notary and docker show for the key."""
+        return canonical_id_of(self.key)
 
 
 def note_of(info: KeyInfo) -> bytes:

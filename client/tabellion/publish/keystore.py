@@ -55,7 +55,7 @@ class KeyStore:
             PassphraseError: The passphrase is empty.
         """
         private = make_private_key(keytype)
-        return self._store(private, role, passphrase, gun=gun, name=name)
+        return self.add(private, role, passphrase, gun=gun, name=name)
 
     def list(self, *, role: str | None = None, gun: str | None = None) -> list[KeyInfo]:
         """List keys, oldest first; ``gun`` also lists keys that are for any GUN.
@@ -80,7 +80,7 @@ class KeyStore:
         )
 
     def find(self, text: str) -> KeyInfo:
-        """Find one key by id, by the beginning of it (4 digits or more), or by name.
+        """Find one key by name, or by id or canonical id or 4 or more first digits of one.
 
         Raises:
             KeyStoreError: None or several fit.
@@ -89,7 +89,11 @@ class KeyStore:
         found = [info for info in keys if text == info.keyid]
         found = found or [info for info in keys if text and text == info.name]
         if not found and len(text) >= _MIN_PREFIX:
-            found = [info for info in keys if info.keyid.startswith(text.lower())]
+            found = [
+                info
+                for info in keys
+                if info.keyid.startswith(text.lower()) or info.canonical_id.startswith(text.lower())
+            ]
         if len(found) > 1:
             raise KeyStoreError(
                 f"{len(found)} keys fit {text[:64]!r}", hint="give more digits of the key id"
@@ -129,7 +133,7 @@ class KeyStore:
         """
         private = open_private_key(pem, passphrase, "the PEM to import")
         new = passphrase if new_passphrase is None else new_passphrase
-        return self._store(private, role, new, gun=gun, name=name)
+        return self.add(private, role, new, gun=gun, name=name)
 
     def export(self, keyid: str, part: Literal["public", "private"] = "public") -> bytes:
         """Give PEM: the public part, or the private one, still encrypted.
@@ -172,6 +176,19 @@ class KeyStore:
             KeyStoreError: Not here, readable by others, or not the key its name says.
             PassphraseError: The passphrase is wrong.
         """
+        private, key = self.private_key(keyid, passphrase), self.find(keyid).key
+        try:
+            return CryptoSigner(private, key)
+        except Exception as error:
+            raise KeyStoreError(f"key {key.keyid[:12]} can't sign: {error}") from error
+
+    def private_key(self, keyid: str, passphrase: str) -> PrivateKeyTypes:
+        """Open a key.
+
+        Raises:
+            KeyStoreError: Not here, readable by others, or not the key its name says.
+            PassphraseError: The passphrase is wrong.
+        """
         info = self.find(keyid)
         private = open_private_key(self._read_pem(info), passphrase, f"key {info.keyid[:12]}")
         # securesystemslib compares the two halves itself; ours words it for people.
@@ -181,14 +198,23 @@ class KeyStore:
                 f"{info.path} holds another private key than the note beside it says",
                 hint="restore both files from a backup",
             )
-        try:
-            return CryptoSigner(private, info.key)
-        except Exception as error:
-            raise KeyStoreError(f"{info.path} can't sign: {error}") from error
+        return private
 
-    def _store(
-        self, private: PrivateKeyTypes, role: str, passphrase: str, *, gun: str | None, name: str
+    def add(
+        self,
+        private: PrivateKeyTypes,
+        role: str,
+        passphrase: str,
+        *,
+        gun: str | None = None,
+        name: str = "",
     ) -> KeyInfo:
+        """Store a key that is in memory, encrypted.
+
+        Raises:
+            KeyStoreError: A weak or unfit key, or it or its name is here already.
+            PassphraseError: The passphrase is empty.
+        """
         if role not in KEY_ROLES:
             raise KeyStoreError(
                 f"a key can't be for role {role[:40]!r}", hint=f"known: {', '.join(KEY_ROLES)}"

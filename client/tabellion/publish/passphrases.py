@@ -43,7 +43,7 @@ class Passphrases:
         Raises:
             PassphraseError: None is set and nobody can be asked.
         """
-        configured = self._configured(role)
+        configured = self.configured(role)
         if configured is not None:
             return configured
         if keyid not in self._asked:
@@ -57,7 +57,7 @@ class Passphrases:
         Raises:
             PassphraseError: None is set and nobody can be asked, or it's under 8 characters.
         """
-        configured = self._configured(role)
+        configured = self.configured(role)
         label = f" {name}" if name else ""
         found = (
             configured
@@ -67,6 +67,21 @@ class Passphrases:
         check_new(found, role)
         return found
 
+    @property
+    def can_ask(self) -> bool:
+        """Tell whether a person can be asked."""
+        return self._prompt is not None
+
+    def ask(self, question: str) -> str:
+        """Ask a person for the passphrase of a file that no key id names yet.
+
+        Raises:
+            PassphraseError: Nobody can be asked.
+        """
+        if self._prompt is None:
+            raise PassphraseError("no terminal to ask for a passphrase at")
+        return self._prompt(question, False)  # noqa: FBT003  # a callback's signature
+
     def remember(self, keyid: str, passphrase: str) -> None:
         """Keep the passphrase of a key just made, so that nobody is asked again."""
         self._asked[keyid] = passphrase
@@ -75,7 +90,12 @@ class Passphrases:
         """Drop an answer that turned out wrong."""
         self._asked.pop(keyid, None)
 
-    def _configured(self, role: str) -> str | None:
+    def configured(self, role: str) -> str | None:
+        """Give what variable or file say for a role, None if neither is set.
+
+        Raises:
+            PassphraseError: Both are set, or the file can't be used.
+        """
         variable = variable_of(role)
         direct, file = self._environ.get(variable), self._environ.get(f"{variable}_FILE")
         if direct is not None and file is not None:

@@ -6,7 +6,7 @@ import json
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import Key, SSlibKey
 
 from tabellion.core.names import Digest
-from tabellion.core.notary_keys import MIN_RSA_BITS
+from tabellion.core.notary_keys import MIN_RSA_BITS, NotaryKey
 from tabellion.core.roles import KNOWN_SCHEMES, key_material, rsa_bits
 from tabellion.errors import KeyStoreError, TabellionError
 
@@ -25,6 +25,20 @@ RSA_BITS: Final = 3072
 def fingerprint_of(key: Key) -> str:
     """Give the SHA-256 of a key's material in hex, the same however the key is written."""
     return Digest.of(key_material(key)).hex
+
+
+def canonical_id_of(key: Key) -> str:
+    """Give the id that Notary and docker show for a key, the same in every certificate of it.
+
+    Raises:
+        KeyStoreError: Its public part can't be read, or Notary knows no such keys.
+    """
+    public = load_pem_public_key(public_pem(key))
+    if not isinstance(
+        public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+    ):
+        raise KeyStoreError(f"Notary knows no keys like {key.keyid[:12]}")
+    return NotaryKey.of(public).keyid
 
 
 def load_public_key(data: bytes, *, what: str = "public key") -> Key:

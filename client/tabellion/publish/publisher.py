@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 
 from securesystemslib.signer import Key
 
-from tabellion.core.dialect import TUF
+from tabellion.core.dialect import NOTARY, Dialect
 from tabellion.core.names import Digest, Gun, parse_gun
 from tabellion.errors import UnreachableError, UsageError
 from tabellion.publish import partial
@@ -43,7 +43,15 @@ from tabellion.publish.keystore import KeyStore
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.server_api import HistoryEntry, ServerApi
-from tabellion.publish.signing import Built, Expiries, KeyRing, build, judge, no_key
+from tabellion.publish.signing import (
+    NOTARY_EXPIRIES,
+    Built,
+    Expiries,
+    KeyRing,
+    build,
+    judge,
+    no_key,
+)
 from tabellion.publish.state import StateReader, Trust
 from tabellion.publish.survey import role_states, signer_infos
 
@@ -74,7 +82,7 @@ class Publisher:
             keystore: Keys; those of ``home`` by default.
             ca: Extra CA certificates.
             token: Bearer token for the write routes.
-            expiries: How long signed roles last.
+            expiries: How long signed roles last; by default as is usual in the GUN's dialect.
             clock: Gives the current moment, aware.
         """
         self._home = home
@@ -84,7 +92,7 @@ class Publisher:
         self._ring = KeyRing(self._keystore, self._passphrases)
         self._reader = StateReader(self._api, trust, home)
         self._staged = Staged(home)
-        self._expiries = expiries or Expiries()
+        self._expiries = expiries
         self._clock = clock or (lambda: datetime.now(UTC))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -129,7 +137,7 @@ class Publisher:
             self._ring,
             name,
             home=self._home,
-            expiries=self._expiries,
+            expiries=self._expiries or Expiries(),
             clock=self._clock,
         )
         async with self._locks[name]:
@@ -274,7 +282,12 @@ class Publisher:
             if show is not None and not is_retry:
                 show(await asyncio.to_thread(changes_in_words, current, held.files))
             built = await asyncio.to_thread(
-                add_signatures, current, held.files, self._ring, expiries=self._expiries, now=now
+                add_signatures,
+                current,
+                held.files,
+                self._ring,
+                expiries=self._expiries_of(current.trusted.dialect),
+                now=now,
             )
             if built.missing:
                 await asyncio.to_thread(partial.write, file, held.gun, built.files)
@@ -283,7 +296,7 @@ class Publisher:
             return built
 
         async with self._locks[parse_gun(held.gun)]:
-            delivery = Delivery(self._api, held.gun, TUF)
+            delivery = Delivery(self._api, held.gun)
             built = await delivery.bring(build)
             if built.missing:
                 return Published(held.gun, {}, delivery.attempts, file, built.missing)
@@ -295,6 +308,9 @@ class Publisher:
     ) -> list[HistoryEntry]:
         """Tell what a tag, or every tag, meant when; newest first. The server's word."""
         return await self._api.history(parse_gun(gun), target=target, before=before, limit=limit)
+
+    def _expiries_of(self, dialect: Dialect) -> Expiries:
+        return self._expiries or (NOTARY_EXPIRIES if dialect is NOTARY else Expiries())
 
     async def _take(self, gun: str, change: Change, *, publish: bool) -> Published:
         name = parse_gun(gun)
@@ -329,7 +345,7 @@ class Publisher:
         return outcome
 
     async def _publish(self, gun: Gun, changes: Sequence[Change], *, again: bool) -> Published:
-        delivery = Delivery(self._api, gun, TUF)
+        delivery = Delivery(self._api, gun)
         drafts: list[Draft] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
@@ -362,7 +378,8 @@ class Publisher:
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
         now = self._clock()
-        built = await asyncio.to_thread(build, draft, self._ring, expiries=self._expiries, now=now)
+        expiries = self._expiries_of(current.trusted.dialect)
+        built = await asyncio.to_thread(build, draft, self._ring, expiries=expiries, now=now)
         if built.files and not built.missing:
             await asyncio.to_thread(judge, current, built.files, now=now)
         return draft, built

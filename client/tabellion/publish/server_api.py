@@ -135,7 +135,8 @@ class ServerApi:
         status, body = await self._post(url, make_form)
         if status not in _OK:
             raise _refusal(gun, status, body)
-        versions = self._parse(url, body).get("versions", {})
+        # Notary's own server answers with nothing.
+        versions = self._parse(url, body).get("versions", {}) if body else {}
         return {
             str(role): version
             for role, version in (versions.items() if isinstance(versions, dict) else ())
@@ -188,12 +189,15 @@ class ServerApi:
             raise ServerAnswerError(f"{url}: {error.message}", status=200) from error
 
 
-def _refusal(gun: str, status: int, body: bytes) -> TabellionError:
+def _refusal(gun: str, status: int, body: bytes) -> TabellionError:  # noqa: PLR0911  (one each)
     """Turn an RFC 9457 answer, or anything else, into the error it stands for."""
     try:
         problem = strict_json.parse(body, max_bytes=_MAX_ANSWER, what="the answer")
     except TabellionError:
         problem = {}
+    notary = problem.get("errors")
+    if isinstance(notary, list) and notary and isinstance(notary[0], dict):
+        return _notary_refusal(gun, status, notary[0])
     detail = _text(problem.get("detail")) or f"the server answered {status}"
     message, hint = f"{gun}: {detail}", _text(problem.get("hint"))
     code = _text(problem.get("code")) or f"http-{status}"
@@ -221,6 +225,24 @@ def _refusal(gun: str, status: int, body: bytes) -> TabellionError:
         hint=hint,
     )
     return refused
+
+
+def _notary_refusal(gun: str, status: int, error: Mapping[str, Any]) -> TabellionError:
+    """Turn an error in Notary's form into the one it stands for."""
+    code, told = _text(error.get("code")), error.get("detail")
+    detail = told if isinstance(told, dict) else {}
+    inner = detail.get("Error")
+    reason = _text(inner.get("Msg")) if isinstance(inner, dict) else _text(told)
+    message = f"{gun}: {reason or _text(error.get('message')) or f'the server answered {status}'}"
+    if code == "VERSION":
+        return ConflictError(message, versions={})
+    if status in _DENIED:
+        return AccessDeniedError(message, hint="set TABELLION_TOKEN to a publisher's token")
+    if status == 404:  # noqa: PLR2004  (HTTP's own number)
+        return NotFoundError(message, hint="check the server's address")
+    if status in _SERVER_FAULTS:
+        return ServerAnswerError(message, status=status, hint="try again in a moment")
+    return RefusedPublicationError(message, rule=_text(detail.get("Name")) or code)
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Role, Root, Targets
 
@@ -16,8 +18,11 @@ from tabellion.core.roles import delegated_roles, role_keys, verify_threshold
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import KeyStoreError, PassphraseError, ThresholdError
 from tabellion.publish.edits import Draft
+from tabellion.publish.held_keys import HeldKeys
+from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.passphrases import Passphrases
+from tabellion.publish.public_keys import fingerprint_of
 from tabellion.publish.state import Current
 
 _RENEW_BELOW = 0.5
@@ -33,16 +38,24 @@ class Expiries:
     snapshot: timedelta = timedelta(days=90)
 
 
+NOTARY_EXPIRIES: Final = Expiries(
+    root=timedelta(days=3650), targets=timedelta(days=1095), snapshot=timedelta(days=1095)
+)
+"""What Notary's own clients give; they can't be told otherwise, and people count on it."""
+
+
 @dataclass(frozen=True)
 class Built:
     """Signed files, and what they lack.
 
     Attributes:
+        dialect: How they are written.
         files: Ready for upload.
         versions: Role to version.
         missing: Role to number of signatures that are missing.
     """
 
+    dialect: Dialect
     files: tuple[UploadedFile, ...]
     versions: Mapping[str, int]
     missing: Mapping[str, int]
@@ -54,31 +67,43 @@ class KeyRing:
     def __init__(self, keystore: KeyStore, passphrases: Passphrases) -> None:
         self.keystore = keystore
         self.passphrases = passphrases
-        self._open: dict[str, Signer] = {}
+        self._open: dict[str, PrivateKeyTypes] = {}
 
-    def held(self) -> frozenset[str]:
-        """List the key ids whose private part is here."""
-        return frozenset(info.keyid for info in self.keystore.list())
+    def held(self) -> HeldKeys:
+        """Tell which keys' private part is here."""
+        return HeldKeys(frozenset(info.fingerprint for info in self.keystore.list()))
 
-    def open(self, keyids: Sequence[str], *, at_most: int) -> list[Signer]:
-        """Open those of the keys that are here, ``at_most`` of them.
+    def open(
+        self, dialect: Dialect, keys: Mapping[str, Key], keyids: Sequence[str], *, at_most: int
+    ) -> list[Signer]:
+        """Open those of a role's keys that are here, ``at_most`` of them.
+
+        Args:
+            dialect: How the signed file will be written.
+            keys: Key id to key, as metadata lists them.
+            keyids: The role's.
+            at_most: How many signers are needed.
 
         Raises:
             PassphraseError: A passphrase is missing or wrong.
             KeyStoreError: A key file can't be used.
         """
-        infos = self.keystore.held(keyids)[:at_most]
-        return [self._signer(info.keyid, info.role, info.name) for info in infos]
+        infos = {info.fingerprint: info for info in self.keystore.list()}
+        held = self.held().among(keys, keyids)[:at_most]
+        return [
+            dialect.signer(self._private(infos[fingerprint_of(keys[keyid])]), keys[keyid])
+            for keyid in held
+        ]
 
-    def _signer(self, keyid: str, role: str, name: str) -> Signer:
-        if keyid not in self._open:
-            passphrase = self.passphrases.existing(role, keyid, name)
+    def _private(self, info: KeyInfo) -> PrivateKeyTypes:
+        if info.keyid not in self._open:
+            passphrase = self.passphrases.existing(info.role, info.keyid, info.name)
             try:
-                self._open[keyid] = self.keystore.signer(keyid, passphrase)
+                self._open[info.keyid] = self.keystore.private_key(info.keyid, passphrase)
             except PassphraseError:
-                self.passphrases.forget(keyid)
+                self.passphrases.forget(info.keyid)
                 raise
-        return self._open[keyid]
+        return self._open[info.keyid]
 
 
 def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> Built:
@@ -99,7 +124,7 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
         payload.version = current.version_of(role) + 1
         payload.expires = now + expiries.targets
         keys, entry = draft.keys_of(role)
-        signers = ring.open(entry.keyids, at_most=entry.threshold)
+        signers = ring.open(dialect, keys, entry.keyids, at_most=entry.threshold)
         if not signers and role not in inherited:
             raise no_key(current.gun, role, entry)
         data = dialect.sign(payload, signers)
@@ -113,7 +138,7 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
         versions[role] = 1
     if files and not missing:
         files, versions = with_snapshot(current, files, versions, ring, expiries=expiries, now=now)
-    return Built(tuple(files), versions, missing)
+    return Built(dialect, tuple(files), versions, missing)
 
 
 def with_snapshot(
@@ -127,7 +152,7 @@ def with_snapshot(
 ) -> tuple[list[UploadedFile], dict[str, int]]:
     """Add a snapshot if its keys are here; else the server signs it."""
     entry = current.root.roles["snapshot"]
-    if len(ring.held().intersection(entry.keyids)) < entry.threshold:
+    if len(ring.held().among(current.root.keys, entry.keyids)) < entry.threshold:
         return list(files), dict(versions)
     held = current.trusted.snapshot
     snapshot = next_snapshot(
@@ -136,8 +161,9 @@ def with_snapshot(
         {item.role: (versions[item.role], item.data) for item in files},
         expires_at=now + expiries.snapshot,
     )
-    signers = ring.open(entry.keyids, at_most=entry.threshold)
-    data = current.trusted.dialect.sign(snapshot, signers)
+    dialect = current.trusted.dialect
+    signers = ring.open(dialect, current.root.keys, entry.keyids, at_most=entry.threshold)
+    data = dialect.sign(snapshot, signers)
     return (
         [*files, UploadedFile("snapshot", data)],
         {**versions, "snapshot": snapshot.version},
@@ -229,7 +255,7 @@ def _to_sign_anew(draft: Draft, changed: Mapping[str, Targets]) -> dict[str, Tar
             keys, entry = role_keys(payload, child.name)
             if signatures_missing(dialect, child.name, file.data, keys, entry):
                 anew = draft.edit(child.name)
-                for path in [path for path in anew.targets if child.name not in draft.asked(path)]:
+                for path in [path for path in anew.targets if not draft.covers(child, path)]:
                     del anew.targets[path]
                 found[child.name] = anew
     return found

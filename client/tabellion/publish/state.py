@@ -9,8 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from tuf.api.metadata import Root, Targets
+from tuf.api.metadata import MetaFile, Root, Targets
 
+from tabellion.core.dialect import NOTARY
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata
 from tabellion.core.publication import CurrentSet
 from tabellion.core.role_requests import RoleRequest
@@ -57,6 +58,9 @@ class Current:
 
     def version_of(self, role: str) -> int:
         """Give the version of a role that was published last, 0 if none was."""
+        if self.trusted.dialect is NOTARY:  # its snapshots name no versions
+            file = self.roles.get(role) or self.left.get(role)
+            return file.version if file is not None else 0
         meta = self.trusted.snapshot.signed.meta if self.trusted.snapshot is not None else {}
         named = meta.get(f"{role}.json")
         return named.version if named is not None else 0
@@ -84,7 +88,7 @@ class StateReader:
         self._api = api
         self._trust = trust
         self._home = home
-        self._seen: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self._seen: dict[tuple[str, str], tuple[str, bytes]] = {}
 
     async def read(self, gun: str) -> Current:
         """Verify and read the current state.
@@ -125,10 +129,10 @@ class StateReader:
         names = [name.removesuffix(".json") for name in snapshot.signed.meta] if snapshot else []
         left: dict[str, UnverifiedMetadata[Targets]] = {}
         for role in names:
-            if role in current.roles:
+            if role in current.roles or role == "root":
                 continue
             meta = trusted.targets_meta(role)
-            data = await self._fetch(current.gun, trusted, role, meta.version)
+            _, data = await self._fetch(current.gun, trusted, role, meta)
             verify_hashes(role, data, meta.hashes or {})
             parsed: UnverifiedMetadata[Any] = trusted.dialect.parse(
                 role, data, max_bytes=trusted.limits.targets_bytes
@@ -152,20 +156,19 @@ class StateReader:
         return await asyncio.to_thread(rebuild)
 
     async def _load(self, gun: str, trusted: TrustedSet, request: RoleRequest) -> None:
-        version = trusted.targets_meta(request.role).version
-        data = await self._fetch(gun, trusted, request.role, version)
+        meta = trusted.targets_meta(request.role)
+        name, data = await self._fetch(gun, trusted, request.role, meta)
         await asyncio.to_thread(_take, trusted, data, request)
-        self._seen[gun, request.role] = version, data
+        self._seen[gun, request.role] = name, data
 
-    async def _fetch(self, gun: str, trusted: TrustedSet, role: str, version: int) -> bytes:
-        seen_version, data = self._seen.get((gun, role), (0, b""))
-        if seen_version == version:
-            return data
-        return await self._api.metadata(
-            gun,
-            trusted.dialect.file_name(role, version),
-            max_bytes=trusted.limits.targets_bytes,
-        )
+    async def _fetch(
+        self, gun: str, trusted: TrustedSet, role: str, meta: MetaFile
+    ) -> tuple[str, bytes]:
+        name = trusted.dialect.named_file(role, meta, root=trusted.root.signed)
+        seen_name, data = self._seen.get((gun, role), ("", b""))
+        if seen_name != name:
+            data = await self._api.metadata(gun, name, max_bytes=trusted.limits.targets_bytes)
+        return name, data
 
 
 def _take(trusted: TrustedSet, data: bytes, request: RoleRequest) -> None:

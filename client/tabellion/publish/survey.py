@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from tabellion.core.roles import role_keys
 from tabellion.publish.changes import Change
 from tabellion.publish.edits import Draft
+from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.outcome import SignerInfo, Status
 from tabellion.publish.state import Current
 
 
-def role_states(current: Current, staged: Sequence[Change], held: Collection[str]) -> Status:
+def role_states(current: Current, staged: Sequence[Change], held: HeldKeys) -> Status:
     """Tell versions, expiry, and which roles these keys reach the threshold of."""
     trusted, draft = current.trusted, Draft(current, held)
     top = [trusted.root, trusted.snapshot, trusted.timestamp]
     found = [item for item in (*top, *current.roles.values()) if item is not None]
-    entries = {name: current.root.roles[name] for name in ("root", "snapshot")}
-    entries |= {name: draft.keys_of(name)[1] for name in current.delegators}
+    entries = {name: role_keys(current.root, name) for name in ("root", "snapshot")}
+    entries |= {name: draft.keys_of(name) for name in current.delegators}
     return Status(
         current.gun,
         tuple(staged),
@@ -25,13 +26,13 @@ def role_states(current: Current, staged: Sequence[Change], held: Collection[str
         {item.role: item.expires_at for item in found},
         tuple(
             name
-            for name, entry in entries.items()
-            if len(set(entry.keyids).intersection(held)) >= entry.threshold
+            for name, (keys, entry) in entries.items()
+            if len(held.among(keys, entry.keyids)) >= entry.threshold
         ),
     )
 
 
-def signer_infos(current: Current, held: Collection[str]) -> list[SignerInfo]:
+def signer_infos(current: Current, held: HeldKeys) -> list[SignerInfo]:
     """List delegated roles in the order they are asked."""
     found: list[SignerInfo] = []
     for payload, role in Draft(current, held).delegations():
@@ -46,7 +47,7 @@ def signer_infos(current: Current, held: Collection[str]) -> list[SignerInfo]:
                 role.terminating,
                 file.version if file is not None else None,
                 file.expires_at if file is not None else None,
-                tuple(keyid for keyid in entry.keyids if keyid in held),
+                tuple(held.among(keys, entry.keyids)),
             )
         )
     return found

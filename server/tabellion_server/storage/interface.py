@@ -210,6 +210,8 @@ class Store(Protocol):
         added: Sequence[StoredFile],
         removed_heads: Sequence[str] = (),
         events: Sequence[TagEvent] = (),
+        changes: Sequence[Change] | None = None,
+        replaces: bool = False,
         at: datetime,
     ) -> Head:
         """Publish in one transaction; give the new head.
@@ -221,11 +223,15 @@ class Store(Protocol):
 
         Args:
             gun: The collection.
-            dialect: Its dialect, the same in every commit.
+            dialect: Its dialect, the same in every commit but one that replaces the GUN.
             expected_revision: Revision it was judged on; None if the GUN must not exist.
             added: Files to add, of any number of roles and versions.
             removed_heads: Roles to have no current file any more.
             events: History to append.
+            changes: What the changefeed tells instead, with moments of its own: an import keeps
+                the feed of the server it comes from. Their ids are given anew.
+            replaces: Drop the GUN's files and history first, and tell the deletion in the
+                changefeed: a conversion to another dialect. Its online keys and revision stay.
             at: The moment of the commit, aware.
 
         Raises:

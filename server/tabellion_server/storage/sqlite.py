@@ -93,6 +93,8 @@ class SqliteStore:
         added: Sequence[StoredFile],
         removed_heads: Sequence[str] = (),
         events: Sequence[TagEvent] = (),
+        changes: Sequence[Change] | None = None,
+        replaces: bool = False,
         at: datetime,
     ) -> Head:
         """See ``Store.commit``."""
@@ -100,9 +102,15 @@ class SqliteStore:
 
         def work(connection: sqlite3.Connection) -> Head:
             head = read_head(connection, gun)
-            check_head(gun, head, expected_revision, dialect)
+            was = head.dialect if head is not None and replaces else dialect
+            check_head(gun, head, expected_revision, was)
             write_revision(connection, gun, dialect, head, at)
-            write_files(connection, gun, added)
+            if replaces and head is not None:
+                for table in ("current", "metadata", "events"):
+                    # The text is ours alone; values are bound.
+                    connection.execute(f"DELETE FROM {table} WHERE gun = ?", (gun,))  # noqa: S608
+                write_change(connection, Change(gun, 0, "", "deletion", at))
+            write_files(connection, gun, added, changes)
             connection.executemany(
                 "DELETE FROM current WHERE gun = ? AND role = ?",
                 [(gun, role) for role in removed_heads],

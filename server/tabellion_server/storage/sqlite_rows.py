@@ -123,13 +123,24 @@ def write_revision(
     connection.execute(
         "INSERT INTO heads (gun, dialect, revision, changed_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (gun) DO UPDATE SET"
-        " revision = excluded.revision, changed_at = excluded.changed_at",
+        " dialect = excluded.dialect, revision = excluded.revision,"
+        " changed_at = excluded.changed_at",
         (gun, dialect, last + 1, ticks(at)),
     )
 
 
-def write_files(connection: sqlite3.Connection, gun: str, files: Sequence[StoredFile]) -> None:
-    """Add files and let the highest version of each role be current."""
+def write_files(
+    connection: sqlite3.Connection,
+    gun: str,
+    files: Sequence[StoredFile],
+    changes: Sequence[Change] | None = None,
+) -> None:
+    """Add files and let the highest version of each role be current.
+
+    The changefeed tells new timestamps, or just ``changes`` where given.
+    """
+    for change in changes or ():
+        write_change(connection, change)
     for file in files:
         row = connection.execute(
             "SELECT sha256 FROM metadata WHERE gun = ? AND role = ? AND version = ?",
@@ -144,7 +155,7 @@ def write_files(connection: sqlite3.Connection, gun: str, files: Sequence[Stored
                     *(len(file.data), ticks(file.stored_at), file.data),
                 ),
             )
-            if file.role == "timestamp":
+            if file.role == "timestamp" and changes is None:
                 change = Change(gun, file.version, file.sha256, "update", file.stored_at)
                 write_change(connection, change)
         elif row[0] != file.sha256:

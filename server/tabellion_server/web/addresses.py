@@ -6,7 +6,9 @@ decoded before it is taken apart.
 
 from __future__ import annotations
 
+import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -14,7 +16,8 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from tabellion.core.names import Gun, parse_gun
-from tabellion.errors import InvalidNameError
+from tabellion.errors import InvalidNameError, NotaryRefusalError
+from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.request_errors import RequestError
 
 _MARK: Final = "/_trust/tuf/"
@@ -87,6 +90,56 @@ def parse_trust_path(request: web.Request) -> tuple[Gun, Address]:
             file[2], int(file[1]) if file[1] else None, (file[1] or "").startswith("0")
         )
     raise nothing_here()
+
+
+_OPERATIONS: Final[Mapping[tuple[str, type], str]] = {
+    ("GET", FileAddress): "GetRole",
+    ("GET", HashAddress): "GetRoleByHash",
+    ("GET", KeyAddress): "GetKey",
+    ("POST", KeyAddress): "RotateKey",
+    ("POST", SetAddress): "UpdateTUF",
+    ("DELETE", SetAddress): "DeleteTUF",
+}
+
+
+def operation_of(method: str, address: Address) -> str:
+    """Name what is asked as Notary's metrics do; empty for what isn't counted."""
+    if isinstance(address, FileAddress) and address.version is not None and method == "GET":
+        return "GetRoleByVersion"
+    return _OPERATIONS.get((method, type(address)), "")
+
+
+def check_gun_prefix(request: web.Request, gun: Gun) -> None:
+    """Accept a GUN whose name begins as this server's GUNs do.
+
+    Raises:
+        NotaryRefusalError: 400, an upload to another.
+        RequestError: 404, anything else of another.
+    """
+    prefixes = request.app[CONTEXT].settings.gun_prefixes
+    if not prefixes or gun.startswith(prefixes):
+        return
+    if request.method != "POST" or not request.rel_url.raw_path.endswith(_MARK):
+        raise nothing_here()
+    raise NotaryRefusalError(
+        f"Require GUNs with prefix: [{' '.join(prefixes)}]",
+        code_name="INVALID_GUN",
+        hint="publish under such a name, or ask the operator for notary.gun_prefixes",
+    )
+
+
+def redirect_to_clean_path(request: web.Request) -> None:
+    """Send a client that wrote ``//``, ``/./`` or ``/../`` to the plain form, as Notary does.
+
+    Raises:
+        web.HTTPMovedPermanently: The path isn't plain.
+    """
+    raw = request.rel_url.raw_path
+    clean = "/" + posixpath.normpath(raw).lstrip("/")
+    if raw.endswith("/") and clean != "/":
+        clean += "/"
+    if clean != raw:
+        raise web.HTTPMovedPermanently(clean)
 
 
 def parse_gun_path(request: web.Request, prefix: str) -> Gun:

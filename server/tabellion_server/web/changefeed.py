@@ -5,6 +5,7 @@ Spec: notary-v1 section 1.4, measured on notary-server 0.7.0 with PostgreSQL.
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,8 +15,9 @@ from aiohttp import web
 from tabellion.core.names import parse_gun
 from tabellion.errors import NotaryRefusalError
 from tabellion_server.storage.interface import Change
-from tabellion_server.web.addresses import decode
+from tabellion_server.web.addresses import check_gun_prefix, decode
 from tabellion_server.web.context import CONTEXT
+from tabellion_server.web.metrics import note_operation
 
 _DEFAULT_RECORDS: Final = 100
 _MAX_RECORDS: Final = 1000
@@ -32,10 +34,13 @@ async def all_changes(request: web.Request) -> web.Response:
 async def gun_changes(request: web.Request) -> web.Response:
     """Answer ``/v2/<gun>/_trust/changefeed``."""
     raw = request.rel_url.raw_path.removeprefix("/v2/").removesuffix(_SUFFIX)
-    return await _changes(request, parse_gun(decode(raw)))
+    gun = parse_gun(decode(raw))
+    check_gun_prefix(request, gun)
+    return await _changes(request, gun)
 
 
 async def _changes(request: web.Request, gun: str | None) -> web.Response:
+    note_operation(request, "Changefeed")
     records = _records(request.query.get("records", ""))
     change_id = _change_id(request.query.get("change_id", ""))
     store, limit = request.app[CONTEXT].store, min(abs(records), _MAX_RECORDS)
@@ -43,10 +48,9 @@ async def _changes(request: web.Request, gun: str | None) -> web.Response:
         found = await store.changes(gun, after=change_id, limit=limit)
     else:
         found = await store.changes(gun, before=change_id if change_id > 0 else None, limit=limit)
-    return web.json_response(
-        {"count": len(found), "records": [_record(change) for change in found]},
-        headers={"Cache-Control": "no-store"},
-    )
+    feed = {"count": len(found), "records": [_record(change) for change in found]}
+    text = json.dumps(feed, separators=(",", ":"), ensure_ascii=False)
+    return web.Response(text=text, headers={"Cache-Control": "no-store"})
 
 
 def _records(text: str) -> int:

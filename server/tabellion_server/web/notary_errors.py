@@ -78,6 +78,7 @@ def _refusal(error: NotaryRefusalError) -> tuple[str, object]:
     details: Mapping[str, object] = {
         "INVALID_UPDATE": error.name and {"Name": error.name, "Error": {"Msg": text}},
         "INVALID_ROLE": text,
+        "INVALID_GUN": text,
         "INVALID_PARAMETERS": text,
         "VERSION": {},
     }

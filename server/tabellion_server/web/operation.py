@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from tabellion_server.logs import log
+from tabellion_server.storage.interface import StorageError
 from tabellion_server.web.context import CONTEXT
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -26,6 +28,11 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def notary_health(request: web.Request) -> web.Response:
-    """Answer ``/_notary_server/health`` as Notary's monitors expect."""
-    await request.app[CONTEXT].store.check()
+    """Answer ``/_notary_server/health`` as Notary's monitors expect: a failed check by name."""
+    try:
+        await request.app[CONTEXT].store.check()
+    except StorageError as error:
+        log().error("store.failed", problem=error.message)
+        failed = {"DB operational": "the store can't be read, the server's log tells why"}
+        return web.json_response(failed, status=503, headers=_NO_STORE)
     return web.json_response({}, headers=_NO_STORE)

@@ -180,6 +180,10 @@ def _of_http(request: web.Request, error: web.HTTPException, request_id: str) ->
     status = error.status
     if status == 405 and speaks_notary(request) and request.method not in _UNKNOWN_METHODS:  # noqa: PLR2004
         status = 404
+    if status < 400:  # noqa: PLR2004
+        raise error
+    if status == 405 and speaks_notary(request):  # noqa: PLR2004
+        return web.Response(status=status, headers={"Allow": error.headers.get("Allow", "")})
     name, detail = names.get(status, (error.reason.lower().replace(" ", "-"), error.reason))
     failure = RequestError(detail, status=status, name=name)
     answer = _answer(request, failure, request_id)

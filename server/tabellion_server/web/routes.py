@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from tabellion_server.web import changefeed, operation, state, trust
+from tabellion_server.web import changefeed, metrics, operation, state, trust
 
 
 def add_routes(app: web.Application) -> None:
@@ -14,6 +14,7 @@ def add_routes(app: web.Application) -> None:
     get("/healthz", operation.alive)
     get("/readyz", operation.ready)
     get("/_notary_server/health", operation.notary_health)
+    get("/metrics", metrics.show)
     get("/v1/guns", state.list_guns)
     get("/v1/guns/{gun:.+}", state.show_gun)
     get("/v1/history/{gun:.+}", state.show_history)

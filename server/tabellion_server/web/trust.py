@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC
+from email.utils import format_datetime
 from typing import Final
 
 from aiohttp import web
@@ -13,6 +15,7 @@ from tabellion.core.names import Gun
 from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import UnknownGunError
 from tabellion_server.logs import log
+from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Head, StoredFile
 from tabellion_server.web.access import check_write_access
 from tabellion_server.web.addresses import (
@@ -20,10 +23,14 @@ from tabellion_server.web.addresses import (
     HashAddress,
     KeyAddress,
     SetAddress,
+    check_gun_prefix,
     nothing_here,
+    operation_of,
     parse_trust_path,
+    redirect_to_clean_path,
 )
 from tabellion_server.web.context import CONTEXT
+from tabellion_server.web.metrics import note_operation
 from tabellion_server.web.request_errors import RequestError
 from tabellion_server.web.speech import accepts_problems, note_dialect, speaks_notary
 from tabellion_server.web.uploads import check_notary_role, read_upload
@@ -35,7 +42,11 @@ _RENEWED: Final = frozenset({"timestamp", "snapshot"})
 
 async def handle_trust(request: web.Request) -> web.StreamResponse:
     """Answer any request to a GUN's metadata."""
+    if request.method in {"GET", "HEAD"} and speaks_notary(request):
+        redirect_to_clean_path(request)
     gun, address = parse_trust_path(request)
+    note_operation(request, operation_of(request.method, address))
+    check_gun_prefix(request, gun)
     match request.method, address:
         case "GET" | "HEAD", FileAddress() | HashAddress():
             return await _get_file(request, gun, address)
@@ -79,26 +90,41 @@ async def _get_file(
         found = await context.files.find(head, address.role, address.version)
         what = "" if address.version is None else f" version {address.version}"
     if found is not None:
-        return _file_answer(request, found, is_immutable=not is_mutable)
+        return _file_answer(request, found, head, is_immutable=not is_mutable)
     name = "no-such-file" if speaks_notary(request) else "not-found"
     raise RequestError(f"{gun} has no {address.role[:80]}{what}", status=404, name=name)
 
 
-def _file_answer(request: web.Request, found: StoredFile, *, is_immutable: bool) -> web.Response:
+def _file_answer(
+    request: web.Request, found: StoredFile, head: Head, *, is_immutable: bool
+) -> web.Response:
     headers = {
         "ETag": f'"{found.sha256}"',
         "Cache-Control": _IMMUTABLE if is_immutable else _MUTABLE,
-        "Last-Modified": found.stored_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
+        "Last-Modified": format_datetime(found.stored_at.astimezone(UTC), usegmt=True),
         "X-Content-Type-Options": "nosniff",
     }
+    is_notary = head.dialect == NOTARY.name
+    if is_notary:
+        headers |= _notary_caching(request.app[CONTEXT].settings, is_immutable=is_immutable)
     wanted = request.if_none_match or ()
     if any(tag.value in {found.sha256, "*"} for tag in wanted):
         return web.Response(status=304, headers=headers)
-    if speaks_notary(request):
+    if is_notary:
         return web.Response(
             body=found.data, content_type="text/plain", charset="utf-8", headers=headers
         )
     return web.Response(body=found.data, content_type="application/json", headers=headers)
+
+
+def _notary_caching(settings: Settings, *, is_immutable: bool) -> dict[str, str]:
+    """Say how long caches may keep a file, as Notary does."""
+    age = settings.notary_max_age_consistent if is_immutable else settings.notary_max_age_current
+    seconds = int(age.total_seconds())
+    if seconds == 0:
+        return {"Cache-Control": "max-age=0, no-cache, no-store", "Pragma": "no-cache"}
+    text = f"public, max-age={seconds}, s-maxage={seconds}"
+    return {"Cache-Control": text if is_immutable else f"{text}, must-revalidate"}
 
 
 async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:

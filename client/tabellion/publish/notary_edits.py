@@ -1,0 +1,214 @@
+"""Changes applied to a Notary GUN by docker's rules.
+
+A signer ``alice`` is the role ``targets/alice``; what she signs is released by
+``targets/releases``, which her key signs as well. Without any signer, the owner's ``targets``
+says it all.
+
+Spec: notary-v1 sections 9 (publish) and 11.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import DelegatedRole, Delegations
+
+from tabellion.core.dialect import NOTARY
+from tabellion.core.notary_search import RELEASES
+from tabellion.core.roles import delegated_roles, key_material
+from tabellion.errors import (
+    InvalidNameError,
+    KeyStoreError,
+    NotDelegatedError,
+    NotSignedError,
+    UsageError,
+)
+from tabellion.publish.changes import AddSigner, Change, RemoveSigner, RevokeTarget, SignTarget
+
+if TYPE_CHECKING:
+    from tabellion.publish.edits import Draft
+
+_PREFIX: Final = "targets/"
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def apply(draft: Draft, change: Change, *, again: bool) -> None:
+    """Apply one change; raises as ``edits.apply`` does."""
+    match change:
+        case SignTarget():
+            _sign(draft, change)
+        case RevokeTarget():
+            _revoke(draft, change, again=again)
+        case AddSigner():
+            _add_signer(draft, change)
+        case RemoveSigner():
+            _remove_signer(draft, change, again=again)
+
+
+def _sign(draft: Draft, change: SignTarget) -> None:
+    signing = _roles_for(draft, change)
+    draft.signed_as[change.target] = RELEASES if RELEASES in signing else signing[0]
+    for role in signing:
+        draft.touched.add(role)
+        draft.set_target(role, change)
+
+
+def _roles_for(draft: Draft, change: SignTarget) -> list[str]:
+    """Give the roles that sign: as docker does, every one whose key is here and that may."""
+    children = {child.name: child for child in delegated_roles(draft.of("targets"))}
+    if change.role is not None:
+        return _named_roles(draft, change, children)
+    if not children:
+        return ["targets"]
+    signing = [
+        name
+        for name, child in children.items()
+        if child.is_delegated_path(change.target) and draft.may_sign(name)
+    ]
+    if not signing:
+        raise KeyStoreError(
+            f"no key here may sign {change.target[:80]!r} in {draft.current.gun}",
+            hint=f"its signers: {', '.join(children)[:300]}; import the key of one, or sign as the "
+            "owner: --role targets",
+        )
+    return signing
+
+
+def _named_roles(draft: Draft, change: SignTarget, children: dict[str, DelegatedRole]) -> list[str]:
+    """Give the one role that is named, or a signer's role and the release that goes with it."""
+    named = str(change.role)
+    is_exact = named == "targets" or named.startswith(_PREFIX)
+    role = named if is_exact else f"{_PREFIX}{named}"
+    draft.keys_of(role)
+    if role in children and not children[role].is_delegated_path(change.target):
+        paths = " ".join(f"{path}*" for path in children[role].paths or ())
+        raise NotDelegatedError(
+            f"{role} of {draft.current.gun} may sign {paths[:200]}, not {change.target[:80]!r}",
+            hint="sign as another role, or ask the holder of the targets key for that path",
+        )
+    release = None if is_exact else children.get(RELEASES)
+    if release is None or not release.is_delegated_path(change.target):
+        return [role]
+    return [role, RELEASES] if draft.may_sign(RELEASES) else [role]
+
+
+def _revoke(draft: Draft, change: RevokeTarget, *, again: bool) -> None:
+    names = ["targets", *(child.name for _, child in draft.delegations())]
+    if change.role is not None:
+        is_exact = change.role == "targets" or change.role.startswith(_PREFIX)
+        wanted = [change.role] if is_exact else [f"{_PREFIX}{change.role}", RELEASES]
+        draft.keys_of(wanted[0])
+        names = [name for name in names if name in wanted]
+    listing = [name for name in names if change.target in draft.of(name).targets]
+    mine = [name for name in listing if draft.may_sign(name)]
+    if listing and not mine:
+        raise KeyStoreError(
+            f"{change.target[:80]!r} is signed by {', '.join(listing)[:200]}, none of whose keys "
+            "is here",
+            hint="ask its signer to revoke it, or remove the signer",
+        )
+    if not mine and not again:
+        raise NotSignedError(
+            f"{change.target[:80]!r} isn't signed in {draft.current.gun}",
+            hint="see what is: tabellion list GUN",
+        )
+    for role in mine:
+        draft.touched.add(role)
+        draft.signed_as.pop(change.target, None)
+        draft.withdrawn.setdefault(change.target, []).append(role)
+        del draft.edit(role).targets[change.target]
+
+
+def _add_signer(draft: Draft, change: AddSigner) -> None:
+    name = change.name.removeprefix(_PREFIX)
+    if not _NAME.fullmatch(name) or name == "releases":
+        raise InvalidNameError(
+            f"{name[:80]!r} can't be a signer of a Notary GUN",
+            hint="use lower-case letters, digits, _ and -, and not releases",
+        )
+    if change.threshold != 1 or change.terminating:
+        raise UsageError(
+            "a Notary GUN's signers have neither thresholds nor terminating roles that docker and "
+            "notary could set",
+            hint="leave --threshold and --terminating out",
+        )
+    draft.touched.add("targets")
+    keys = [NOTARY.adopt_key(key) for key in change.keys]
+    paths = [_beginning(pattern) for pattern in change.paths]
+    _delegate(draft, f"{_PREFIX}{name}", keys, paths, keep=())
+    held = {child.name: child for child in delegated_roles(draft.of("targets"))}.get(RELEASES)
+    _delegate(draft, RELEASES, keys, [""], keep=held.keyids if held is not None else ())
+
+
+def _delegate(
+    draft: Draft, role: str, keys: Sequence[Key], paths: Sequence[str], *, keep: Sequence[str]
+) -> None:
+    keyids = list(dict.fromkeys([*keep, *(key.keyid for key in keys)]))
+    wanted = NOTARY.delegated_role(role, keyids, 1, paths=paths)
+    current = {child.name: child for child in delegated_roles(draft.of("targets"))}.get(role)
+    if current == wanted:
+        return
+    targets = draft.edit("targets")
+    if targets.delegations is None or targets.delegations.roles is None:
+        targets.delegations = Delegations({}, {})
+    roles = targets.delegations.roles
+    assert roles is not None  # noqa: S101  (made just above; for the type checker)
+    roles[role] = wanted
+    targets.delegations.keys.update({key.keyid: key for key in keys})
+    _drop_unused_keys(targets.delegations)
+
+
+def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
+    role = f"{_PREFIX}{change.name.removeprefix(_PREFIX)}"
+    draft.touched.add("targets")
+    names = [child.name for child in delegated_roles(draft.of("targets"))]
+    if role not in names:
+        if again:
+            return
+        listed = ", ".join(name.removeprefix(_PREFIX) for name in names if name != RELEASES)
+        raise UsageError(
+            f"{draft.current.gun} has no signer {change.name!r}",
+            hint=f"its signers: {listed[:300]}" if listed else "it has none",
+        )
+    delegations = draft.edit("targets").delegations
+    assert delegations is not None  # noqa: S101  (it lists the name; for the type checker)
+    roles = delegations.roles
+    assert roles is not None  # noqa: S101
+    theirs = {key_material(delegations.keys[keyid]) for keyid in roles.pop(role).keyids}
+    for name, child in roles.items():
+        if name != RELEASES:
+            theirs -= {key_material(delegations.keys[keyid]) for keyid in child.keyids}
+    releases = roles.get(RELEASES)
+    if releases is not None:
+        releases.keyids = [
+            keyid
+            for keyid in releases.keyids
+            if key_material(delegations.keys[keyid]) not in theirs
+        ]
+        if not releases.keyids:
+            # Nobody could sign it any more; the owner's own word is what is left.
+            del roles[RELEASES]
+    _drop_unused_keys(delegations)
+    for gone in {role, *({RELEASES} - roles.keys())}:
+        draft.payloads.pop(gone, None)
+        draft.touched.discard(gone)
+
+
+def _drop_unused_keys(delegations: Delegations) -> None:
+    used = {keyid for child in (delegations.roles or {}).values() for keyid in child.keyids}
+    for keyid in set(delegations.keys) - used:
+        del delegations.keys[keyid]
+
+
+def _beginning(pattern: str) -> str:
+    """Read a pattern as a beginning of names, which is all that Notary knows."""
+    beginning, star, rest = pattern.partition("*")
+    if not star or rest or "?" in beginning:
+        raise InvalidNameError(
+            f"path pattern {pattern[:80]!r} isn't a beginning of names, all that Notary knows",
+            hint="end it with one *, such as 'v1*', or give '*' for all",
+        )
+    return beginning

@@ -1,0 +1,88 @@
+"""What monitors count: Notary's own names, so that dashboards stay.
+
+Only what has an operation is counted. Unlike Notary, an empty answer of 200 has code 200, not 0.
+
+Spec: notary-v1 section 1.7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, Summary
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from tabellion_server.web.problems import Handler
+
+_OPERATION = web.RequestKey("operation", str)
+_PREFIX: Final = "notary_server_http_"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
+
+
+class Metrics:
+    """The counters of one application; labels come from short fixed lists."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        labels = ("operation",)
+        self._requests = Counter(
+            f"{_PREFIX}requests",
+            "Requests answered.",
+            ("code", "method", *labels),
+            registry=self.registry,
+        )
+        self._duration = Summary(
+            f"{_PREFIX}request_duration_microseconds",
+            "From a request's head to its answer.",
+            labels,
+            registry=self.registry,
+        )
+        self._asked = Summary(
+            f"{_PREFIX}request_size_bytes",
+            "Bodies that were announced.",
+            labels,
+            registry=self.registry,
+        )
+        self._answered = Summary(
+            f"{_PREFIX}response_size_bytes", "Bodies sent.", labels, registry=self.registry
+        )
+
+    def count(self, request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
+        """Count an answered request."""
+        operation = request.get(_OPERATION)
+        if not operation:
+            return
+        method = request.method.lower() if request.method in _METHODS else "other"
+        self._requests.labels(str(response.status), method, operation).inc()
+        self._duration.labels(operation).observe(seconds * 1e6)
+        self._asked.labels(operation).observe(request.content_length or 0)
+        size = response.body_length if response.prepared else response.content_length or 0
+        self._answered.labels(operation).observe(size)
+
+
+METRICS = web.AppKey("metrics", Metrics)
+
+
+def note_operation(request: web.Request, operation: str) -> None:
+    """Keep what the request is about; empty is not counted."""
+    request[_OPERATION] = operation
+
+
+@web.middleware
+async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count every request that names an operation, refused ones too."""
+    started = time.perf_counter()
+    response = await handler(request)
+    request.app[METRICS].count(request, response, seconds=time.perf_counter() - started)
+    return response
+
+
+async def show(request: web.Request) -> web.Response:
+    """Answer ``/metrics``."""
+    text = await asyncio.to_thread(generate_latest, request.app[METRICS].registry)
+    headers = {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4, "Cache-Control": "no-store"}
+    return web.Response(body=text, headers=headers)
