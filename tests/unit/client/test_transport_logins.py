@@ -204,6 +204,11 @@ async def test_refused_for_good_it_stops_asking(
     with pytest.raises(AccessDeniedError):
         await read(site)
     assert len(site.requests) == 3
+    async with ServerApi(site.url) as api:
+        with pytest.raises(AccessDeniedError):
+            await api.upload(GUN, [UploadedFile("root", b"the root")])
+    assert len(site.requests) == 5
+    assert [scope for _, scope in site.asked].count(f"repository:{GUN}:push,pull") == 1
 
 
 async def test_without_credentials_the_refusal_says_what_to_do(site: Site) -> None:
@@ -378,6 +383,11 @@ def test_each_request_has_the_scope_of_notarys_table() -> None:
     assert scope_of("GET", history) == f"repository:{GUN}:pull"
     for path in ("/v2/", "/v1/guns", "/v2/_trust/changefeed"):
         assert scope_of("GET", URL(f"https://trust.example{path}")) == "registry:catalog:*"
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r\nX-Evil: 1", "a\x00", "é", "", 1, None, ["a"]])
+def test_a_token_is_plain_text_fit_for_a_header(text: object) -> None:
+    assert read_token(json.dumps({"token": text}).encode()) is None
 
 
 def test_a_tokens_life_is_kept_within_bounds() -> None:
