@@ -237,8 +237,11 @@ class RealNotary(NotaryServer):
 
 
 @contextmanager
-def real_notary(folder: Path) -> Iterator[RealNotary]:
-    """Run notary-server and notary-signer with ECDSA keys, on a PostgreSQL of their own."""
+def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator[RealNotary]:
+    """Run notary-server and notary-signer with ECDSA keys, on a PostgreSQL of their own.
+
+    ``auth`` is as our ``[auth]`` section.
+    """
     for program in ("notary-server", "notary-signer"):
         engines.need(program)
     certificates = make_certificates(folder / "tls")
@@ -277,6 +280,9 @@ def real_notary(folder: Path) -> Iterator[RealNotary]:
             "storage": {"backend": "postgres", "db_url": database.url("server")},
             "logging": {"level": "info"},
         }
+        if auth is not None:
+            options = {key.replace("_", ""): value for key, value in auth.items() if key != "type"}
+            server["auth"] = {"type": auth["type"], "options": options}
         env = engines.plain_environment(folder) | {f"NOTARY_SIGNER_{_ALIAS.upper()}": _PASSPHRASE}
         for name, config in (("signer", signer), ("server", server)):
             (folder / f"{name}.json").write_text(json.dumps(config))
@@ -301,16 +307,18 @@ def real_notary(folder: Path) -> Iterator[RealNotary]:
 
 
 @contextmanager
-def our_notary(folder: Path) -> Iterator[NotaryServer]:
-    """Run tabellion-server over https; on loopback everybody may write."""
+def our_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator[NotaryServer]:
+    """Run tabellion-server over https; everybody on loopback may write, or as ``auth`` says."""
     certificates = make_certificates(folder / "tls")
     address = f"127.0.0.1:{engines.free_port()}"
     config = folder / "server.toml"
+    demands = "".join(f'{key} = "{value}"\n' for key, value in (auth or {}).items())
     config.write_text(
         f'[server]\nlisten = "{address}"\n'
         f'[server.tls]\ncertificate = "{certificates.certificate}"\nkey = "{certificates.key}"\n'
         f'[storage]\nurl = "sqlite:///{folder / "tabellion.db"}"\n'
         f'[keys]\nmaster_key_file = "{folder / "master.key"}"\n'
+        + ("[auth]\n" + demands if demands else "")
     )
     log = folder / "server.log"
     found = NotaryServer("ours", f"https://{address}", certificates.ca, log)
