@@ -50,6 +50,10 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def unb64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
 def moment(at: datetime) -> str:
     """Write a moment with its fraction, without trailing zeros."""
     text = at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")

@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -306,22 +307,31 @@ def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator
                 yield found
 
 
-@contextmanager
-def our_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator[NotaryServer]:
-    """Run tabellion-server over https; everybody on loopback may write, or as ``auth`` says."""
+def our_config(folder: Path, auth: Mapping[str, str] | None = None) -> Path:
+    """Write the configuration of our server over https, all its files in ``folder``.
+
+    Everybody on loopback may write, or as ``auth`` says.
+    """
     certificates = make_certificates(folder / "tls")
-    address = f"127.0.0.1:{engines.free_port()}"
     config = folder / "server.toml"
     demands = "".join(f'{key} = "{value}"\n' for key, value in (auth or {}).items())
     config.write_text(
-        f'[server]\nlisten = "{address}"\n'
+        f'[server]\nlisten = "127.0.0.1:{engines.free_port()}"\n'
         f'[server.tls]\ncertificate = "{certificates.certificate}"\nkey = "{certificates.key}"\n'
         f'[storage]\nurl = "sqlite:///{folder / "tabellion.db"}"\n'
         f'[keys]\nmaster_key_file = "{folder / "master.key"}"\n'
         + ("[auth]\n" + demands if demands else "")
     )
+    return config
+
+
+@contextmanager
+def our_notary(config: Path) -> Iterator[NotaryServer]:
+    """Run tabellion-server with an ``our_config``; on loopback everybody may write."""
+    folder = config.parent
+    address = tomllib.loads(config.read_text())["server"]["listen"]
     log = folder / "server.log"
-    found = NotaryServer("ours", f"https://{address}", certificates.ca, log)
+    found = NotaryServer("ours", f"https://{address}", folder / "tls" / "ca.crt", log)
     words = [sys.executable, "-m", "tabellion_server", "serve", "--config", str(config)]
     with engines.started(words, log, env=engines.plain_environment(folder)) as process:
         engines.wait_until(lambda: is_healthy(found), process, log)

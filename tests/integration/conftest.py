@@ -32,7 +32,8 @@ def real_notary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNotary
 
 @pytest.fixture(scope="session")
 def our_notary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotaryServer]:
-    with notary_servers.our_notary(tmp_path_factory.mktemp("our-notary")) as running:
+    config = notary_servers.our_config(tmp_path_factory.mktemp("our-notary"))
+    with notary_servers.our_notary(config) as running:
         yield running
 
 

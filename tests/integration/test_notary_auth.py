@@ -15,13 +15,16 @@ import pytest
 from aiohttp import ClientSession
 
 from integration import engines
-from notary_servers import NotaryServer, our_notary, real_notary
+from notary_servers import NotaryServer, our_config, our_notary, real_notary
 from token_service import SERVICE, TokenService
 
 pytestmark = pytest.mark.system
 GUN = "registry.example/team/app"
 PHRASES = {f"NOTARY_{role}_PASSPHRASE": "correct-horse" for role in ("ROOT", "TARGETS", "SNAPSHOT")}
-SERVERS = {"ours": our_notary, "real": real_notary}
+SERVERS = {
+    "ours": lambda folder, auth: our_notary(our_config(folder, auth)),
+    "real": real_notary,
+}
 
 
 @dataclass

@@ -9,6 +9,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,26 @@ def two_machines(script: Script) -> None:
     assert all(name in listed for name in ("v1", "v2", "v3"))
 
 
+# How the real server's GUNs may look, beside docker's names.
+GUNS = (
+    "{}/Team/App",
+    "single-{}",
+    "Registry.EXAMPLE:5000/{}/x_y-z.1",
+    "{}/ünï/cøde",
+    "{}/a@sha256:00+b",
+    "{}/" + "x" * 242,
+)
+
+
+def odd_guns(script: Script) -> None:
+    for pattern in GUNS:
+        gun = pattern.format(script.gun.rpartition("/")[2])
+        script.notary("addhash", gun, "v1", "5", "--sha256", HELLO, "-p", own_words=True)
+        assert HELLO in script.notary("list", gun, user="reader", own_words=True)
+    # the words differ by the name that differs from run to run
+    script.steps[:] = [replace(step, words="") for step in script.steps]
+
+
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -231,6 +252,7 @@ def two_machines(script: Script) -> None:
         refusals,
         given_root_key,
         two_machines,
+        odd_guns,
     ],
 )
 def test_notary_does_with_ours_what_it_does_with_the_real_server(
@@ -241,6 +263,21 @@ def test_notary_does_with_ours_what_it_does_with_the_real_server(
 ) -> None:
     engines.need("notary", "openssl")
     compare(scenario, tmp_path, real_notary, our_notary)
+
+
+@pytest.mark.parametrize("gun", ["with space/{}", "{}/_trust/tuf"])
+def test_ours_refuses_guns_that_hide_what_they_name(
+    gun: str, real_notary: RealNotary, our_notary: NotaryServer, tmp_path: Path
+) -> None:
+    """Names with white space or our own path in them are legal with the real server."""
+    engines.need("notary")
+    for server, status in ((real_notary, 0), (our_notary, 1)):
+        script = Script(server, tmp_path / server.name)
+        script.folder.mkdir()
+        name = gun.format(script.gun.rpartition("/")[2])
+        script.notary("addhash", name, "v1", "5", "--sha256", HELLO, "-p", status=status)
+        said = script.notary("list", name, user="reader", status=status)
+        assert (HELLO in said) is (status == 0)
 
 
 def test_ours_refuses_the_key_removal_with_which_the_real_server_breaks_readers(

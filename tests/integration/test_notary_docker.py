@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ SAYS = ("run", "--rm", "--network=none")
 
 
 def inspected(script: DockerScript) -> dict[str, Any]:
-    (found,) = json.loads(script.docker("trust", "inspect", script.gun, user="anybody"))
+    said = script.docker("trust", "inspect", script.gun, user="anybody")
+    (found,), _ = json.JSONDecoder().raw_decode(said)  # warnings may come after it
     assert isinstance(found, dict)
     return found
 
@@ -99,9 +101,43 @@ def signers(script: DockerScript) -> None:
     script.docker("pull", second, status=1)
     assert script.images() == []
     script.docker("trust", "revoke", f"{script.gun}-never:1", user="owner", status=1)
+    # This docker removes no signer but the last, and then only when asked for it.
+    remove = ("trust", "signer", "remove")
+    script.docker(*remove, "--force", "alice", script.gun, user="owner")
+    assert {signer["Name"] for signer in inspected(script)["Signers"]} == {"alice", "bob"}
+    script.docker(*remove, "nobody", script.gun, user="owner", status=1)
 
 
-@pytest.mark.parametrize("scenario", [push_pull_run_build, signers])
+def the_only_signer_goes(script: DockerScript) -> None:
+    script.docker("trust", "key", "generate", "alice", "--dir", str(script.folder), user="alice")
+    key = str(script.folder / "alice.pub")
+    script.docker("trust", "signer", "add", "--key", key, "alice", script.gun, user="owner")
+    image = script.make_image("1", "one")
+    script.docker("trust", "sign", image, user="alice")
+    script.docker("pull", image)
+    script.docker("trust", "signer", "remove", "alice", script.gun, user="owner", stdin="y\n")
+    assert inspected(script)["Signers"] == []
+    for user in ("consumer", "late"):
+        script.docker("pull", image, user=user, status=1)
+    script.docker("trust", "sign", image, user="alice", status=1)
+
+
+def trust_server_away(script: DockerScript) -> None:
+    image = script.make_image("1", "one")
+    away = replace(script.server, url="https://127.0.0.1:1")
+    script.docker("push", image, user="owner", server=away, status=1)
+    script.docker("push", image, user="owner")
+    script.forget()
+    script.docker("pull", image, user="cold", server=away, status=1)
+    assert script.images() == []
+    plain = replace(script.server, url=script.server.url.replace("https", "http"))
+    script.docker("pull", image, user="plain", server=plain, status=1)
+    script.docker("pull", image, user="cold")
+
+
+@pytest.mark.parametrize(
+    "scenario", [push_pull_run_build, signers, the_only_signer_goes, trust_server_away]
+)
 def test_docker_does_with_ours_what_it_does_with_the_real_server(
     scenario: Callable[[DockerScript], None],
     docker_world: DockerWorld,

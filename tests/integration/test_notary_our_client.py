@@ -39,14 +39,7 @@ def written_by_notary(script: Script) -> None:
     verify = ("verify", "--gun", gun, "v1", "--file", hello)
     tabellion(script, *verify, user="careful", status=1)  # which root? nobody said
     assert HELLO in tabellion(script, *verify, "--trust-on-first-use", user="reader")
-    for words in (
-        ("snapshot", "-r"),
-        ("timestamp", "-r"),
-        ("targets",),
-        ("snapshot",),
-        ("root",),
-        ("targets",),
-    ):
+    for words in (("snapshot", "-r"), ("timestamp", "-r"), ("targets",), ("root",)):
         script.notary("key", "rotate", gun, *words, stdin="yes\n")
         assert HELLO in tabellion(script, *verify, user="reader")
     script.notary("addhash", gun, "v2", "5", "--sha256", OTHER, "-p")

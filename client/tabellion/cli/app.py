@@ -61,6 +61,7 @@ class Tabellion(LazyGroup):
         },
         "Keys": {
             "signer": Verb("tabellion.cli.signer", "Delegate: request, add, remove, list signers."),
+            "rotate": Verb("tabellion.cli.rotate", "Give a top-level role another key."),
             "key": Verb("tabellion.cli.key", "Make, list, import, export signing keys."),
         },
         "Shell": {

@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Who signs snapshots: the server, or a key here.",
 )
+@click.option(
+    "--dialect",
+    "dialect_name",
+    type=click.Choice(["tuf", "notary"]),
+    default="tuf",
+    show_default=True,
+    help="How its files are written: notary for docker's and notary's own clients.",
+)
 @click.option("--root-out", metavar="FILE", help="Also write the root, for those who verify.")
 @common_options
 def command(  # noqa: PLR0917  # click passes by keyword
@@ -41,6 +49,7 @@ def command(  # noqa: PLR0917  # click passes by keyword
     root_threshold: int,
     targets_threshold: int,
     snapshot: Literal["server", "local"],
+    dialect_name: str,
     root_out: str | None,
 ) -> None:
     """Found GUN: make its root and targets keys where none fit, and publish it empty.
@@ -54,7 +63,10 @@ def command(  # noqa: PLR0917  # click passes by keyword
       tabellion init registry.example/team/app
       tabellion init registry.example/team/app --root-out root.json
       tabellion init --gun models.example/llm
+      tabellion init --dialect notary registry.example/team/app
     """  # noqa: D301  # \b is click's mark
+    from tabellion.core.dialect import dialect_named  # noqa: PLC0415  # not needed for help
+
     settings, wanted = settle(), gun_of(name, gun)
 
     async def found() -> Initialized:
@@ -66,6 +78,7 @@ def command(  # noqa: PLR0917  # click passes by keyword
                 root_threshold=root_threshold,
                 targets_threshold=targets_threshold,
                 snapshot=snapshot,
+                dialect=dialect_named(dialect_name),
             )
 
     made = work(found(), f"founding {wanted}")

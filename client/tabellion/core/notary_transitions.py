@@ -10,6 +10,7 @@ Spec: notary-v1 sections 6, 8 and 16, measured on notary-server 0.7.0.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -223,7 +224,7 @@ def _judge_targets(judgement: _Judgement, role: str, data: bytes) -> None:
         _refuse(_kind(role), f"valid signatures did not meet threshold for {role}")
     _verify_fresh(judgement, role, item.signed)
     for path in item.signed.targets:
-        if not path.isprintable():
+        if any(unicodedata.category(char) == "Cc" for char in path):
             _refuse(_VALIDATION, f"the target name {path[:80]!r} holds control characters")
     judgement.new[role] = item
 
@@ -242,9 +243,11 @@ def _verify_nothing_orphaned(judgement: _Judgement) -> frozenset[str]:
     """Refuse to leave a file behind that its role's keys don't vouch for: readers would break.
 
     Returns:
-        Roles without any key, whose file nobody could sign anew: the snapshot mustn't list them.
+        Roles that the snapshot mustn't list: without any key, so that nobody could sign their file
+        anew; or delegated to again, but to other keys than those that signed what is stored.
     """
     silenced: set[str] = set()
+    before = _delegated(judgement.current)
     pending = ["targets"]
     while pending:
         role = pending.pop()
@@ -259,6 +262,9 @@ def _verify_nothing_orphaned(judgement: _Judgement) -> frozenset[str]:
             try:
                 verify_threshold(item, role, keys, keyids, threshold)
             except ThresholdError:
+                if role not in before:
+                    silenced.add(role)
+                    continue
                 _refuse(
                     _kind(role),
                     f"{role} version {item.version}, which stays, would not be signed by its new "
@@ -267,6 +273,20 @@ def _verify_nothing_orphaned(judgement: _Judgement) -> frozenset[str]:
         signed: Targets = item.signed
         pending.extend(child.name for child in delegated_roles(signed))
     return frozenset(silenced)
+
+
+def _delegated(files: Mapping[str, UnverifiedMetadata[Any]]) -> set[str]:
+    """Give the targets roles that some chain of delegations leads to."""
+    found: set[str] = set()
+    pending = ["targets"]
+    while pending:
+        role = pending.pop()
+        if role not in found:
+            found.add(role)
+            held = files.get(role)
+            children = delegated_roles(held.signed) if held is not None else ()
+            pending.extend(child.name for child in children)
+    return found
 
 
 def _judge_snapshot(judgement: _Judgement, data: bytes) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from securesystemslib.signer import Key, Signer
-from tuf.api.metadata import Role, Root, Targets
+from tuf.api.metadata import Delegations, Role, Root, Targets
 
 from tabellion import atomic_file
 from tabellion.core import strict_json
-from tabellion.core.dialect import TUF
+from tabellion.core.dialect import NOTARY, Dialect
 from tabellion.core.publication import UploadedFile
 from tabellion.core.release import next_snapshot
 from tabellion.errors import CacheError, KeyStoreError, TabellionError
@@ -46,26 +46,41 @@ class Plan:
 
 
 def first_files(
-    plan: Plan, ring: KeyRing, *, expiries: Expiries, now: datetime, local_snapshot: bool
+    dialect: Dialect,
+    plan: Plan,
+    ring: KeyRing,
+    *,
+    expiries: Expiries,
+    now: datetime,
+    local_snapshot: bool,
 ) -> list[UploadedFile]:
     """Make and sign root, targets and, where the publisher holds its key, the snapshot."""
     roles = {role: Role([], plan.threshold(role)) for role in plan.keys}
-    root = Root(expires=now + expiries.root, roles=roles, keys={}, consistent_snapshot=True)
+    is_notary = dialect is NOTARY
+    root = Root(
+        expires=now + expiries.root, roles=roles, keys={}, consistent_snapshot=not is_notary
+    )
     for role, keys in plan.keys.items():
         for key in keys:
             if root.keys.get(key.keyid, key) != key:
                 raise KeyStoreError(f"two keys have the id {key.keyid[:64]}", hint="make new keys")
             root.add_key(key, role)
-    targets = Targets(expires=now + expiries.targets)
+    delegations = Delegations({}, {}) if is_notary else None
+    targets = Targets(expires=now + expiries.targets, delegations=delegations)
     made = [
-        UploadedFile("root", TUF.sign(root, _signers(plan, ring, "root"))),
-        UploadedFile("targets", TUF.sign(targets, _signers(plan, ring, "targets"))),
+        UploadedFile("root", dialect.sign(root, _signers(dialect, plan, ring, "root"))),
+        UploadedFile("targets", dialect.sign(targets, _signers(dialect, plan, ring, "targets"))),
     ]
     if local_snapshot:
+        named = made if dialect.lists_root else made[1:]
         snapshot = next_snapshot(
-            TUF, None, {"targets": (1, made[1].data)}, expires_at=now + expiries.snapshot
+            dialect,
+            None,
+            {item.role: (1, item.data) for item in named},
+            expires_at=now + expiries.snapshot,
         )
-        made.append(UploadedFile("snapshot", TUF.sign(snapshot, _signers(plan, ring, "snapshot"))))
+        signers = _signers(dialect, plan, ring, "snapshot")
+        made.append(UploadedFile("snapshot", dialect.sign(snapshot, signers)))
     return made
 
 
@@ -110,9 +125,9 @@ class Pending:
             raise _fault(self._path, error) from error
 
 
-def _signers(plan: Plan, ring: KeyRing, role: str) -> list[Signer]:
+def _signers(dialect: Dialect, plan: Plan, ring: KeyRing, role: str) -> list[Signer]:
     keys = {key.keyid: key for key in plan.keys[role]}
-    return ring.open(TUF, keys, list(keys), at_most=len(keys))
+    return ring.open(dialect, keys, list(keys), at_most=len(keys))
 
 
 def _fault(path: Path, error: OSError) -> CacheError:

@@ -12,7 +12,7 @@ from typing import Final, cast
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
-from tabellion.core.dialect import TUF
+from tabellion.core.dialect import NOTARY, Dialect
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun
 from tabellion.core.publication import OnlineKeys, UploadedFile
@@ -29,6 +29,7 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish.birth import Pending, Plan, first_files
+from tabellion.publish.certificates import root_certificate
 from tabellion.publish.delivery import may_pass
 from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.outcome import Initialized
@@ -50,9 +51,11 @@ class Founder:
         gun: Gun,
         *,
         home: Path,
+        dialect: Dialect,
         expiries: Expiries,
         clock: Callable[[], datetime],
     ) -> None:
+        self._dialect = dialect
         self._api = api
         self._ring = ring
         self._gun = gun
@@ -84,9 +87,9 @@ class Founder:
         if not files:
             if await self._api.exists(self._gun):
                 raise self._exists()
-            online = {"timestamp": [await self._api.online_key(self._gun, "timestamp")]}
+            online = {"timestamp": [await self._online_key("timestamp")]}
             if not local_snapshot:
-                online["snapshot"] = [await self._api.online_key(self._gun, "snapshot")]
+                online["snapshot"] = [await self._online_key("snapshot")]
             files = await asyncio.to_thread(self._prepare, named, thresholds, online)
             self._is_fresh = True
         await self._send(files)
@@ -94,6 +97,9 @@ class Founder:
             await asyncio.to_thread(_pin, self._cache, files[0].data)
         await asyncio.to_thread(self._pending.drop)
         return await asyncio.to_thread(self._told, files[0].data)
+
+    async def _online_key(self, role: str) -> Key:
+        return await self._api.online_key(self._gun, role, self._dialect)
 
     async def _send(self, files: Sequence[UploadedFile]) -> None:
         """Send the very same bytes until there's an answer: that does no harm."""
@@ -120,7 +126,7 @@ class Founder:
                 return
 
     async def _is_ours(self, root: bytes) -> bool:
-        name, limit = TUF.file_name("root", 1), Limits().root_bytes
+        name, limit = self._dialect.file_name("root", 1), Limits().root_bytes
         try:
             return await self._api.metadata(self._gun, name, max_bytes=limit) == root
         except NotFoundError:
@@ -150,8 +156,12 @@ class Founder:
                     hint=f"name more {role} keys, or lower the threshold",
                 )
         try:
-            keys = {role: [info.key for info in found[role] or self._make(role)] for role in roles}
+            keys = {
+                role: [self._listed(role, info) for info in found[role] or self._make(role)]
+                for role in roles
+            }
             files = first_files(
+                self._dialect,
                 Plan({**keys, **online}, thresholds),
                 self._ring,
                 expiries=self._expiries,
@@ -183,10 +193,19 @@ class Founder:
             )
         return found
 
+    def _listed(self, role: str, info: KeyInfo) -> Key:
+        """Give a key as the metadata will list it: of a Notary root, as a certificate."""
+        if self._dialect is NOTARY and role == "root":
+            return root_certificate(self._ring.private(info), self._gun, now=self._clock())
+        return self._dialect.adopt_key(info.key)
+
     def _make(self, role: str) -> list[KeyInfo]:
         passphrase = self._ring.passphrases.new(role)
         info = self._ring.keystore.generate(
-            role, passphrase=passphrase, gun=None if role == "root" else self._gun
+            role,
+            passphrase=passphrase,
+            keytype="ecdsa" if self._dialect is NOTARY else "ed25519",
+            gun=None if role == "root" else self._gun,
         )
         self._made.append(info)
         self._ring.passphrases.remember(info.keyid, passphrase)
@@ -197,12 +216,12 @@ class Founder:
             self._ring.keystore.delete(self._made.pop().keyid)
 
     def _told(self, data: bytes) -> Initialized:
-        root = cast("Root", TUF.parse("root", data, max_bytes=Limits().root_bytes).signed)
-        keystore = self._ring.keystore
+        parsed = self._dialect.parse("root", data, max_bytes=Limits().root_bytes)
+        root = cast("Root", parsed.signed)
         return Initialized(
             self._gun,
-            tuple(keystore.held(root.roles["root"].keyids)),
-            tuple(keystore.held(root.roles["targets"].keyids)),
+            tuple(self._ring.infos(root.keys, root.roles["root"].keyids)),
+            tuple(self._ring.infos(root.keys, root.roles["targets"].keyids)),
             data,
             tuple(self._made),
         )

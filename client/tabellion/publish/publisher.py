@@ -23,10 +23,11 @@ from typing import Any, Literal, Self
 
 from securesystemslib.signer import Key
 
-from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.names import Digest, Gun, parse_gun
 from tabellion.errors import UnreachableError, UsageError
 from tabellion.publish import partial
+from tabellion.publish.certificates import root_certificate
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -42,6 +43,7 @@ from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
+from tabellion.publish.rotating import ROLES, Rotation, build_rotation
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.signing import (
     NOTARY_EXPIRIES,
@@ -52,7 +54,7 @@ from tabellion.publish.signing import (
     judge,
     no_key,
 )
-from tabellion.publish.state import StateReader, Trust
+from tabellion.publish.state import Current, StateReader, Trust
 from tabellion.publish.survey import role_states, signer_infos
 
 
@@ -116,6 +118,7 @@ class Publisher:
         root_threshold: int = 1,
         targets_threshold: int = 1,
         snapshot: Literal["server", "local"] = "server",
+        dialect: Dialect = TUF,
     ) -> Initialized:
         """Make a GUN: root, empty targets; publish it and pin its root in the cache.
 
@@ -127,6 +130,7 @@ class Publisher:
             root_threshold: Root keys needed.
             targets_threshold: Targets keys needed.
             snapshot: Who signs snapshots.
+            dialect: TUF, or NOTARY for docker's and notary's clients.
 
         Raises:
             UsageError: It exists already, a threshold can't be met, or a key is missing.
@@ -137,7 +141,8 @@ class Publisher:
             self._ring,
             name,
             home=self._home,
-            expiries=self._expiries or Expiries(),
+            dialect=dialect,
+            expiries=self._expiries_of(dialect),
             clock=self._clock,
         )
         async with self._locks[name]:
@@ -260,6 +265,78 @@ class Publisher:
         """List delegated roles in the order they are asked."""
         current = await self._reader.read(parse_gun(gun))
         return signer_infos(current, await asyncio.to_thread(self._ring.held))
+
+    async def rotate(
+        self, gun: str, role: str, *, keys: Sequence[str] = (), server: bool = False
+    ) -> Published:
+        """Give a top-level role other keys, with all that has to be signed anew for it.
+
+        Args:
+            gun: The GUN.
+            role: ``root``, ``targets``, ``snapshot`` or ``timestamp``.
+            keys: Ids or names of its new keys in the key store; one is made if none is given.
+            server: Let the server make and hold it: a snapshot key, or the timestamp's always.
+
+        Raises:
+            UsageError: The server holds no keys of that role, or the role no keys that are here.
+            KeyStoreError: A key that has to sign isn't here.
+        """
+        name = parse_gun(gun)
+        is_online = role == "timestamp" or server
+        if role not in ROLES or (server and role not in {"snapshot", "timestamp"}):
+            raise UsageError(
+                f"the server can't hold the key of {role[:40]!r}",
+                hint="it holds those of snapshot and timestamp; rotate the others with --key",
+            )
+        if is_online and keys:
+            raise UsageError(
+                f"the {role} key is the server's to make", hint="leave --key or --server out"
+            )
+        delivery = Delivery(self._api, name)
+        made: list[Key] = []
+
+        async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            current = await self._reader.with_left(await self._reader.read(name))
+            if not made and is_online:
+                dialect = current.trusted.dialect
+                made.append(await self._api.rotate_online_key(name, role, dialect))
+            elif not made:
+                made.extend(await asyncio.to_thread(self._new_keys, current, role, keys))
+            now = self._clock()
+            return await asyncio.to_thread(
+                build_rotation,
+                current,
+                Rotation(role, tuple(made)),
+                self._ring,
+                expiries=self._expiries_of(current.trusted.dialect),
+                now=now,
+            )
+
+        async with self._locks[name]:
+            built = await delivery.bring(build)
+        return Published(name, built.versions, delivery.attempts)
+
+    def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
+        """Give a role's new keys as the GUN's metadata will list them, one made if none is named.
+
+        A key that is made stays if the rotation fails: it can be named then.
+        """
+        dialect, gun = current.trusted.dialect, current.gun
+        infos = [self._keystore.find(text) for text in named]
+        if not infos:
+            passphrase = self._passphrases.new(role)
+            info = self._keystore.generate(
+                role,
+                passphrase=passphrase,
+                keytype="ecdsa" if dialect is NOTARY else "ed25519",
+                gun=None if role == "root" else gun,
+            )
+            self._passphrases.remember(info.keyid, passphrase)
+            infos = [info]
+        if dialect is NOTARY and role == "root":
+            now = self._clock()
+            return [root_certificate(self._ring.private(info), gun, now=now) for info in infos]
+        return [dialect.adopt_key(info.key) for info in infos]
 
     async def cosign(
         self, file: Path, *, show: Callable[[Sequence[str]], None] | None = None

@@ -14,7 +14,10 @@ import aiohttp
 from securesystemslib.signer import Key
 
 from tabellion.core import strict_json
+from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.publication import UploadedFile
+from tabellion.core.roles import key_material
 from tabellion.errors import (
     AccessDeniedError,
     ConflictError,
@@ -96,23 +99,47 @@ class ServerApi:
             return False
         return True
 
-    async def online_key(self, gun: str, role: str) -> Key:
+    async def online_key(self, gun: str, role: str, dialect: Dialect) -> Key:
         """Give the server's own public key of a role for a GUN that may not exist yet.
 
         Raises:
             TransportError: No usable answer, or not a key that all clients read.
         """
-        url = f"{self._base(gun)}/{role}.key?dialect=tuf"
+        url = f"{self._base(gun)}/{role}.key"
+        url += "" if dialect is NOTARY else f"?dialect={dialect.name}"
         content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        return self._online_key(url, content, dialect)
+
+    async def rotate_online_key(self, gun: str, role: str, dialect: Dialect) -> Key:
+        """Have the server make a new key of a role; it's used once a root names it.
+
+        Raises:
+            TransportError: No usable answer, or not a key that all clients read.
+        """
+        url = f"{self._base(gun)}/{role}.key"
+        status, body = await self._post(url, None)
+        if status not in _OK:
+            raise _refusal(gun, status, body)
+        return self._online_key(url, self._parse(url, body), dialect)
+
+    def _online_key(self, url: str, content: dict[str, Any], dialect: Dialect) -> Key:
+        if dialect is NOTARY:
+            try:
+                key = NotaryKey.from_dict("", content)
+                key.keyid = key.computed_id
+                key_material(key)
+            except TabellionError as error:
+                raise ServerAnswerError(f"{url}: {error.message}", status=200) from error
+            return key
         try:
-            key = load_public_key(json.dumps(content).encode(), what=url)
+            made = load_public_key(json.dumps(content).encode(), what=url)
         except TabellionError as error:
             raise ServerAnswerError(error.message, status=200) from error
         # Its id is computed from the key: a server that names its own key like one of the
         # publisher's would put it in that key's place in the root.
-        if content.get("keyid") != key.keyid:
+        if content.get("keyid") != made.keyid:
             raise ServerAnswerError(f"{url} is a key without its own id", status=200)
-        return key
+        return made
 
     async def upload(self, gun: str, files: Sequence[UploadedFile]) -> Mapping[str, int]:
         """Publish files, all or none; gives the versions that are current then.
@@ -173,7 +200,9 @@ class ServerApi:
     def _base(self, gun: str) -> str:
         return f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/tuf"
 
-    async def _post(self, url: str, make_form: Callable[[], aiohttp.FormData]) -> tuple[int, bytes]:
+    async def _post(
+        self, url: str, make_form: Callable[[], aiohttp.FormData] | None
+    ) -> tuple[int, bytes]:
         async with self._fetcher.request("POST", url, make_form) as response:
             body = bytearray()
             async for chunk in response.content.iter_chunked(65_536):

@@ -88,14 +88,26 @@ class KeyRing:
             PassphraseError: A passphrase is missing or wrong.
             KeyStoreError: A key file can't be used.
         """
-        infos = {info.fingerprint: info for info in self.keystore.list()}
         held = self.held().among(keys, keyids)[:at_most]
+        infos = self.infos(keys, held)
         return [
-            dialect.signer(self._private(infos[fingerprint_of(keys[keyid])]), keys[keyid])
-            for keyid in held
+            dialect.signer(self.private(info), keys[keyid])
+            for keyid, info in zip(held, infos, strict=True)
         ]
 
-    def _private(self, info: KeyInfo) -> PrivateKeyTypes:
+    def infos(self, keys: Mapping[str, Key], keyids: Sequence[str]) -> list[KeyInfo]:
+        """Give what is known of those of a role's keys that are here."""
+        infos = {info.fingerprint: info for info in self.keystore.list()}
+        held = HeldKeys(frozenset(infos)).among(keys, keyids)
+        return [infos[fingerprint_of(keys[keyid])] for keyid in held]
+
+    def private(self, info: KeyInfo) -> PrivateKeyTypes:
+        """Open one key.
+
+        Raises:
+            PassphraseError: Its passphrase is missing or wrong.
+            KeyStoreError: Its file can't be used.
+        """
         if info.keyid not in self._open:
             passphrase = self.passphrases.existing(info.role, info.keyid, info.name)
             try:

@@ -59,11 +59,11 @@ class MetadataFiles:
         Raises:
             StorageError: The store failed.
         """
-        key = (head.gun, role, sha256)
-        found = self._stored.get(key)
-        if found is None and (found := await self._store.read_hash(*key)) is not None:
-            self._stored.put(key, found, len(found.data))
-        return found
+        ref = head.files.get(role)
+        if ref is not None and ref.sha256 == sha256:
+            return await self.current(head, role)
+        # Not from memory: that may hold files of a GUN that was dropped and made anew.
+        return await self._store.read_hash(head.gun, role, sha256)
 
     async def find(self, head: Head, role: str, version: int | None) -> StoredFile | None:
         """Give one version of a role, or the current one; None if there's no such file.

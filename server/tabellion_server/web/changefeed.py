@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tabellion.errors import NotaryRefusalError
+from tabellion.errors import NotaryRefusalError, UsageError
 from tabellion_server.storage.interface import Change
 from tabellion_server.web.addresses import check_gun_prefix, parse_feed_path
 from tabellion_server.web.context import CONTEXT
@@ -21,6 +21,8 @@ from tabellion_server.web.metrics import note_operation
 _DEFAULT_RECORDS: Final = 100
 _MAX_RECORDS: Final = 1000
 _INT32: Final = 2**31
+_INT64: Final = 2**63
+_MAX_DIGITS: Final = 20  # enough to be beyond any bound
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 
 
@@ -52,12 +54,11 @@ async def _changes(request: web.Request, gun: str | None) -> web.Response:
 
 def _records(text: str) -> int:
     """Read how many are asked for; a negative number means the ones before."""
-    if not _INTEGER.fullmatch(text):
-        fault = "invalid syntax"
-    elif not -_INT32 <= int(text[:12]) < _INT32:
+    fault = "invalid syntax"
+    if _INTEGER.fullmatch(text):
+        if (number := _bounded(text, _INT32)) is not None:
+            return number or _DEFAULT_RECORDS
         fault = "value out of range"
-    else:
-        return int(text) or _DEFAULT_RECORDS
     raise NotaryRefusalError(
         f'invalid records parameter: strconv.ParseInt: parsing "{text[:40]}": {fault}',
         code_name="INVALID_PARAMETERS",
@@ -69,11 +70,19 @@ def _change_id(text: str) -> int:
     """Read where to begin: 0 at the oldest, -1 at the newest."""
     if text == "":
         return 0
-    if not _INTEGER.fullmatch(text) or len(text) > 19:  # noqa: PLR2004  (64 bits)
-        raise NotaryRefusalError(
-            f"change_id {text[:40]!r} isn't a number", code_name="INVALID_PARAMETERS"
+    number = _bounded(text, _INT64) if _INTEGER.fullmatch(text) else None
+    if number is None:
+        raise UsageError(
+            f"change_id {text[:40]!r} isn't a number", hint="give an ID that was answered, or none"
         )
-    return max(int(text), -1)
+    return max(number, -1)
+
+
+def _bounded(digits: str, bound: int) -> int | None:
+    """Read a number from ``-bound`` up to below ``bound``; None for one beyond, however long."""
+    sign, plain = digits[:1].strip("+0123456789"), digits.lstrip("+-0")
+    number = int(f"{sign}{plain[:_MAX_DIGITS] or 0}")
+    return number if -bound <= number < bound else None
 
 
 def _record(change: Change) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Spec: notary-v1 section 1.3, measured on notary-server 0.7.0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from tabellion.errors import (
     ConflictError,
     InvalidNameError,
     MalformedMetadataError,
+    MetadataTooLargeError,
     NotaryRefusalError,
     NotFoundError,
     TabellionError,
@@ -37,6 +39,8 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "UNKNOWN": "unknown error",
 }
 _MAX_TEXT: Final = 300
+_MAX_ENCODED: Final = 600
+_ENCODED_CHAR: Final = 12  # a character beyond the first plane, as JSON escapes it
 _INTERNAL: Final = 500
 _TOLD_STATUSES: Final = frozenset({401, 403, 404, 405, 408})
 
@@ -63,6 +67,8 @@ def _code(error: TabellionError, status: int) -> tuple[str, object]:
     """Give Notary's code, and its detail: None for none."""
     if isinstance(error, NotaryRefusalError):
         return _refusal(error)
+    if isinstance(error, MetadataTooLargeError) or status == 413:  # noqa: PLR2004
+        return _invalid(error)  # Notary has no limits, so no code for them
     if isinstance(error, RequestError):
         return _REQUESTS.get(error.name, ("UNKNOWN", None))
     if status >= _INTERNAL:
@@ -70,11 +76,21 @@ def _code(error: TabellionError, status: int) -> tuple[str, object]:
     for kind, code, detail in _ERRORS:
         if isinstance(error, kind):
             return code, error.access if isinstance(error, UnauthorizedError) else detail
-    return "INVALID_UPDATE", {"Name": "ErrValidation", "Error": {"Msg": error.message[:_MAX_TEXT]}}
+    return _invalid(error)
+
+
+def _invalid(error: TabellionError) -> tuple[str, object]:
+    return "INVALID_UPDATE", {"Name": "ErrValidation", "Error": {"Msg": _cut(error.message)}}
+
+
+def _cut(text: str) -> str:
+    """Shorten what would make the answer longer than clients read."""
+    cut = text[:_MAX_TEXT]
+    return cut if len(json.dumps(cut)) <= _MAX_ENCODED else cut[: _MAX_ENCODED // _ENCODED_CHAR]
 
 
 def _refusal(error: NotaryRefusalError) -> tuple[str, object]:
-    text = error.message[:_MAX_TEXT]
+    text = _cut(error.message)
     details: Mapping[str, object] = {
         "INVALID_UPDATE": error.name and {"Name": error.name, "Error": {"Msg": text}},
         "INVALID_ROLE": text,
@@ -93,11 +109,12 @@ _ERRORS: Final[tuple[tuple[type[TabellionError], str, object], ...]] = (
     (NotFoundError, "METADATA_NOT_FOUND", {}),
     (MalformedMetadataError, "MALFORMED_JSON", None),
     (InvalidNameError, "METADATA_NOT_FOUND", None),
-    (UsageError, "INVALID_PARAMETERS", None),
+    (UsageError, "INVALID_PARAMETERS", {}),
 )
 _REQUESTS: Final[Mapping[str, tuple[str, object]]] = {
     "no-such-file": ("METADATA_NOT_FOUND", {}),
     "not-found": ("METADATA_NOT_FOUND", None),
     "method-not-allowed": ("METADATA_NOT_FOUND", None),
     "malformed-body": ("MALFORMED_UPLOAD", None),
+    "usage": ("INVALID_PARAMETERS", {}),
 }

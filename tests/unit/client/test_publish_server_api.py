@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
+from tabellion.core.dialect import TUF
 from tabellion.core.publication import UploadedFile
 from tabellion.errors import (
     AccessDeniedError,
@@ -109,7 +110,7 @@ async def ask_all(raw: bytes) -> list[Any]:
             for asking in (
                 api.exists(GUN),
                 api.metadata(GUN, "1.root.json", max_bytes=100),
-                api.online_key(GUN, "timestamp"),
+                api.online_key(GUN, "timestamp", TUF),
                 api.upload(GUN, [UploadedFile("targets", b"{}")]),
                 api.history(GUN, target=None, before=None, limit=5),
             )

@@ -9,6 +9,7 @@ import pytest
 
 import simulator
 from simulator import GUN, Answer, Simulator, head
+from tabellion.core.dialect import TUF
 from tabellion.core.publication import UploadedFile
 from tabellion.errors import PublicationError, TransportError
 from tabellion.publish.server_api import ServerApi
@@ -16,7 +17,7 @@ from tabellion.publish.server_api import ServerApi
 Ask = Callable[[ServerApi], Awaitable[object]]
 ASKERS: dict[str, Ask] = {
     "exists": lambda api: api.exists(GUN),
-    "online key": lambda api: api.online_key(GUN, "timestamp"),
+    "online key": lambda api: api.online_key(GUN, "timestamp", TUF),
     "upload": lambda api: api.upload(GUN, [UploadedFile("root", b"{}")]),
     "history": lambda api: api.history(GUN, target=None, before=None, limit=5),
 }

@@ -1,0 +1,48 @@
+"""``tabellion rotate``: another key for a top-level role."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tabellion.cli.clients import publisher, work
+from tabellion.cli.context import common_options, settle, trust_options
+from tabellion.cli.publishing import tell
+from tabellion.cli.subject import gun_of
+from tabellion.errors import UsageError
+
+if TYPE_CHECKING:
+    from tabellion.publish.outcome import Published
+
+
+@click.command()
+@click.argument("words", metavar="GUN ROLE", nargs=-1, required=True)
+@click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Its new key; else one is made.")
+@click.option("--server-managed", "online", is_flag=True, help="Let the server hold the snapshot key.")
+@trust_options
+@common_options
+def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], online: bool) -> None:  # noqa: FBT001  # click passes by keyword
+    """Give ROLE of GUN another key, and sign anew what depends on it.
+
+    ROLE is root, targets, snapshot or timestamp. The new root is signed by the old and the new root
+    keys, so that all who trust the old one follow. The timestamp's key is the server's.
+
+    \b
+    Examples:
+      tabellion rotate registry.example/team/app targets
+      tabellion rotate registry.example/team/app root --key 3f1c
+      tabellion rotate registry.example/team/app snapshot --server-managed
+    """  # noqa: D301  # \b is click's mark
+    settings = settle()
+    name, rest = (None, words) if gun is not None else (words[0], words[1:])
+    if len(rest) != 1:
+        raise UsageError("a GUN and one role are needed", hint="give GUN ROLE")
+    wanted, role = gun_of(name, gun), rest[0]
+
+    async def rotate() -> Published:
+        async with publisher(settings) as author:
+            return await author.rotate(wanted, role, keys=keys, server=online)
+
+    tell(work(rotate(), f"rotating {role}"), f"{role} of {wanted} has a new key", wanted)
