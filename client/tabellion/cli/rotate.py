@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.argument("words", metavar="GUN ROLE", nargs=-1, required=True)
 @click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Its new key; else one is made.")
-@click.option("--server-managed", "online", is_flag=True, help="Let the server hold the snapshot key.")
+@click.option(
+    "--server-managed", "online", is_flag=True, help="Let the server hold the snapshot key."
+)
 @trust_options
 @common_options
 def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], online: bool) -> None:  # noqa: FBT001  # click passes by keyword
