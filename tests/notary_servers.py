@@ -310,7 +310,7 @@ def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator
 def our_config(folder: Path, auth: Mapping[str, str] | None = None) -> Path:
     """Write the configuration of our server over https, all its files in ``folder``.
 
-    Everybody on loopback may write, or as ``auth`` says.
+    Everybody on loopback may write, or as ``auth``, the section of that name, says.
     """
     certificates = make_certificates(folder / "tls")
     config = folder / "server.toml"
@@ -327,7 +327,7 @@ def our_config(folder: Path, auth: Mapping[str, str] | None = None) -> Path:
 
 @contextmanager
 def our_notary(config: Path) -> Iterator[NotaryServer]:
-    """Run tabellion-server with an ``our_config``; on loopback everybody may write."""
+    """Run tabellion-server with an ``our_config``."""
     folder = config.parent
     address = tomllib.loads(config.read_text())["server"]["listen"]
     log = folder / "server.log"

@@ -1,4 +1,4 @@
-"""``tabellion-server``: serve, check-config."""
+"""``tabellion-server``: serve, check-config, import-notary."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tabellion_server.app import make_app
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.logs import configure_logs, log
+from tabellion_server.migration.command import import_notary
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.web.requests import IN_FLIGHT
@@ -55,6 +56,9 @@ def check_config(config: Path | None) -> None:
     if settings.certificate is not None:
         _tls_context(settings)
     click.echo("the configuration is fine")
+
+
+commands.add_command(import_notary)
 
 
 async def run_server(settings: Settings) -> None:
@@ -196,6 +200,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
     except TabellionError as error:
         for line in error.message.splitlines():
             click.echo(f"tabellion-server: {line}", err=True)

@@ -41,6 +41,20 @@ def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
     assert settings.is_loopback_only
 
 
+def test_guns_and_ages_of_caches_are_read_from_file_and_variables(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '[notary]\ngun_prefixes = ["registry.example/team/"]\nmax_age_current = "0s"\n'
+        'max_age_consistent = "365d"\n',
+    )
+    settings = load_settings(path, {})
+    assert settings.gun_prefixes == ("registry.example/team/",)
+    assert settings.notary_max_age_current == timedelta(0)
+    assert settings.notary_max_age_consistent == timedelta(days=365)
+    environ = {"TABELLION_NOTARY__GUN_PREFIXES": "a/,b/c/"}
+    assert load_settings(path, environ).gun_prefixes == ("a/", "b/c/")
+
+
 def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
     path = write(
         tmp_path,
@@ -108,8 +122,20 @@ def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
             ["2: expiry.timestamp: ", "3: expiry.snapshot: ", "5: notary.timestamp: "],
         ),
         ('[expiry]\ntimestamp = "2d"\nsnapshot = "1d"\n', ["2: expiry.timestamp: "]),
+        (
+            '[notary]\nmax_age_current = "366d"\nmax_age_consistent = 0\ngun_prefixes = ["a"]\n',
+            [
+                "2: notary.max_age_current: ",
+                "3: notary.max_age_consistent: ",
+                "4: notary.gun_prefixes: ",
+            ],
+        ),
+        ('[notary]\ngun_prefixes = ["/a/"]\n', ["2: notary.gun_prefixes: "]),
+        ('[notary]\ngun_prefixes = ["a/", "../b/"]\n', ["2: notary.gun_prefixes: "]),
+        ("[notary]\ngun_prefixes = [1]\n", ["2: notary.gun_prefixes: "]),
+        ('[notary]\ntimestamp = "2d"\nsnapshot = "1d"\n', ["2: notary.timestamp: "]),
     ],
-    ids=map(str, range(18)),
+    ids=map(str, range(23)),
 )
 def test_each_fault_has_its_line_and_key(tmp_path: Path, text: str, faults: list[str]) -> None:
     path = tmp_path / "server.toml"

@@ -102,8 +102,8 @@ async def _is_listed(context: Context, head: Head, role: str) -> bool:
     """Tell whether a role is current: of a Notary delegation, whether the snapshot lists it."""
     if head.dialect != NOTARY.name or role in TOP_LEVEL_ROLES:
         return True
-    held = (await context.files.current_set(head, {"snapshot"})).files["snapshot"]
-    return f"{role}.json" in held.signed.meta
+    held = (await context.files.current_set(head, {"snapshot"})).files.get("snapshot")
+    return held is not None and f"{role}.json" in held.signed.meta
 
 
 def _file_answer(

@@ -1,0 +1,1 @@
+"""Bringing what a Notary server holds over to this one."""

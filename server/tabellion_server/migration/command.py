@@ -1,0 +1,213 @@
+"""``tabellion-server import-notary``: what a Notary server holds, brought over in one go."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tabellion.errors import ConfigurationError
+from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.migration.importing import Importer, Outcome, Status, Target
+from tabellion_server.migration.rows import Source
+from tabellion_server.migration.signer_rows import SignerRow, passphrase_variable
+from tabellion_server.migration.sources import open_source, shown
+from tabellion_server.settings import Settings, load_settings
+from tabellion_server.storage.sqlite import SqliteStore
+
+_ALIAS: Final = re.compile(r"([^=\s]{1,100})=([A-Za-z_][A-Za-z0-9_]*)")
+_SERVER_TABLES: Final = ("tuf_files", "changefeed")
+_SIGNER_TABLES: Final = ("private_keys",)
+_STYLES: Final = {
+    Status.IMPORTED: "green",
+    Status.REPAIRED: "yellow",
+    Status.UNCHANGED: "dim",
+    Status.REFUSED: "red",
+}
+
+
+@click.command(
+    "import-notary",
+    epilog="Example: PGPASSWORD=... tabellion-server import-notary --config server.toml "
+    "--server-db postgresql://reader@db/notaryserver "
+    "--signer-db postgresql://reader@db/notarysigner --dry-run",
+)
+@click.option(
+    "--server-db", required=True, help="notary-server's database: postgresql://, mysql://, a dump."
+)
+@click.option("--signer-db", help="notary-signer's database, likewise; without it no keys come.")
+@click.option(
+    "--passphrase-env",
+    "variables",
+    multiple=True,
+    metavar="ALIAS=VARIABLE",
+    help="Where the passphrase of an alias is; NOTARY_SIGNER_<ALIAS> by default.",
+)
+@click.option("--gun", "pattern", default="*", help="Only GUNs like this, such as 'reg.example/*'.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, write nothing.")
+@click.option(
+    "--config",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file of the server to import into.",
+)
+def import_notary(
+    server_db: str,
+    signer_db: str | None,
+    variables: tuple[str, ...],
+    pattern: str,
+    *,
+    dry_run: bool,
+    config: Path | None,
+) -> None:
+    """Import GUNs, keys and changefeed of a Notary server; may be run again at any time.
+
+    Exit status: 0 all is here, 1 some GUNs couldn't be imported, 2 configuration, 3 trouble.
+    """
+    settings = load_settings(config)
+    places = _alias_variables(variables)
+    outcomes = asyncio.run(
+        _import_all(settings, server_db, signer_db, places, pattern, dry_run=dry_run)
+    )
+    _show_summary(outcomes, dry_run=dry_run)
+    if any(outcome.status is Status.REFUSED for outcome in outcomes):
+        raise click.exceptions.Exit(1)
+
+
+async def _import_all(
+    settings: Settings,
+    server_db: str,
+    signer_db: str | None,
+    places: Mapping[str, str],
+    pattern: str,
+    *,
+    dry_run: bool,
+) -> list[Outcome]:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    async with AsyncExitStack() as stack:
+
+        async def opened(place: str, tables: Sequence[str]) -> Source:
+            console.print(f"reading {escape(shown(place))}")
+            source = await asyncio.to_thread(open_source, place, tables)
+            stack.push_async_callback(asyncio.to_thread, source.close)
+            return source
+
+        source = await opened(server_db, _SERVER_TABLES)
+        keys: list[SignerRow] | None = None
+        if signer_db is not None:
+            signer = source if signer_db == server_db else await opened(signer_db, _SIGNER_TABLES)
+            keys = await asyncio.to_thread(signer.signer_keys)
+        guns = await asyncio.to_thread(source.guns)
+        chosen = [gun for gun in guns if fnmatch.fnmatchcase(gun, pattern)]
+        if not chosen:
+            raise ConfigurationError(
+                f"none of the {len(guns)} GUNs of {shown(server_db)} is like {pattern[:100]!r}",
+                hint="give another --gun pattern, or another database",
+            )
+        target = await _open_target(settings, stack, dry_run=dry_run)
+        importer = Importer(
+            source,
+            target,
+            signer_keys=keys,
+            passphrases=_passphrases(keys or (), places),
+            clock=lambda: datetime.now(UTC),
+            dry_run=dry_run,
+        )
+        outcomes: list[Outcome] = []
+        with console.status("") as status:
+            async for outcome in importer.run(chosen):
+                outcomes.append(outcome)
+                status.update(f"{len(outcomes)} of {len(chosen)} GUNs")
+                style = _STYLES[outcome.status]
+                place = f"[{len(outcomes)}/{len(chosen)}]"
+                console.print(
+                    f"{escape(place)} {escape(_plain(outcome.gun))} "
+                    f"[{style}]{outcome.status}[/{style}]"
+                )
+        return outcomes
+
+
+async def _open_target(
+    settings: Settings, stack: AsyncExitStack, *, dry_run: bool
+) -> Target | None:
+    """Open the store and its master key, as ``serve`` does; a dry run makes neither."""
+    is_first = not await asyncio.to_thread(settings.sqlite_path.exists)
+    if is_first and dry_run:
+        return None
+    if not is_first and not await asyncio.to_thread(settings.master_key_file.exists):
+        raise ConfigurationError(
+            f"master key file {settings.master_key_file} is gone, but the store is here",
+            hint="restore the key file from its backup; a new one can't open the keys in the store",
+        )
+    master = await asyncio.to_thread(
+        MasterKey.load_or_create, settings.master_key_file, create=is_first
+    )
+    store = await SqliteStore.open(settings.sqlite_path)
+    stack.push_async_callback(store.close)
+    online_keys = OnlineKeys(store, master)
+    if not await online_keys.fits_store():
+        raise ConfigurationError(
+            f"master key file {settings.master_key_file} doesn't open the keys in store "
+            f"{settings.sqlite_path}",
+            hint="restore the key file that this store was filled with from its backup",
+        )
+    return Target(store, online_keys)
+
+
+def _alias_variables(given: Iterable[str]) -> dict[str, str]:
+    places: dict[str, str] = {}
+    for text in given:
+        match = _ALIAS.fullmatch(text)
+        if match is None:
+            # It may be a passphrase given by mistake, so it isn't repeated.
+            raise ConfigurationError(
+                "--passphrase-env isn't ALIAS=VARIABLE",
+                hint="give the name of a variable that holds the passphrase, not the passphrase",
+            )
+        places[match[1]] = match[2]
+    return places
+
+
+def _passphrases(keys: Iterable[SignerRow], places: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for alias in {row.alias for row in keys}:
+        value = os.environ.get(places.get(alias, passphrase_variable(alias)))
+        if value is not None:
+            found[alias] = value
+    return found
+
+
+def _show_summary(outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    table = Table("GUN", "result", "files", "keys", "remarks")
+    for outcome in outcomes:
+        table.add_row(
+            escape(_plain(outcome.gun)),
+            str(outcome.status),
+            str(outcome.files),
+            str(outcome.keys),
+            "\n".join(escape(_plain(remark)) for remark in outcome.remarks),
+        )
+    console.print(table)
+    counts = Counter(outcome.status for outcome in outcomes)
+    told = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    console.print(f"{'dry run, nothing was written: ' if dry_run else ''}{told}")
+
+
+def _plain(text: str) -> str:
+    """Show hostile text on a terminal without what could steer it."""
+    return "".join(char if char.isprintable() else "?" for char in text)
