@@ -21,6 +21,7 @@ from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.request_errors import RequestError
 
 _MARK: Final = "/_trust/tuf/"
+_FEED: Final = "/_trust/changefeed"
 _FILE = re.compile(r"(?:([0-9]{1,19})\.)?([^/].*)\.json", re.DOTALL)
 _BY_HASH = re.compile(r"([^/].*)\.([0-9a-f]{64}|[0-9A-Fa-f]{64,128})\.json", re.DOTALL)
 _NOTARY_ROLE = re.compile(r"root|targets(?:/[^/\s]+)*|snapshot|timestamp")
@@ -155,6 +156,16 @@ def parse_gun_path(request: web.Request, prefix: str) -> Gun:
         InvalidNameError: Malformed.
     """
     return parse_gun(decode(request.rel_url.raw_path.removeprefix(prefix)))
+
+
+def parse_feed_path(request: web.Request) -> Gun:
+    """Give the GUN whose changefeed is asked for.
+
+    Raises:
+        InvalidNameError: Malformed.
+    """
+    raw = request.rel_url.raw_path.removeprefix("/v2/").removesuffix(_FEED)
+    return parse_gun(decode(raw))
 
 
 def decode(text: str) -> str:
