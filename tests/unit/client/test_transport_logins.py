@@ -22,6 +22,7 @@ from tabellion.errors import (
     TabellionError,
 )
 from tabellion.publish.server_api import ServerApi
+from tabellion.transport import logins
 from tabellion.transport.fetcher import HttpFetcher
 from tabellion.transport.logins import Logins, scope_of
 from tabellion.transport.tokens import TokenRequest, is_safe_realm, read_token
@@ -401,3 +402,22 @@ def test_a_server_elsewhere_sends_nobody_to_this_machine() -> None:
     assert not is_safe_realm(
         "http://127.0.0.1:2375/x", "https://trust.example", may_use_http=lambda _: True
     )
+
+
+@pytest.mark.parametrize(
+    ("recipient", "registry", "is_sent"),
+    [
+        ("registry.example", "registry.example", True),
+        ("auth.docker.io", "docker.io", True),
+        ("registry.example", "registry.example:5000", True),
+        ("127.0.0.1", "registry.example", True),
+        ("evil.example", "registry.example", False),
+        ("evilregistry.example", "registry.example", False),
+        ("example", "registry.example", False),
+        ("registry.example.evil.example", "registry.example", False),
+    ],
+)
+def test_a_registrys_login_goes_to_its_own_domain_alone(
+    recipient: str, registry: str, is_sent: bool
+) -> None:
+    assert logins._is_within(recipient, registry) is is_sent
