@@ -296,7 +296,8 @@ class Publisher:
         made: list[Key] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.with_left(await self._reader.read(name))
+            current = await self._reader.read(name, renews_root=role == "root")
+            current = await self._reader.with_left(current)
             if not made and is_online:
                 dialect = current.trusted.dialect
                 made.append(await self._api.rotate_online_key(name, role, dialect))
