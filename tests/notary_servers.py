@@ -238,8 +238,11 @@ class RealNotary(NotaryServer):
 
 
 @contextmanager
-def real_notary(folder: Path) -> Iterator[RealNotary]:
-    """Run notary-server and notary-signer with ECDSA keys, on a PostgreSQL of their own."""
+def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator[RealNotary]:
+    """Run notary-server and notary-signer with ECDSA keys, on a PostgreSQL of their own.
+
+    ``auth`` is as our ``[auth]`` section.
+    """
     for program in ("notary-server", "notary-signer"):
         engines.need(program)
     certificates = make_certificates(folder / "tls")
@@ -278,6 +281,9 @@ def real_notary(folder: Path) -> Iterator[RealNotary]:
             "storage": {"backend": "postgres", "db_url": database.url("server")},
             "logging": {"level": "info"},
         }
+        if auth is not None:
+            options = {key.replace("_", ""): value for key, value in auth.items() if key != "type"}
+            server["auth"] = {"type": auth["type"], "options": options}
         env = engines.plain_environment(folder) | {f"NOTARY_SIGNER_{_ALIAS.upper()}": _PASSPHRASE}
         for name, config in (("signer", signer), ("server", server)):
             (folder / f"{name}.json").write_text(json.dumps(config))
@@ -301,22 +307,27 @@ def real_notary(folder: Path) -> Iterator[RealNotary]:
                 yield found
 
 
-def our_config(folder: Path) -> Path:
-    """Write the configuration of our server over https, all its files in ``folder``."""
+def our_config(folder: Path, auth: Mapping[str, str] | None = None) -> Path:
+    """Write the configuration of our server over https, all its files in ``folder``.
+
+    Everybody on loopback may write, or as ``auth``, the section of that name, says.
+    """
     certificates = make_certificates(folder / "tls")
     config = folder / "server.toml"
+    demands = "".join(f'{key} = "{value}"\n' for key, value in (auth or {}).items())
     config.write_text(
         f'[server]\nlisten = "127.0.0.1:{engines.free_port()}"\n'
         f'[server.tls]\ncertificate = "{certificates.certificate}"\nkey = "{certificates.key}"\n'
         f'[storage]\nurl = "sqlite:///{folder / "tabellion.db"}"\n'
         f'[keys]\nmaster_key_file = "{folder / "master.key"}"\n'
+        + ("[auth]\n" + demands if demands else "")
     )
     return config
 
 
 @contextmanager
 def our_notary(config: Path) -> Iterator[NotaryServer]:
-    """Run tabellion-server with an ``our_config``; on loopback everybody may write."""
+    """Run tabellion-server with an ``our_config``."""
     folder = config.parent
     address = tomllib.loads(config.read_text())["server"]["listen"]
     log = folder / "server.log"

@@ -17,11 +17,13 @@ from tabellion_server.services.signing import Clock, Lives, ReleaseSigner
 from tabellion_server.services.timestamping import Renewer
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Store
+from tabellion_server.web.access import GUARD, Guard, access
 from tabellion_server.web.context import CONTEXT, Context
 from tabellion_server.web.metrics import METRICS, Metrics, counted
 from tabellion_server.web.problems import problems
 from tabellion_server.web.requests import IN_FLIGHT, InFlight, requests
 from tabellion_server.web.routes import add_routes
+from tabellion_server.web.tokens import TokenVerifier
 
 
 def utc_now() -> datetime:
@@ -50,8 +52,10 @@ def make_app(
         allow_example_keys=settings.is_loopback_only,
     )
     renewer = Renewer(store, files, signer, locks, clock=clock)
-    app = web.Application(middlewares=[requests, counted, problems])
+    app = web.Application(middlewares=[requests, counted, problems, access])
     app[CONTEXT] = Context(settings, store, online_keys, files, publisher, renewer, locks)
+    if settings.auth is not None:
+        app[GUARD] = Guard(TokenVerifier(settings.auth), clock)
     app[IN_FLIGHT] = InFlight()
     app[METRICS] = Metrics()
     add_routes(app)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tabellion.errors import ConfigurationError
+from tabellion_server.token_auth import TokenAuth, read_token_auth
 
 _MIB: Final = 1024 * 1024
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -43,6 +44,14 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     "storage": {"url": "text"},
     "keys": {"master_key_file": "path"},
     "expiry": {"timestamp": "duration", "snapshot": "duration"},
+    "auth": {
+        "type": "text",
+        "realm": "text",
+        "service": "text",
+        "issuer": "text",
+        "root_cert_bundle": "path",
+        "auto_redirect": "flag",
+    },
     "notary": {
         "timestamp": "duration",
         "snapshot": "duration",
@@ -87,6 +96,7 @@ class Settings:
         master_key_file: What seals the online keys.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
+        auth: Whose tokens are demanded; None demands none.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
         gun_prefixes: How the name of every GUN here begins; none for any name.
@@ -107,6 +117,7 @@ class Settings:
     master_key_file: Path = Path("master.key")
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
+    auth: TokenAuth | None = None
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
     gun_prefixes: tuple[str, ...] = ()
@@ -220,6 +231,7 @@ class _Reader:
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
+            auth=read_token_auth(self.values, self.places, self.fault),
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
             gun_prefixes=get("notary.gun_prefixes", default.gun_prefixes),
@@ -250,12 +262,21 @@ class _Reader:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
         if settings.notary_timestamp_life > settings.notary_snapshot_life:
             self.fault("notary.timestamp", "it can't outlive notary.snapshot")
+        self._check_access(settings)
+
+    def _check_access(self, settings: Settings) -> None:
         has_token = "server.write_token_file" in self.places
-        if not has_token and not settings.is_loopback_only:
+        has_auth = any(key.startswith("auth.") for key in self.places)
+        if has_token and has_auth:
+            self.fault(
+                "server.write_token_file",
+                "the token service of [auth] decides who may write; give one of the two",
+            )
+        if not has_token and not has_auth and not settings.is_loopback_only:
             self.fault(
                 "server.listen",
-                "others can reach this address, so set server.write_token_file, which says "
-                "who may write",
+                "others can reach this address, so set server.write_token_file or [auth], which "
+                "say who may write",
             )
 
     def _token(self) -> str | None:
@@ -331,6 +352,14 @@ def _count(value: object, _folder: Path) -> int:
     return value
 
 
+def _flag(value: object, _folder: Path) -> bool:
+    if value is True or value == "true":
+        return True
+    if value is False or value == "false":
+        return False
+    raise ValueError("give true or false")
+
+
 def _duration(value: object, folder: Path) -> timedelta:
     match = _DURATION.fullmatch(_text(value, folder))
     if match is None or int(match[1]) * _UNITS[match[2]] > 36500 * 86400:
@@ -387,6 +416,7 @@ _CONVERT: Final = {
     "text": _text,
     "path": _path,
     "count": _count,
+    "flag": _flag,
     "duration": _duration,
     "age": _age,
     "prefixes": _prefixes,

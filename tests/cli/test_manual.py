@@ -192,7 +192,7 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
     run("openssl genpkey -algorithm ed25519 -out plain.pem")
     answers = {
         "init": [f"init {gun}"],
-        "sign, revoke, publish, signer add, signer remove": [
+        "sign, revoke, publish, rotate, signer add, signer remove": [
             f"sign {gun}:1 {signed}",
             f"sign {gun}:2 {signed}",
             f"revoke {gun}:2",
@@ -202,6 +202,7 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             f"sign {gun}:qa {signed} --role qa",
             f"sign {gun}:3 {signed} --no-publish",
             f"publish {gun}",
+            f"rotate {gun} targets",
         ],
         "signer request": [f"signer request {gun} more --key a"],
         "verify, inspect IMAGE": [
@@ -219,6 +220,7 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             "key list",
             "key generate --name b",
             "key import plain.pem --role targets",
+            "key export a --notary theirs",
         ],
     }
     documented = json_table()

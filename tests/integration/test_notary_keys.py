@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
@@ -19,7 +19,7 @@ from tabellion.publish.keystore import KeyStore
 from tabellion.publish.notary_folder import NotaryKeyFolder, read_key_file
 from tabellion.publish.notary_pem import canonical_id_of, write_key
 from tabellion.publish.notary_transfer import KeyTransfer
-from tabellion.publish.passphrases import Passphrases
+from tabellion.publish.passphrases import Passphrases, variable_of
 from tabellion.publish.private_keys import KEY_TYPES, KeyType, make_private_key
 
 GUN = "registry.example/team/app"
@@ -33,6 +33,7 @@ SECRETS = {
 }
 OURS = {
     "TABELLION_ROOT_PASSPHRASE": "our-root-secret",
+    "TABELLION_TARGETS_PASSPHRASE": "our-targets-secret",
     "TABELLION_SIGNER_PASSPHRASE": "our-signer-secret",
 }
 
@@ -40,16 +41,17 @@ OURS = {
 class Person:
     """Somebody with our store, a folder of Notary's and one of docker's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, secrets: Mapping[str, str] = SECRETS) -> None:
         self.folder = folder
+        self.secrets = secrets
         self.store = KeyStore(folder / "home")
-        environ = SECRETS | OURS
+        environ = {**secrets, **OURS}
         self.transfer = KeyTransfer(self.store, Passphrases(environ=environ), environ=environ)
         self.notary_keys = NotaryKeyFolder(folder / "notary")
         self.docker_keys = NotaryKeyFolder(folder / "docker" / "trust")
 
     def run(self, *words: str) -> str:
-        env = plain_environment(self.folder) | SECRETS
+        env = {**plain_environment(self.folder), **self.secrets}
         env |= {"DOCKER_CONFIG": str(self.folder / "docker")}
         done = subprocess.run(
             ["/usr/bin/env", *words],
@@ -74,9 +76,7 @@ class Person:
         return {row[-2]: row[:-2] for row in rows if len(row) > 2 and len(row[-2]) == 64}
 
     def make(self, role: str, keytype: KeyType = "ecdsa", **more: str) -> KeyInfo:
-        secret = OURS[
-            "TABELLION_ROOT_PASSPHRASE" if role == "root" else "TABELLION_SIGNER_PASSPHRASE"
-        ]
+        secret = OURS[variable_of(role)]
         return self.store.generate(role, passphrase=secret, keytype=keytype, **more)
 
 
@@ -134,10 +134,8 @@ def test_notary_lists_exports_and_imports_what_we_wrote(person: Person, keytype:
 
 def test_notary_shows_the_gun_of_a_targets_key_we_wrote(person: Person) -> None:
     need("notary")
-    environ = SECRETS | {"TABELLION_TARGETS_PASSPHRASE": "our-targets-secret"}
-    info = person.store.generate("targets", passphrase="our-targets-secret", keytype="ecdsa")
-    transfer = KeyTransfer(person.store, Passphrases(environ=environ), environ=environ)
-    transfer.give(info, person.notary_keys, "notary", gun=GUN)
+    info = person.make("targets")
+    person.transfer.give(info, person.notary_keys, "notary", gun=GUN)
     assert person.listed() == {info.canonical_id: ["targets", GUN]}
 
 
@@ -157,6 +155,24 @@ def test_notary_signs_with_the_root_and_signer_keys_we_wrote(
     (person.folder / "file").write_text("content")
     person.notary(*words, "add", "-p", "-r", "targets/alice", GUN, "1.0", "file")
     assert "targets/alice" in person.notary(*words, "list", GUN)
+
+
+@pytest.mark.parametrize("keytype", KEY_TYPES)
+def test_notary_signs_with_the_targets_key_we_wrote(
+    tmp_path: Path, notary_server: str, keytype: KeyType
+) -> None:
+    need("notary")
+    # key rotate -k takes another role's variable for the file's passphrase
+    person = Person(tmp_path, dict.fromkeys(SECRETS, "their-secret"))
+    info = person.make("targets", keytype, gun=GUN)
+    path = person.transfer.give(info, person.notary_keys, "notary")
+    words = ("-s", notary_server)
+    person.notary(*words, "init", "-p", GUN)
+    person.notary(*words, "key", "rotate", GUN, "targets", "-k", str(path))
+    (person.folder / "file").write_text("content")
+    person.notary(*words, "add", "-p", GUN, "1.0", "file")
+    assert "1.0" in person.notary(*words, "list", GUN)
+    assert person.listed()[info.canonical_id] == ["targets", GUN]
 
 
 @pytest.mark.parametrize("keytype", KEY_TYPES)

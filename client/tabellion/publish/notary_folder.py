@@ -17,7 +17,7 @@ from tabellion import atomic_file
 from tabellion.core.strict_json import parse
 from tabellion.errors import KeyStoreError, TabellionError
 from tabellion.publish.notary_pem import MAX_FILE, KeyBlock, canonical_id_of, read_blocks, write_key
-from tabellion.registry.credentials import config_folder
+from tabellion.transport.credentials import config_folder
 
 _MAX_KEYS: Final = 10_000
 _MAX_CONFIG: Final = 64 * 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,13 +149,17 @@ class ServerApi:
             RefusedPublicationError: A rule is broken.
             TransportError: No usable answer: it may have been published or not.
         """
-        form = aiohttp.FormData(quote_fields=False)
-        for item in files:
-            form.add_field(
-                "files", item.data, filename=item.role, content_type="application/octet-stream"
-            )
+
+        def make_form() -> aiohttp.FormData:
+            form = aiohttp.FormData(quote_fields=False)
+            for item in files:
+                form.add_field(
+                    "files", item.data, filename=item.role, content_type="application/octet-stream"
+                )
+            return form
+
         url = f"{self._base(gun)}/"
-        status, body = await self._post(url, form)
+        status, body = await self._post(url, make_form)
         if status not in _OK:
             raise _refusal(gun, status, body)
         # Notary's own server answers with nothing.
@@ -196,8 +200,10 @@ class ServerApi:
     def _base(self, gun: str) -> str:
         return f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/tuf"
 
-    async def _post(self, url: str, form: aiohttp.FormData | None) -> tuple[int, bytes]:
-        async with self._fetcher.request("POST", url, form) as response:
+    async def _post(
+        self, url: str, make_form: Callable[[], aiohttp.FormData] | None
+    ) -> tuple[int, bytes]:
+        async with self._fetcher.request("POST", url, make_form) as response:
             body = bytearray()
             async for chunk in response.content.iter_chunked(65_536):
                 body += chunk

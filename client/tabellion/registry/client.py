@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import urljoin
 
 import aiohttp
 from yarl import URL
 
-from tabellion.core import strict_json
 from tabellion.core.names import Reference
 from tabellion.errors import (
     AccessDeniedError,
@@ -22,10 +21,7 @@ from tabellion.errors import (
     TransferError,
     UnknownImageError,
     UnreachableError,
-    VerificationError,
 )
-from tabellion.registry.challenge import Challenge, parse_challenges
-from tabellion.registry.credentials import Credentials, find_credentials
 from tabellion.registry.manifest import (
     IMAGE_TYPES,
     INDEX_TYPES,
@@ -33,15 +29,16 @@ from tabellion.registry.manifest import (
     Manifest,
     read_manifest,
 )
+from tabellion.transport.challenge import Challenge, parse_challenges
+from tabellion.transport.credentials import Credentials, find_credentials
 from tabellion.transport.faults import unreachable
 from tabellion.transport.proxies import is_loopback, proxy_of
 from tabellion.transport.tls import tls_context
+from tabellion.transport.tokens import MAX_TOKEN_BYTES, is_safe_realm, read_token, token_request
 
 _DOCKER_HUB_HOST: Final = "registry-1.docker.io"
-_MAX_TOKEN_BYTES: Final = 64 * 1024
 _MAX_REDIRECTS: Final = 3
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10, sock_read=20)
-_CLIENT_ID: Final = "tabellion"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -199,19 +196,19 @@ class RegistryClient:
         what = f"the token service of {reference.registry}"
         realm = urljoin(base, challenge.parameters["realm"])
         self._check_realm(realm, base, what)
-        query = {"scope": f"repository:{reference.repository}:pull"}
-        if "service" in challenge.parameters:
-            query["service"] = challenge.parameters["service"]
-        if credentials is not None and credentials.is_identity_token:
-            form = query | {
-                "grant_type": "refresh_token",
-                "refresh_token": credentials.secret,
-                "client_id": _CLIENT_ID,
-            }
-            answer = await self._send("POST", realm, what, form=form)
-        else:
-            headers = {"Authorization": credentials.basic} if credentials else {}
-            answer = await self._send("GET", realm, what, headers=headers, query=query)
+        wanted = token_request(
+            f"repository:{reference.repository}:pull",
+            challenge.parameters.get("service"),
+            credentials,
+        )
+        answer = await self._send(
+            "GET" if wanted.form is None else "POST",
+            realm,
+            what,
+            headers=wanted.headers,
+            query=wanted.query,
+            form=wanted.form,
+        )
         if answer.status in {401, 403}:
             said = "refuses the credentials" if credentials else "asks for credentials"
             raise AccessDeniedError(
@@ -224,20 +221,13 @@ class RegistryClient:
                 status=answer.status,
                 hint="ask the registry's operator",
             )
-        return "Bearer " + _token_in(answer.data, what)
+        token = await asyncio.to_thread(read_token, answer.data)
+        if token is None:
+            raise RegistryError(f"{what} gave no token", hint="ask the registry's operator")
+        return f"Bearer {token.text}"
 
     def _check_realm(self, realm: str, base: str, what: str) -> None:
-        try:
-            url = URL(realm)
-            host = url.host_port_subcomponent or ""
-            # What may be plain is told by the host alone; a user before it could look like one.
-            is_plain = url.scheme == "http" and self._may_use_http(host)
-            has_user = url.user is not None or url.password is not None
-        except ValueError:
-            host, is_plain, has_user, url = "", False, False, URL()
-        # A registry elsewhere has no business on this machine's own ports.
-        strays = is_loopback(host) and not is_loopback(URL(base).host or "")
-        if not host or has_user or strays or not (url.scheme == "https" or is_plain):
+        if not is_safe_realm(realm, base, may_use_http=self._may_use_http):
             raise RegistryError(
                 f"{what} lies at {realm[:100]!r}, which isn't https, or isn't for others",
                 hint="credentials are only sent by https; ask the registry's operator",
@@ -290,7 +280,7 @@ class RegistryClient:
         form: Mapping[str, str] | None,
     ) -> _Answer:
         session = await self._open()
-        limit = MAX_MANIFEST_BYTES if form is None else _MAX_TOKEN_BYTES
+        limit = MAX_MANIFEST_BYTES if form is None else MAX_TOKEN_BYTES
         try:
             async with session.request(
                 method, url, headers=headers, data=form, allow_redirects=False, proxy=proxy_of(url)
@@ -340,16 +330,3 @@ async def _read(response: aiohttp.ClientResponse, limit: int, what: str) -> byte
         if len(data) > limit:
             raise TransferError(f"the answer for {what} is longer than {limit} bytes")
     return bytes(data)
-
-
-def _token_in(data: bytes, what: str) -> str:
-    try:
-        members: dict[str, Any] = strict_json.parse(
-            data, max_bytes=_MAX_TOKEN_BYTES, what=f"answer of {what}"
-        )
-    except VerificationError as error:
-        raise RegistryError(error.message, hint="ask the registry's operator") from error
-    token = members.get("token") or members.get("access_token")
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-        raise RegistryError(f"{what} gave no token", hint="ask the registry's operator")
-    return token

@@ -1,14 +1,14 @@
 """Fetching a file over HTTP, bounded in size, time and places.
 
 Redirects stay on the same origin, bodies stay as they are on the wire (nothing is decompressed),
-and every fault is one of our errors.
+and every fault is one of our errors. Where a server asks who is there, see ``logins``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -24,10 +24,13 @@ from tabellion.errors import (
 )
 from tabellion.transport.absence import problem_code
 from tabellion.transport.faults import unreachable
+from tabellion.transport.logins import Logins
 from tabellion.transport.proxies import proxy_of
 from tabellion.transport.tls import tls_context
+from tabellion.transport.tokens import MAX_TOKEN_BYTES, TokenRequest
 
 _MAX_REDIRECTS: Final = 3
+_MAX_LOGINS: Final = 2  # as nobody in particular, then as somebody
 _CHUNK_BYTES: Final = 65_536
 _GRACE_SECONDS: Final = 5.0
 _MIN_BYTES_PER_SECOND: Final = 1024
@@ -35,6 +38,7 @@ _NOT_FOUND: Final = frozenset({404, 410})
 _DENIED: Final = frozenset({401, 403})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
+_UNAUTHORIZED: Final = 401
 _PROBLEM_TYPE: Final = "application/problem+json"
 _MAX_PROBLEM_BYTES: Final = 16_384
 
@@ -47,7 +51,10 @@ class Fetcher(Protocol):
 
 
 class HttpFetcher:
-    """Fetches with aiohttp; one session for its life."""
+    """Fetches with aiohttp; one session for its life.
+
+    A ``token`` is sent to every server as it is; without one, servers that ask are logged in to.
+    """
 
     def __init__(
         self,
@@ -66,6 +73,7 @@ class HttpFetcher:
         }
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
+        self._logins = Logins(self._ask_token_service) if token is None else None
         self._timeout = aiohttp.ClientTimeout(
             total=total_seconds, connect=connect_seconds, sock_read=stall_seconds
         )
@@ -114,39 +122,77 @@ class HttpFetcher:
 
     @contextlib.asynccontextmanager
     async def request(
-        self, method: str, url: str, data: aiohttp.FormData | None = None
+        self, method: str, url: str, make_data: Callable[[], aiohttp.FormData] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request, and make every fault until its body is read one of our errors.
 
+        Args:
+            method: HTTP's.
+            url: Where to.
+            make_data: Makes the body; again, if the server wants to know first who sends it.
+
         Raises:
+            AccessDeniedError: The server's token service refuses the user's credentials.
             ConfigurationError: The environment names a proxy that can't be one.
             ServerAnswerError: Not HTTP.
             TransferError: Cut short.
             UnreachableError: No connection, TLS failure, time-out.
         """
-        try:
+        with _our_errors(url):
             place = URL(url, encoded=True)
+            shown = self._logins.known(method, place) if self._logins else None
+            for tried in range(_MAX_LOGINS + 1):
+                async with self._opened().request(
+                    method,
+                    place,
+                    data=make_data() if make_data else None,
+                    headers={"Authorization": shown.authorization} if shown else None,
+                    allow_redirects=False,
+                    ssl=self._tls,
+                    proxy=proxy_of(place),
+                ) as response:
+                    if (
+                        response.status == _UNAUTHORIZED
+                        and self._logins is not None
+                        and tried < _MAX_LOGINS
+                    ):
+                        challenges = response.headers.getall("WWW-Authenticate", [])
+                        shown = await self._logins.better(method, place, challenges, shown)
+                        if shown is not None:
+                            continue
+                    yield response
+                    return
+
+    async def _ask_token_service(self, realm: URL, request: TokenRequest) -> tuple[int, bytes]:
+        """Send what ``logins`` wrote down; a redirect is not followed."""
+        with _our_errors(str(realm)):
             async with self._opened().request(
-                method,
-                place,
-                data=data,
+                "GET" if request.form is None else "POST",
+                realm.update_query(request.query),
+                data=request.form,
+                headers=request.headers,
                 allow_redirects=False,
                 ssl=self._tls,
-                proxy=proxy_of(place),
+                proxy=proxy_of(realm),
             ) as response:
-                yield response
-        except TabellionError:
-            raise
-        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
-            raise TransferError(f"{url}: the answer was cut short") from error
-        except aiohttp.ClientHttpProxyError as error:
-            raise unreachable(_server_of(url), error) from error
-        except aiohttp.ClientResponseError as error:
-            raise ServerAnswerError(
-                f"{url}: not a proper HTTP answer", status=error.status
-            ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise unreachable(_server_of(url), error) from error
+                return response.status, await _read_bounded(response, MAX_TOKEN_BYTES)
+
+
+@contextlib.contextmanager
+def _our_errors(url: str) -> Iterator[None]:
+    """Make each of aiohttp's errors one of ours."""
+    try:
+        yield
+    except TabellionError:
+        raise
+    except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
+        raise TransferError(f"{url}: the answer was cut short") from error
+    except aiohttp.ClientHttpProxyError as error:
+        raise unreachable(_server_of(url), error) from error
+    except aiohttp.ClientResponseError as error:
+        raise ServerAnswerError(f"{url}: not a proper HTTP answer", status=error.status) from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise unreachable(_server_of(url), error) from error
 
 
 async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

@@ -21,8 +21,10 @@ from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.request_errors import RequestError
 
 _MARK: Final = "/_trust/tuf/"
+_FEED: Final = "/_trust/changefeed"
 _FILE = re.compile(r"(?:([0-9]{1,19})\.)?([^/].*)\.json", re.DOTALL)
 _BY_HASH = re.compile(r"([^/].*)\.([0-9a-f]{64}|[0-9A-Fa-f]{64,128})\.json", re.DOTALL)
+_NOTARY_ROLE = re.compile(r"root|targets(?:/[^/\s]+)*|snapshot|timestamp")
 _KEY = re.compile(r"(snapshot|timestamp)\.key")
 
 
@@ -142,6 +144,11 @@ def redirect_to_clean_path(request: web.Request) -> None:
         raise web.HTTPMovedPermanently(clean)
 
 
+def is_notary_role(role: str) -> bool:
+    """Tell whether a role's name could be read at all from a Notary server."""
+    return _NOTARY_ROLE.fullmatch(role) is not None
+
+
 def parse_gun_path(request: web.Request, prefix: str) -> Gun:
     """Give the GUN that is all of the path behind ``prefix``.
 
@@ -149,6 +156,16 @@ def parse_gun_path(request: web.Request, prefix: str) -> Gun:
         InvalidNameError: Malformed.
     """
     return parse_gun(decode(request.rel_url.raw_path.removeprefix(prefix)))
+
+
+def parse_feed_path(request: web.Request) -> Gun:
+    """Give the GUN whose changefeed is asked for.
+
+    Raises:
+        InvalidNameError: Malformed.
+    """
+    raw = request.rel_url.raw_path.removeprefix("/v2/").removesuffix(_FEED)
+    return parse_gun(decode(raw))
 
 
 def decode(text: str) -> str:

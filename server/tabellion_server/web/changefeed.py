@@ -12,10 +12,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tabellion.core.names import parse_gun
 from tabellion.errors import NotaryRefusalError, UsageError
 from tabellion_server.storage.interface import Change
-from tabellion_server.web.addresses import check_gun_prefix, decode
+from tabellion_server.web.addresses import check_gun_prefix, parse_feed_path
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.metrics import note_operation
 
@@ -25,7 +24,6 @@ _INT32: Final = 2**31
 _INT64: Final = 2**63
 _MAX_DIGITS: Final = 20  # enough to be beyond any bound
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
-_SUFFIX: Final = "/_trust/changefeed"
 
 
 async def all_changes(request: web.Request) -> web.Response:
@@ -35,8 +33,7 @@ async def all_changes(request: web.Request) -> web.Response:
 
 async def gun_changes(request: web.Request) -> web.Response:
     """Answer ``/v2/<gun>/_trust/changefeed``."""
-    raw = request.rel_url.raw_path.removeprefix("/v2/").removesuffix(_SUFFIX)
-    gun = parse_gun(decode(raw))
+    gun = parse_feed_path(request)
     check_gun_prefix(request, gun)
     return await _changes(request, gun)
 

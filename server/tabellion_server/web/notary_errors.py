@@ -23,7 +23,7 @@ from tabellion.errors import (
     UnknownGunError,
     UsageError,
 )
-from tabellion_server.web.request_errors import RequestError
+from tabellion_server.web.request_errors import RequestError, UnauthorizedError
 
 _MESSAGES: Final[Mapping[str, str]] = {
     "METADATA_NOT_FOUND": "You have requested metadata that does not exist.",
@@ -75,7 +75,7 @@ def _code(error: TabellionError, status: int) -> tuple[str, object]:
         return "UNKNOWN", None
     for kind, code, detail in _ERRORS:
         if isinstance(error, kind):
-            return code, detail
+            return code, error.access if isinstance(error, UnauthorizedError) else detail
     return _invalid(error)
 
 

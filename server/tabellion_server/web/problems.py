@@ -33,7 +33,7 @@ from tabellion.errors import (
 from tabellion_server.logs import log
 from tabellion_server.storage.interface import StorageError, StoreCorruptionError
 from tabellion_server.web.notary_errors import notary_error
-from tabellion_server.web.request_errors import RequestError
+from tabellion_server.web.request_errors import RequestError, UnauthorizedError
 from tabellion_server.web.speech import speaks_notary
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -86,6 +86,7 @@ _UPLOAD_HINTS: Final[Mapping[type[TabellionError], str]] = {
     RefusedPublicationError: "nothing was changed; mend that file and publish again",
 }
 _INTERNAL: Final = 500
+_OWN_CHALLENGE: Final = 'Bearer realm="tabellion"'
 _RETRY_SECONDS: Final = "2"
 _UNKNOWN_METHODS: Final = frozenset({"PATCH", "OPTIONS"})  # Notary says 404 to the others
 
@@ -140,7 +141,9 @@ def _answer(request: web.Request, error: TabellionError, request_id: str) -> web
     if status == 503:  # noqa: PLR2004
         headers["Retry-After"] = _RETRY_SECONDS
     if status == 401:  # noqa: PLR2004
-        headers["WWW-Authenticate"] = 'Bearer realm="tabellion"'
+        headers["WWW-Authenticate"] = (
+            error.challenge if isinstance(error, UnauthorizedError) else _OWN_CHALLENGE
+        )
     charset = "utf-8" if kind == "application/json" else None
     return web.Response(
         status=status, body=body, content_type=kind, charset=charset, headers=headers

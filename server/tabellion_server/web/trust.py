@@ -18,13 +18,14 @@ from tabellion.errors import UnknownGunError
 from tabellion_server.logs import log
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Head, StoredFile
-from tabellion_server.web.access import check_write_access
+from tabellion_server.web.access import check_write_access, who
 from tabellion_server.web.addresses import (
     FileAddress,
     HashAddress,
     KeyAddress,
     SetAddress,
     check_gun_prefix,
+    is_notary_role,
     nothing_here,
     operation_of,
     parse_trust_path,
@@ -82,6 +83,8 @@ async def _get_file(
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     note_dialect(request, dialect_named(head.dialect))
+    if head.dialect == NOTARY.name and not is_notary_role(address.role):
+        raise nothing_here()
     if isinstance(address, FileAddress) and address.is_padded and head.dialect == TUF.name:
         raise nothing_here()
     if isinstance(address, HashAddress):
@@ -157,7 +160,7 @@ async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:
             check_notary_role(item.role)
     published = await context.publisher.publish(gun, upload)
     if not published.unchanged:
-        log().info("gun.published", gun=gun, versions=dict(published.versions))
+        log().info("gun.published", gun=gun, versions=dict(published.versions), **who(request))
     if speaks_notary(request):
         return web.Response(headers={"Cache-Control": "no-store"})
     return web.json_response(
@@ -196,7 +199,7 @@ async def _rotate_key(request: web.Request, gun: Gun, role: str) -> web.StreamRe
     key = await context.publisher.pending_key(gun, role) if dialect is NOTARY else None
     if key is None:
         key = await context.online.rotate(gun, role, dialect)
-        log().info("key.rotated", gun=gun, role=role, keyid=key.keyid)
+        log().info("key.rotated", gun=gun, role=role, keyid=key.keyid, **who(request))
     return _key_answer(request, key, dialect, cache="no-store")
 
 
@@ -241,5 +244,5 @@ async def _delete(request: web.Request, gun: Gun) -> web.StreamResponse:
         if not await context.store.delete(gun) and not is_notary:
             raise UnknownGunError(f"there is nothing here for {gun}")
     if head is not None:
-        log().info("gun.deleted", gun=gun)
+        log().info("gun.deleted", gun=gun, **who(request))
     return web.Response(status=200 if is_notary else 204, headers={"Cache-Control": "no-store"})

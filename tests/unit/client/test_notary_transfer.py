@@ -132,6 +132,24 @@ def test_folder_of_which_one_key_stays_shut_changes_nothing(
     assert store.list() == []
 
 
+def test_short_passphrase_of_theirs_does_not_protect_a_key_here(
+    store: KeyStore, folder: NotaryKeyFolder
+) -> None:
+    folder.write(private_key(), "short", role="alice")
+    short = {"NOTARY_DELEGATION_PASSPHRASE": "short"}
+    with pytest.raises(PassphraseError, match="5 long"):
+        transfer(store, short).take(folder.keys())
+    assert store.list() == []
+    transfer(store, short | SIGNER).take(folder.keys())
+    store.signer("alice", "our-own-secret")
+
+
+def test_our_passphrase_opens_a_file_too(store: KeyStore, folder: NotaryKeyFolder) -> None:
+    folder.write(private_key(), "our-own-secret", role="alice")
+    transfer(store, SIGNER).take(folder.keys())
+    store.signer("alice", "our-own-secret")
+
+
 def test_person_is_asked_where_no_variable_opens_the_key(store: KeyStore, tmp_path: Path) -> None:
     asked: list[str] = []
 

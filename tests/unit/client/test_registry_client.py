@@ -33,9 +33,9 @@ from tabellion.errors import (
     UnreachableError,
 )
 from tabellion.registry import Manifest, RegistryClient
-from tabellion.registry.challenge import parse_challenges
 from tabellion.registry.client import is_loopback
-from tabellion.registry.credentials import find_credentials
+from tabellion.transport.challenge import parse_challenges
+from tabellion.transport.credentials import find_credentials
 
 IMAGE = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
