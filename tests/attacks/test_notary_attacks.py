@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Generator, Mapping
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from tuf.api.metadata import Targets
 
 from notary_gun import GUN, NOW, NotaryGun, certified, new_signer, target
 from tabellion.core.dialect import NOTARY
 from tabellion.core.names import Digest
+from tabellion.core.notary_keys import NotaryKey
+from tabellion.core.notary_roots import leaf_of
+from tabellion.core.notary_search import RELEASES
+from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.role_requests import RoleRequest
 from tabellion.core.search import find_all, find_digest, find_target, signers_of
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ExpiredMetadataError,
+    MalformedMetadataError,
     MixAndMatchError,
     RollbackError,
     TabellionError,
@@ -252,6 +261,90 @@ def test_a_key_under_another_keys_id_signs_nothing(gun: NotaryGun) -> None:
     trusted.update_snapshot(gun.files["snapshot"])
     with pytest.raises(ThresholdError):
         trusted.update_targets(gun.files["targets"])
+
+
+def test_a_second_file_of_a_version_that_was_seen_is_not_taken(gun: NotaryGun) -> None:
+    seen = gun.files["targets"]
+    gun.targets["targets"].targets["1.0"] = target(b"another")
+    gun.release("targets")
+    trusted = TrustedSet(gun.files["root"], now=NOW, gun=GUN)
+    trusted.update_timestamp(gun.files["timestamp"])
+    trusted.update_snapshot(gun.files["snapshot"])
+    trusted.load_targets(seen, "targets", "root")
+    with pytest.raises(MixAndMatchError):
+        trusted.update_targets(gun.files["targets"])
+
+
+def hiding(gun: NotaryGun) -> TrustedSet:
+    """Give a client to whom the holder of the online keys shows no release any more."""
+    seen = gun.files["snapshot"]
+    old: Any = NOTARY.parse("snapshot", seen, max_bytes=len(seen)).signed
+    hidden = next_snapshot(NOTARY, old, {}, expires_at=gun.root.expires, dropped=[RELEASES])
+    data = NOTARY.sign(hidden, gun.signers["snapshot"])
+    timestamp = next_timestamp(NOTARY, None, data, hidden.version, expires_at=gun.root.expires)
+    trusted = TrustedSet(gun.files["root"], now=NOW, gun=GUN)
+    trusted.update_timestamp(NOTARY.sign(timestamp, gun.signers["timestamp"]))
+    trusted.load_snapshot(seen)
+    trusted.update_snapshot(data)
+    trusted.update_targets(gun.files["targets"])
+    return trusted
+
+
+def test_a_release_that_was_seen_cannot_be_hidden_by_the_online_keys(gun: NotaryGun) -> None:
+    trusted = hiding(gun)
+    assert trusted.gone_roles == {RELEASES}
+    with pytest.raises(RollbackError):
+        trusted.verify_not_hidden(RELEASES, gun.files[RELEASES])
+
+
+def test_a_release_that_its_keys_vouch_for_no_longer_may_be_gone(gun: NotaryGun) -> None:
+    trusted = hiding(gun)
+    gun.signers[RELEASES] = [new_signer()]
+    trusted.verify_not_hidden(RELEASES, gun.sign(RELEASES))
+
+
+def test_signatures_of_one_key_are_bounded(gun: NotaryGun) -> None:
+    content = json.loads(gun.files["targets"])
+    good = content["signatures"][0]
+    content["signatures"] = [{**good, "sig": "AAAA"}] * 7 + [good]
+    data = json.dumps(content).encode()
+    assert NOTARY.parse("targets", data, max_bytes=len(data))
+    content["signatures"].append(good)
+    data = json.dumps(content).encode()
+    with pytest.raises(MalformedMetadataError, match="signatures of key"):
+        NOTARY.parse("targets", data, max_bytes=len(data))
+
+
+@pytest.mark.parametrize("name", ["targets/Upper", "targets/..", "targets/a.b", "targets/a%2fb"])
+def test_a_delegation_that_notary_cannot_read_is_none(gun: NotaryGun, name: str) -> None:
+    gun.delegate(name)
+    data = gun.sign("targets")
+    with pytest.raises(MalformedMetadataError, match="invalid"):
+        NOTARY.parse("targets", data, max_bytes=len(data))
+
+
+def test_a_renewed_certificate_beside_the_expired_one_is_enough() -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    old, new = certified(private, ends=NOW - timedelta(days=1)), certified(private)
+    gun = NotaryGun(old)
+    gun.root.add_key(new.public_key, "root")
+    gun.signers["root"] = [old, new]
+    gun.release()
+    gun.trusted().finish_root()
+
+
+def test_a_certificate_that_is_broken_is_only_a_bad_key() -> None:
+    signer = certified()
+    pem = base64.b64decode(signer.public_key.keyval["public"])
+    der = bytearray(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER))
+    place = der.index(bytes.fromhex("a003020102"))
+    der[place + 4] = 6  # a version of certificates that there isn't
+    broken = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(der))
+    broken += b"-----END CERTIFICATE-----\n"
+    key = NotaryKey("", "ecdsa-x509", "notary", {"public": base64.b64encode(broken).decode()})
+    for use in (lambda: key.material, lambda: leaf_of(key)):
+        with pytest.raises(MalformedMetadataError):
+            use()
 
 
 def test_a_release_outside_of_its_paths_is_none_whoever_else_may_sign_there() -> None:

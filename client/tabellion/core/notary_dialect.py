@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
@@ -43,6 +44,9 @@ _EXPIRES: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,20})?"
     r"(Z|[+-][0-9]{2}:[0-9]{2})"
 )
+_DELEGATION: Final = re.compile(r"targets/[-a-z0-9_/]+")
+_MAX_NAME: Final = 255
+_MAX_SIGNATURES: Final = 8  # of one key: each costs a verification
 _MAX_INTEGER: Final = 2**53  # beyond, Go's verifiers see another number than was signed
 _HASH_BYTES: Final = {"sha256": 32, "sha512": 64}
 _WRITTEN_TEXT: Final = "notary-expires"  # a payload's expiry as it was written, and what it means
@@ -223,6 +227,12 @@ def payload_json(signed: Signed) -> dict[str, Any]:
     return content
 
 
+def is_delegation_name(name: str) -> bool:
+    """Tell whether a name is one that Notary's clients take for a delegated role."""
+    is_clean = posixpath.normpath(name) == name and len(name) <= _MAX_NAME
+    return is_clean and bool(_DELEGATION.fullmatch(name))
+
+
 def parse_moment(text: object) -> datetime:
     """Read RFC 3339 with up to nanoseconds and any offset; what is below a second is cut.
 
@@ -316,6 +326,8 @@ def _parse_delegations(role: str, content: dict[str, Any]) -> Delegations | None
         name, paths = entry.get("name"), entry.get("paths") or []
         if not isinstance(name, str) or name.rpartition("/")[0] != role or name == f"{role}/":
             raise ValueError(f"delegation role {str(name)[:80]} invalid")
+        if not is_delegation_name(name):
+            raise ValueError(f"delegation role {name[:80]} invalid")
         if name in roles:
             raise ValueError(f"it delegates to {name[:80]} twice")
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
@@ -411,6 +423,10 @@ def _parse_signatures(role: str, value: object) -> dict[str, Signature]:
             raise MalformedMetadataError(f"{role} has a signature without keyid, method and sig")
         if keyid in signatures:
             also = signatures[keyid].unrecognized_fields.setdefault("also", [])
+            if len(also) + 1 == _MAX_SIGNATURES:
+                raise MalformedMetadataError(
+                    f"{role} has more than {_MAX_SIGNATURES} signatures of key {keyid[:64]}"
+                )
             also.append((method.lower(), sig))
         else:
             signatures[keyid] = Signature(keyid, sig, {"method": method.lower()})

@@ -29,7 +29,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
     load_pem_public_key,
 )
-from cryptography.x509 import Certificate, load_pem_x509_certificates
+from cryptography.x509 import (
+    Certificate,
+    DuplicateExtension,
+    InvalidVersion,
+    UnsupportedGeneralNameType,
+    load_pem_x509_certificates,
+)
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, SecretsHandler, Signature, Signer
 
@@ -41,6 +47,16 @@ PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed
 ED25519: Final = "ed25519"
 KEY_TYPES: Final = frozenset({"ecdsa", "ecdsa-x509", "rsa", "rsa-x509", ED25519})
 MIN_RSA_BITS: Final = 2048
+CERTIFICATE_FAULTS: Final = (
+    ValueError,
+    IndexError,
+    UnsupportedAlgorithm,
+    InvalidVersion,
+    DuplicateExtension,
+    UnsupportedGeneralNameType,
+)
+"""In all these ways a certificate can be none."""
+_CURVES: Final = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _SALT_BYTES: Final = 32
 _MAX_PUBLIC: Final = 64 * 1024
 _PEM: Final = b"-----BEGIN "
@@ -86,7 +102,7 @@ class NotaryKey(Key):
         """
         try:
             public = load_pem_x509_certificates(pem)[0].public_key()
-        except (ValueError, UnsupportedAlgorithm, IndexError) as error:
+        except CERTIFICATE_FAULTS as error:
             raise MalformedMetadataError(f"not a certificate in PEM: {error}") from error
         if isinstance(public, rsa.RSAPublicKey):
             return cls._named("rsa-x509", pem)
@@ -229,7 +245,7 @@ def _verify(public: PublicKey, method: str, sig: bytes, data: bytes) -> None:
     match public, method:
         case ed25519.Ed25519PublicKey(), "eddsa":
             public.verify(sig, data)
-        case ec.EllipticCurvePublicKey(), "ecdsa":
+        case ec.EllipticCurvePublicKey(), "ecdsa" if isinstance(public.curve, _CURVES):
             size = (public.curve.key_size + 7) // 8
             if len(sig) != 2 * size:
                 raise InvalidSignature
@@ -262,7 +278,7 @@ def _load(keytype: str, public: str) -> PublicKey:
         else:
             data = _decode(public)
             loaded = load_pem_public_key(data) if data.startswith(_PEM) else _load_der(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except CERTIFICATE_FAULTS as error:
         raise MalformedMetadataError(f"unreadable public part of a {keytype[:20]} key") from error
     fits = {
         "ecdsa": ec.EllipticCurvePublicKey,
@@ -282,7 +298,7 @@ def _load_der(data: bytes) -> object:
 def _certificates(public: str) -> tuple[Certificate, ...]:
     try:
         return tuple(load_pem_x509_certificates(_decode(public)))
-    except ValueError as error:
+    except CERTIFICATE_FAULTS as error:
         raise MalformedMetadataError("a key's public part holds no certificate in PEM") from error
 
 

@@ -10,13 +10,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import MD5, SHA1
 from cryptography.x509.oid import NameOID
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
-from tabellion.core.notary_keys import NotaryKey
+from tabellion.core.notary_keys import CERTIFICATE_FAULTS, NotaryKey
 from tabellion.errors import ExpiredMetadataError, MalformedMetadataError, UntrustedRootError
 
 _CLOCK_SKEW: Final = timedelta(days=1)  # a certificate may begin that much later than now
@@ -39,18 +38,19 @@ def verify_root_signers(
         UntrustedRootError: Too few are usable.
     """
     needed = root.roles["root"].threshold
-    leaves = [leaf for keyid in signed_by if (leaf := usable_leaf(root.keys[keyid], gun))]
-    if len(leaves) < needed:
+    usable = [leaves for keyid in signed_by if (leaves := _leaves_of_signer(root, keyid, gun))]
+    if len(usable) < needed:
         raise UntrustedRootError(
-            f"root version {root.version} has {len(leaves)} of {needed} needed signatures by "
+            f"root version {root.version} has {len(usable)} of {needed} needed signatures by "
             f"certificates for {gun}",
             hint="a Notary root is signed by certificates whose common name is the GUN",
         )
     if now is None:
         return
-    valid = [leaf for leaf in leaves if is_valid_at(leaf, now)]
+    valid = [leaves for leaves in usable if any(is_valid_at(leaf, now) for leaf in leaves)]
     if len(valid) < needed:
-        expired_at = min(leaf.not_valid_after_utc for leaf in leaves)
+        ends = [max(leaf.not_valid_after_utc for leaf in leaves) for leaves in usable]
+        expired_at = min(ends)
         if now < expired_at:
             raise UntrustedRootError(
                 f"the certificates of root version {root.version} aren't valid yet",
@@ -63,6 +63,25 @@ def verify_root_signers(
             expired_at=expired_at,
             hint=f"its owner makes a new one: tabellion rotate {gun} root",
         )
+
+
+def _leaves_of_signer(root: Root, keyid: str, gun: str) -> list[x509.Certificate]:
+    """Give the usable certificates that the root role has of a key: it may have several."""
+    material = _material(root.keys[keyid])
+    return [
+        leaf
+        for other in root.roles["root"].keyids
+        if _material(root.keys[other]) == material
+        and (leaf := usable_leaf(root.keys[other], gun)) is not None
+    ]
+
+
+def _material(key: Key) -> bytes | None:
+    """Give what makes a Notary key that key, None if it can't be read."""
+    try:
+        return key.material if isinstance(key, NotaryKey) else None
+    except MalformedMetadataError:
+        return None
 
 
 def leaf_of(key: Key) -> x509.Certificate:
@@ -94,7 +113,7 @@ def usable_leaf(key: Key, gun: str) -> x509.Certificate | None:
     try:
         leaf = leaf_of(key)
         is_weak = isinstance(leaf.signature_hash_algorithm, SHA1 | MD5)
-    except (MalformedMetadataError, UnsupportedAlgorithm, ValueError):
+    except (MalformedMetadataError, *CERTIFICATE_FAULTS):
         return None
     return None if is_weak or not is_for(leaf, gun) else leaf
 

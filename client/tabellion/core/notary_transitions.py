@@ -23,7 +23,7 @@ from tabellion.core.dialect import NOTARY
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.notary_dialect import parse_moment
+from tabellion.core.notary_dialect import is_delegation_name, parse_moment
 from tabellion.core.notary_roots import is_valid_at, usable_leaf
 from tabellion.core.publication import (
     CurrentSet,
@@ -32,7 +32,7 @@ from tabellion.core.publication import (
     UploadedFile,
     holds_threshold,
 )
-from tabellion.core.roles import delegated_roles, role_keys, verify_threshold
+from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys, verify_threshold
 from tabellion.core.trusted_set import verify_hashes
 from tabellion.errors import (
     ExpiredMetadataError,
@@ -96,6 +96,8 @@ def judge_notary_publication(
     """
     parts = {item.role: item.data for item in upload if item.role != "timestamp"}
     for role, data in parts.items():
+        if role not in TOP_LEVEL_ROLES and not is_delegation_name(role):
+            raise NotaryRefusalError(role, code_name="INVALID_ROLE")
         _check_decodes(role, data, limits)
     judgement = _Judgement(gun, now, limits, current.files if current else {})
     if "root" in parts:

@@ -115,7 +115,8 @@ def judge_publication(
 
 def dialect_of_upload(upload: Sequence[UploadedFile]) -> Dialect:
     """Tell by the first root what a GUN will speak, well-formed or not: it's judged after."""
-    told_by = [item for item in upload if item.role == "root"] or upload
+    roots = [item for item in upload if item.role == "root" or item.role.endswith(".root")]
+    told_by = roots or upload
     return TUF if not told_by or any(_SPEC_VERSION in item.data for item in told_by) else NOTARY
 
 

@@ -39,6 +39,8 @@ class TrustedSet:
         root: The newest trusted root.
         timestamp: Trusted timestamp, or None.
         snapshot: Trusted snapshot, or None.
+        gone_roles: Roles that the last snapshot seen named and the trusted one doesn't, where that
+            may be right: see ``verify_not_hidden``.
         unusable: (delegator, role) to why that role's file couldn't be had or trusted, where a
             search went on without it.
     """
@@ -75,7 +77,8 @@ class TrustedSet:
         self.snapshot: TrustedMetadata[Snapshot] | None = None
         self.unusable: dict[tuple[str, str], TabellionError] = {}
         self._targets: dict[tuple[str, str], TrustedMetadata[Targets]] = {}
-        self._seen_versions: dict[str, int] = {}
+        self._seen_files: dict[str, tuple[int, bytes]] = {}
+        self.gone_roles: frozenset[str] = frozenset()
 
     def update_root(self, data: bytes) -> TrustedMetadata[Root]:
         """Take the root after the trusted one (5.3.4 to 5.3.7); expiry isn't judged here.
@@ -171,6 +174,7 @@ class TrustedSet:
         self._verify_root_named(candidate.signed)
         if self.snapshot is not None:
             verify_snapshot_keeps(self.snapshot.signed, candidate.signed)
+            self._compare_unversioned(self.snapshot, candidate)
         verify_fresh("snapshot", candidate.signed, self.now)  # 5.5.6
         self.snapshot = candidate
         return candidate
@@ -185,7 +189,7 @@ class TrustedSet:
             known: TrustedMetadata[Targets] = _trust(
                 self._parse(role, data), role, self._delegator(delegator)
             )
-            self._seen_versions[role] = max(known.version, self._seen_versions.get(role, 0))
+            self._seen_files[role] = known.version, known.data
 
     def update_targets(
         self, data: bytes, role: str = "targets", delegator: str = "root"
@@ -204,7 +208,10 @@ class TrustedSet:
         unverified = self._parse(role, data)
         trusted: TrustedMetadata[Targets] = _trust(unverified, role, self._delegator(delegator))
         _verify_version(role, trusted.version, meta)  # 5.6.4
-        _verify_not_lower(role, trusted.version, self._seen_versions.get(role, 0))
+        seen_version, seen = self._seen_files.get(role, (0, data))
+        _verify_not_lower(role, trusted.version, seen_version)
+        if trusted.version == seen_version and seen != data:
+            raise MixAndMatchError(f"two files are shown as {role} version {trusted.version}")
         verify_fresh(role, trusted.signed, self.now)  # 5.6.5
         for (known_by, known_role), known in self._targets.items():
             if known_role == role and known_by != delegator and known.data != data:
@@ -213,6 +220,26 @@ class TrustedSet:
                 raise MixAndMatchError(f"two files are shown as {role} version {meta.version}")
         self._targets[delegator, role] = trusted
         return trusted
+
+    def verify_not_hidden(self, role: str, data: bytes) -> None:
+        """Refuse a snapshot that names a role no longer though its last file still stands.
+
+        Where a search passes over roles that never published, whoever holds the snapshot key
+        could make an older word of somebody else be taken. A role that nothing delegates to any
+        more, or whose file its keys don't vouch for now, may be gone.
+
+        Raises:
+            RollbackError: ``data``, the file seen last, is what the role's keys stand for.
+        """
+        if self.targets is None or role not in self.gone_roles:
+            return
+        try:
+            keys, entry = role_keys(self.targets.signed, role)
+            known = self._parse(role, data)
+            verify_threshold(known, role, keys, entry.keyids, entry.threshold)
+        except VerificationError:
+            return
+        _verify_not_lower(role, 0, known.version)
 
     def note_unusable(self, role: str, delegator: str, error: TabellionError) -> None:
         """Keep why an optional role is left out."""
@@ -252,6 +279,17 @@ class TrustedSet:
 
     def _verify_root_signers(self, root: TrustedMetadata[Root], *, now: datetime | None) -> None:
         self.dialect.verify_root_signers(root.signed, root.signed_by, gun=self.gun, now=now)
+
+    def _compare_unversioned(
+        self, old: TrustedMetadata[Snapshot], new: TrustedMetadata[Snapshot]
+    ) -> None:
+        """Note what is gone, and refuse two contents of one version, where no versions tell it."""
+        if not self.dialect.lists_root:
+            return
+        if new.version == old.version and new.data != old.data:
+            raise MixAndMatchError(f"two files are shown as snapshot version {old.version}")
+        gone = old.signed.meta.keys() - new.signed.meta.keys()
+        self.gone_roles = frozenset(name.removesuffix(".json") for name in gone)
 
     def _verify_root_named(self, snapshot: Snapshot) -> None:
         """Refuse a snapshot that goes with another root than the trusted one.

@@ -34,7 +34,8 @@ def root_certificate(private: PrivateKeyTypes, gun: str, *, now: datetime) -> No
             hint="make one: tabellion key generate --role root --type ecdsa",
         )
     # What a certificate's name can't hold is told by its beginning, as Notary allows.
-    common_name = gun if len(gun.encode()) <= _MAX_NAME else f"{gun[: _MAX_NAME - 1]}*"
+    beginning = gun.encode()[: _MAX_NAME - 1].decode(errors="ignore")
+    common_name = gun if len(gun.encode()) <= _MAX_NAME else f"{beginning}*"
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     usage = x509.KeyUsage(
         digital_signature=True,

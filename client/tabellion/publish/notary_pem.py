@@ -41,6 +41,7 @@ from tabellion.publish.unsealing import undone_dek, unreadable, unsealed, wrong
 MAX_FILE: Final = 1024 * 1024
 _MAX_BLOCKS: Final = 1000
 _MAX_HEADERS: Final = 16
+_MAX_HEADER_LINE: Final = 600
 _MAX_DER: Final = 8 * 1024  # RSA of 8192 bits has 4.7 KiB
 _ROUNDS: Final = 600_000  # Notary writes 2048 and reads any number
 _SALT_BYTES: Final = 8
@@ -243,7 +244,8 @@ def _block(kind: str, lines: list[bytes], what: str) -> KeyBlock:
     headers: dict[str, str] = {}
     body = list(lines)
     while body and b":" in body[0]:
-        header = _HEADER.fullmatch(body.pop(0))
+        line = body.pop(0)
+        header = _HEADER.fullmatch(line) if len(line) <= _MAX_HEADER_LINE else None
         if header is None or len(headers) == _MAX_HEADERS:
             raise _broken(what, "a header can't be read")
         name = header[1].decode("ascii")

@@ -19,7 +19,7 @@ from tabellion.publish import der
 from tabellion.publish.der import DerReader
 from tabellion.publish.pkcs8 import AES_256_CBC, PBES2, PBKDF2, SCRYPT
 
-_MAX_ROUNDS: Final = 10_000_000  # some seconds
+_MAX_ROUNDS: Final = 2_000_000  # about a second
 _MAX_SCRYPT: Final = 2**24  # cost x block size x parallelization; 16 MiB to 2 GiB of work
 _MAX_SCRYPT_MEMORY: Final = 2**18  # cost x block size; 32 MiB, OpenSSL's own bound
 _IV_BYTES: Final = 16

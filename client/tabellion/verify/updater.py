@@ -102,6 +102,8 @@ class Updater:
             snapshot = await self._fetch_named(trusted, "snapshot", trusted.snapshot_meta)
             await _off_loop(lambda: self._take_snapshot(trusted, snapshot))
         await self.load(trusted, RoleRequest("targets", "root"))
+        if trusted.gone_roles:
+            await _off_loop(lambda: self._take_gone(trusted))
 
     async def load_known(self, trusted: TrustedSet) -> None:
         """Take everything from the cache; all of it must hold and be fresh."""
@@ -221,7 +223,17 @@ class Updater:
 
     def _take_snapshot(self, trusted: TrustedSet, data: bytes) -> None:
         trusted.update_snapshot(data)
-        self._cache.save("snapshot", data)
+        if not trusted.gone_roles:
+            self._cache.save("snapshot", data)
+
+    def _take_gone(self, trusted: TrustedSet) -> None:
+        """Keep a snapshot in which roles are gone only once that is known to be right."""
+        for role in trusted.gone_roles:
+            data = self._cache.load(role)
+            if data is not None:
+                trusted.verify_not_hidden(role, data)
+        if trusted.snapshot is not None:
+            self._cache.save("snapshot", trusted.snapshot.data)
 
     def _load_cached(
         self, role: str, take: Callable[[bytes], object], *, strict: bool = False

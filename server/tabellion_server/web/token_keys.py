@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 
+from tabellion.core.notary_keys import CERTIFICATE_FAULTS
+
 _MAX_CHAIN: Final = 8
 _MIN_RSA_BITS: Final = 2048
 _MAX_RSA_BITS: Final = 8192
@@ -150,6 +152,6 @@ def _certificate(text: object) -> x509.Certificate:
     try:
         if isinstance(text, str):
             return x509.load_der_x509_certificate(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError) as error:
+    except (binascii.Error, *CERTIFICATE_FAULTS) as error:
         raise BadTokenError("its x5c holds what isn't a certificate") from error
     raise BadTokenError("its x5c holds what isn't a text")
