@@ -12,6 +12,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from forge import NOW
 from person import Person
+from tabellion.core.dialect import TUF
 from tabellion.errors import KeyStoreError, ServerAnswerError
 from tabellion.publish.birth import Plan, first_files
 from tabellion.publish.signing import Expiries, KeyRing
@@ -66,4 +67,4 @@ def test_two_keys_of_one_id_found_nothing(tmp_path: Path) -> None:
     plan = Plan({"root": [own], "targets": [own], "timestamp": [spoofed], "snapshot": [other]}, {})
     ring = KeyRing(Person("http://127.0.0.1:9", tmp_path).keys, None)  # type: ignore[arg-type]
     with pytest.raises(KeyStoreError):
-        first_files(plan, ring, expiries=Expiries(), now=NOW, local_snapshot=False)
+        first_files(TUF, plan, ring, expiries=Expiries(), now=NOW, local_snapshot=False)

@@ -129,3 +129,27 @@ def test_a_pattern_that_notary_cannot_hold_is_refused(script: Script) -> None:
     sign(script, "v1.1", "--trust-on-first-use", user="alice")
     sign(script, "v2", "--role", "alice", user="alice", status=1)
     assert listed(script).keys() == {"v1.1"}
+
+
+def test_history_tells_what_tags_meant(script: Script) -> None:
+    tabellion(script, "init", "--dialect", "notary", script.gun)
+    sign(script, "v1")
+    sign(script, "v2")
+    tabellion(script, "rotate", script.gun, "targets")
+    tabellion(script, "revoke", f"{script.gun}:v1")
+    told = tabellion(script, "history", "--json", script.gun)
+    entries = json.loads(told[told.index("[") :])
+    assert [(entry["kind"], entry["target"], entry["version"]) for entry in entries] == [
+        *(("revoked", "v1", 5), ("signed", "v2", 3), ("signed", "v1", 2))
+    ]
+    assert all(entry["digest"] == f"sha256:{DIGEST}" for entry in entries)
+    assert all(entry["at"] is not None for entry in entries)
+    told = tabellion(script, "history", f"{script.gun}:v2", "--json")
+    assert [entry["target"] for entry in json.loads(told[told.index("[") :])] == ["v2"]
+
+
+def test_a_gun_that_is_not_there_is_not_signed(script: Script) -> None:
+    told = tabellion(script, "verify", f"{script.gun}:v1", "--trust-on-first-use", status=1)
+    assert "nothing is signed in" in told
+    tabellion(script, "history", script.gun, status=1)
+    sign(script, "v1", status=1)

@@ -55,7 +55,7 @@ def command(subject: str | None, gun: str | None, limit: int) -> None:
         output.say(f"{what} was never signed here")
     rows = [
         (
-            f"{entry.at.astimezone(UTC):%Y-%m-%d %H:%M}Z",
+            "-" if entry.at is None else f"{entry.at.astimezone(UTC):%Y-%m-%d %H:%M}Z",
             entry.kind,
             entry.target,
             output.digest(entry.digests),

@@ -80,7 +80,8 @@ def _show_image(verified: VerifiedImage) -> None:
 
 
 def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
-    from tabellion.core.roles import delegated_roles  # noqa: PLC0415  # not needed for help
+    from tabellion.core.notary_dialect import patterns_of  # noqa: PLC0415  # not needed for help
+    from tabellion.core.roles import delegated_roles  # noqa: PLC0415  # same
 
     roles = [_role(trusted, name) for name in ("root", "targets", "snapshot", "timestamp")]
     targets = trusted.role("targets", "root")
@@ -89,7 +90,7 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
             "role": child.name,
             "threshold": child.threshold,
             "keyids": list(child.keyids),
-            "paths": list(child.paths or []),
+            "paths": patterns_of(child),
         }
         published = trusted.role(child.name, "targets")
         if published is not None:

@@ -63,6 +63,12 @@ class NotaryDelegatedRole(DelegatedRole):
         return any(target_filepath.startswith(path) for path in self.paths or ())
 
 
+def patterns_of(role: DelegatedRole) -> list[str]:
+    """Give a delegation's paths as patterns for people to read: ``v1*`` for Notary's ``v1``."""
+    star = "*" if isinstance(role, NotaryDelegatedRole) else ""
+    return [f"{path}{star}" for path in role.paths or ()]
+
+
 class NotaryDialect:
     """Reads and writes Notary's files."""
 

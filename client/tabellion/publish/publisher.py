@@ -25,7 +25,11 @@ from securesystemslib.signer import Key
 
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.names import Digest, Gun, parse_gun
-from tabellion.errors import UnreachableError, UsageError
+from tabellion.errors import (
+    UnknownGunError,
+    UnreachableError,
+    UsageError,
+)
 from tabellion.publish import partial
 from tabellion.publish.certificates import root_certificate
 from tabellion.publish.changes import (
@@ -41,6 +45,7 @@ from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
+from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.rotating import ROLES, Rotation, build_rotation
@@ -296,7 +301,8 @@ class Publisher:
         made: list[Key] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.with_left(await self._reader.read(name))
+            current = await self._reader.read(name, renews_root=role == "root")
+            current = await self._reader.with_left(current)
             if not made and is_online:
                 dialect = current.trusted.dialect
                 made.append(await self._api.rotate_online_key(name, role, dialect))
@@ -384,7 +390,15 @@ class Publisher:
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[HistoryEntry]:
         """Tell what a tag, or every tag, meant when; newest first. The server's word."""
-        return await self._api.history(parse_gun(gun), target=target, before=before, limit=limit)
+        name = parse_gun(gun)
+        try:
+            return await self._api.history(name, target=target, before=before, limit=limit)
+        except UnknownGunError:
+            # A notary-server keeps no history, but every version.
+            current = await self._reader.read(name)
+            if current.trusted.dialect is not NOTARY or before is not None:
+                raise
+            return await NotaryHistory(self._api, current).entries(target, limit)
 
     def _expiries_of(self, dialect: Dialect) -> Expiries:
         return self._expiries or (NOTARY_EXPIRIES if dialect is NOTARY else Expiries())

@@ -51,7 +51,7 @@ class HistoryEntry:
         metadata_sha256: SHA-256 of that file.
         digests: Hash algorithm to hex.
         length: Number of bytes.
-        at: When it was published.
+        at: When it was published; None where a notary-server doesn't say.
         id: Pass the last one as ``before`` to read on.
     """
 
@@ -62,7 +62,7 @@ class HistoryEntry:
     metadata_sha256: str
     digests: Mapping[str, str]
     length: int
-    at: datetime
+    at: datetime | None
     id: int
 
 
@@ -196,6 +196,19 @@ class ServerApi:
             return [_history_entry(item) for item in content["events"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ServerAnswerError(f"{url} isn't a history", status=200) from error
+
+    async def changefeed(self, gun: str, limit: int) -> list[dict[str, Any]]:
+        """Give the newest changes of a GUN as Notary tells them, oldest first.
+
+        Raises:
+            TransportError: No usable answer.
+        """
+        url = f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/changefeed?records=-{limit}"
+        content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        records = content.get("records") or []
+        if not isinstance(records, list) or not all(isinstance(item, dict) for item in records):
+            raise ServerAnswerError(f"{url} isn't a changefeed", status=200)
+        return records
 
     def _base(self, gun: str) -> str:
         return f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/tuf"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +23,14 @@ from tabellion.publish.server_api import ServerApi
 from tabellion.verify.cache import MetadataCache
 
 _ONLINE = frozenset({"root", "timestamp", "snapshot"})
+_EXPIRIES_OF_A_ROOT = 2  # its own, and its certificate's
 
 
 class Trust(Protocol):
     """The part of ``TrustClient`` that a publisher needs."""
 
-    async def refresh(self, gun: str) -> TrustedSet:
-        """Give the verified current state."""
+    async def refresh(self, gun: str, *, as_of: datetime | None = None) -> TrustedSet:
+        """Give the verified current state, or what it would be at another moment."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,19 @@ class StateReader:
         self._home = home
         self._seen: dict[tuple[str, str], tuple[str, bytes]] = {}
 
-    async def read(self, gun: str) -> Current:
+    async def read(self, gun: str, *, renews_root: bool = False) -> Current:
         """Verify and read the current state.
+
+        Args:
+            gun: The GUN.
+            renews_root: The caller is here to follow an expired root by a new one.
 
         Raises:
             VerificationError: It must not be built upon.
             TransportError: No usable answer.
         """
         try:
-            trusted = await self._trust.refresh(gun)
+            trusted = await self._refresh(gun, renews_root=renews_root)
         except ExpiredMetadataError as error:
             if error.role in _ONLINE:
                 raise
@@ -117,6 +122,17 @@ class StateReader:
             except StopIteration as stop:
                 return _current(gun, trusted, stop.value)
             await self._load(gun, trusted, request)
+
+    async def _refresh(self, gun: str, *, renews_root: bool) -> TrustedSet:
+        as_of: datetime | None = None
+        for _ in range(_EXPIRIES_OF_A_ROOT):
+            try:
+                return await self._trust.refresh(gun, as_of=as_of)
+            except ExpiredMetadataError as error:
+                if error.role != "root" or not renews_root:
+                    raise
+                as_of = error.expired_at - timedelta(seconds=1)
+        return await self._trust.refresh(gun, as_of=as_of)
 
     async def with_left(self, current: Current) -> Current:
         """Add the files of removed roles, as the snapshot names them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tabellion.core.notary_dialect import patterns_of
 from tabellion.core.roles import role_keys
 from tabellion.publish.changes import Change
 from tabellion.publish.edits import Draft
@@ -42,7 +43,7 @@ def signer_infos(current: Current, held: HeldKeys) -> list[SignerInfo]:
             SignerInfo(
                 role.name,
                 tuple(keys[keyid] for keyid in entry.keyids if keyid in keys),
-                tuple(role.paths or ()),
+                tuple(patterns_of(role)),
                 entry.threshold,
                 role.terminating,
                 file.version if file is not None else None,

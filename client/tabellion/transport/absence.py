@@ -1,7 +1,8 @@
 """What it means that a server has nothing of a GUN that isn't known here either.
 
-A trust server says so itself, by a problem document. Any other server that answers is the wrong
-one: a typing error in its address must not read as "nobody signs this".
+A trust server says so itself, by a problem document; a notary-server by an error of its own. Any
+other server that answers is the wrong one: a typing error in its address must not read as "nobody
+signs this".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 from tabellion.errors import NotFoundError, ServerAnswerError, TabellionError, UnknownGunError
 
 _PROBLEM: Final = "urn:tabellion:problem:"
+_NOTARY_ABSENCE: Final = "METADATA_NOT_FOUND"
 _OK: Final = 200
 _NOT_FOUND: Final = 404
 
@@ -20,8 +22,11 @@ def problem_code(body: bytes) -> str:
     """Give the code in a trust server's problem document, or "" if it isn't one."""
     try:
         content = json.loads(body)
+        if "errors" in content:
+            is_notary = content["errors"][0]["code"] == _NOTARY_ABSENCE
+            return UnknownGunError.code if is_notary else ""
         kind = content["type"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return ""
     is_ours = isinstance(kind, str) and kind.startswith(_PROBLEM)
     return kind.removeprefix(_PROBLEM) if is_ours else ""

@@ -211,7 +211,7 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 
 async def _problem(response: aiohttp.ClientResponse) -> str:
     """Give the code of a trust server's problem document, or "" for any other answer."""
-    if response.content_type != _PROBLEM_TYPE:
+    if response.content_type not in {_PROBLEM_TYPE, "application/json"}:  # the latter: Notary
         return ""
     try:
         return problem_code(await _read_bounded(response, _MAX_PROBLEM_BYTES))

@@ -138,7 +138,7 @@ class Logins:
             login = await self._fetch(realm, token_request(scope, service, None), None)
             if login is not None:
                 return login
-        credentials = await self._find(url)
+        credentials = await self._find(url, URL(realm).host or "")
         if credentials is None:
             if is_anonymous_enough:
                 return None
@@ -172,20 +172,23 @@ class Logins:
         )
 
     async def _by_password(self, url: URL) -> Login | None:
-        credentials = await self._find(url)
+        credentials = await self._find(url, url.host or "")
         if credentials is None or credentials.is_identity_token:
             return None
         return Login(credentials.basic, is_personal=True, until=float("inf"))
 
-    async def _find(self, url: URL) -> Credentials | None:
+    async def _find(self, url: URL, recipient: str) -> Credentials | None:
         """Find who to be: NOTARY_AUTH, docker's login of the server's host, then of the GUN's.
 
-        A challenge that came by plain http may be anybody's: it gets nothing.
+        A challenge that came by plain http may be anybody's: it gets nothing. The login of the
+        GUN's registry goes to that registry's own domain alone, as whoever runs the trust server
+        names who is sent it.
         """
         host = url.host_port_subcomponent or ""
         if url.scheme != "https" and not is_loopback(host):
             return None
-        key = (host, _registry_of(gun_of(url)))
+        registry = _registry_of(gun_of(url))
+        key = (host, registry if _is_within(recipient, registry) else "")
         if key not in self._credentials:
             found = _from_variable(os.environ.get("NOTARY_AUTH", ""))
             for place in key:
@@ -223,6 +226,12 @@ def _registry_of(gun: str) -> str:
     first, slash, _ = gun.partition("/")
     is_host = slash and ("." in first or ":" in first or first == "localhost")
     return first if is_host else ""
+
+
+def _is_within(recipient: str, registry: str) -> bool:
+    """Tell whether a host is a registry's, in its domain, or this machine."""
+    domain = registry.rpartition(":")[0] or registry
+    return is_loopback(recipient) or recipient == domain or recipient.endswith(f".{domain}")
 
 
 def _from_variable(text: str) -> Credentials | None:

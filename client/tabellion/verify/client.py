@@ -248,14 +248,17 @@ class TrustClient:
             matches = await view.search(find_all(view.trusted, released=released))
             return Listing(tuple(matches), tuple(view.trusted.unusable.values()))
 
-    async def refresh(self, gun: str) -> TrustedSet:
+    async def refresh(self, gun: str, *, as_of: datetime | None = None) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted.
+
+        With ``as_of``, expiry is judged at that moment instead of now: for an owner who comes to
+        follow an expired root by a new one, never to decide whether something may be used.
 
         A delegated role whose file is missing or must not be trusted is left out; the set's
         ``unusable`` tells why.
         """
         name = parse_gun(gun)
-        async with self._updated(name) as view:
+        async with self._updated(name, as_of) as view:
             await view.search(walk_roles(view.trusted))
             # Whoever gets the set may change it; the next verification reads anew.
             self._views.pop(name, None)
@@ -266,30 +269,33 @@ class TrustClient:
         return MetadataCache.of(self._home, parse_gun(gun))
 
     @contextlib.asynccontextmanager
-    async def _updated(self, gun: Gun) -> AsyncIterator[View]:
+    async def _updated(self, gun: Gun, as_of: datetime | None = None) -> AsyncIterator[View]:
         """Hold a GUN, read no earlier than this call."""
         asked = self._last_ordinal
         async with self._locks.setdefault(gun, asyncio.Lock()):
             cache = MetadataCache.of(self._home, gun)
             async with cache.locked():
                 view = self._views.get(gun)
-                if view is None or view.began <= asked:
+                if view is None or view.began <= asked or as_of is not None:
                     self._views.pop(gun, None)
                     self._last_ordinal = next(self._ordinals)
-                    view = await self._update_whole(gun, cache, self._last_ordinal)
-                    self._views[gun] = view
+                    now = as_of or self._clock()
+                    view = await self._update_whole(gun, cache, self._last_ordinal, now)
+                    if as_of is None:  # nobody else may take what was judged at another moment
+                        self._views[gun] = view
                 yield view
 
-    async def _update_whole(self, gun: Gun, cache: MetadataCache, ordinal: int) -> View:
+    async def _update_whole(
+        self, gun: Gun, cache: MetadataCache, ordinal: int, now: datetime
+    ) -> View:
         try:
-            return await self._update(gun, cache, ordinal)
+            return await self._update(gun, cache, ordinal, now)
         except (MixAndMatchError, ThresholdError, NotFoundError):
             # A publication may have come between two requests; once more sees it whole.
-            return await self._update(gun, cache, ordinal)
+            return await self._update(gun, cache, ordinal, now)
 
-    async def _update(self, gun: Gun, cache: MetadataCache, ordinal: int) -> View:
+    async def _update(self, gun: Gun, cache: MetadataCache, ordinal: int, now: datetime) -> View:
         base_url = f"{self._server}/v2/{quote(gun, safe='/:@')}/_trust/tuf"
-        now = self._clock()
         updater = Updater(
             base_url, gun=gun, fetcher=self._fetcher, cache=cache, now=now, limits=self._limits
         )

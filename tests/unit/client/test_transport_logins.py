@@ -22,6 +22,7 @@ from tabellion.errors import (
     TabellionError,
 )
 from tabellion.publish.server_api import ServerApi
+from tabellion.transport import logins
 from tabellion.transport.fetcher import HttpFetcher
 from tabellion.transport.logins import Logins, scope_of
 from tabellion.transport.tokens import TokenRequest, is_safe_realm, read_token
@@ -401,3 +402,24 @@ def test_a_server_elsewhere_sends_nobody_to_this_machine() -> None:
     assert not is_safe_realm(
         "http://127.0.0.1:2375/x", "https://trust.example", may_use_http=lambda _: True
     )
+
+
+@pytest.mark.parametrize(
+    ("recipient", "registry"),
+    [
+        ("registry.example", "registry.example"),
+        ("auth.docker.io", "docker.io"),
+        ("registry.example", "registry.example:5000"),
+        ("127.0.0.1", "registry.example"),
+    ],
+)
+def test_a_registrys_login_goes_to_its_own_domain(recipient: str, registry: str) -> None:
+    assert logins._is_within(recipient, registry)
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    ["evil.example", "evilregistry.example", "example", "registry.example.evil.example"],
+)
+def test_a_registrys_login_goes_nowhere_else(recipient: str) -> None:
+    assert not logins._is_within(recipient, "registry.example")
