@@ -234,7 +234,8 @@ async def test_changed_bytes_are_refused_and_change_nothing(
     source.fault = lie
     outcome = await one(source, target_store)
     assert outcome.status is Status.REFUSED, outcome
-    assert outcome.remarks
+    by_hash = role in {"snapshot", "targets"}
+    assert ("other bytes" in outcome.remarks[0]) == by_hash, outcome
     assert await target_store.store.head(GUN) == head
 
 
@@ -269,6 +270,7 @@ async def test_a_gun_that_is_ahead_here_is_left_alone(source: Source, target_sto
             del source.files[GUN][role, version]
     (outcome,), status = await mirrored(source, target_store, GUN)
     assert (outcome.status, status) == (Status.DIVERGED, 1)
+    assert "timestamp version 3 is here, the server has 2" in outcome.remarks[0]
     assert await target_store.store.head(GUN) == head
 
 

@@ -198,7 +198,8 @@ class _Fetched:
             return
         for name, meta in (await _parse(snapshot)).signed.meta.items():
             role = name.removesuffix(".json")
-            if is_role(role):  # else it is left out of what is judged
+            # Once roots are here, others come by their versions only.
+            if is_role(role) and (role != "root" or self._head is None):
                 await self._by_hash(role, meta.hashes)
 
     async def _by_hash(self, role: str, hashes: dict[str, str] | None) -> FileRow | None:
