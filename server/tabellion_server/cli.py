@@ -1,4 +1,4 @@
-"""``tabellion-server``: serve, check-config, import-notary."""
+"""``tabellion-server``: serve, check-config, import-notary, mirror."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.logs import configure_logs, log
 from tabellion_server.migration.command import import_notary
+from tabellion_server.migration.mirror_command import mirror
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.web.requests import IN_FLIGHT
@@ -59,6 +60,7 @@ def check_config(config: Path | None) -> None:
 
 
 commands.add_command(import_notary)
+commands.add_command(mirror)
 
 
 async def run_server(settings: Settings) -> None:
@@ -192,16 +194,15 @@ def _tls_stamp(settings: Settings) -> list[tuple[int, int, int]]:
 
 
 def main() -> None:
-    """Run the command line: exit 0 fine, 2 configuration, 3 trouble; never a stack trace."""
+    """Run the command line: exit 0 fine, 1 not all of it, 2 configuration, 3 trouble."""
     try:
-        commands(standalone_mode=False)
+        # A command's Exit doesn't come as an exception then, but as the value.
+        sys.exit(commands(standalone_mode=False))
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except click.exceptions.Exit as ended:
-        sys.exit(ended.exit_code)
     except TabellionError as error:
         for line in error.message.splitlines():
             click.echo(f"tabellion-server: {line}", err=True)

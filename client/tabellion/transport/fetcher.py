@@ -116,7 +116,7 @@ class HttpFetcher:
         for _ in range(_MAX_REDIRECTS + 1):
             async with self.request("GET", place) as response:
                 if response.status not in _REDIRECTS:
-                    return await _body(response, max_bytes)
+                    return await read_body(response, max_bytes)
                 place = _redirected(response)
         raise ServerAnswerError(f"{url}: more than {_MAX_REDIRECTS} redirects", status=302)
 
@@ -195,7 +195,8 @@ def _our_errors(url: str) -> Iterator[None]:
         raise unreachable(_server_of(url), error) from error
 
 
-async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Give the body of an answer with status 200; see ``HttpFetcher.fetch`` for the others."""
     place = response.url
     if response.status in _NOT_FOUND:
         raise NotFoundError(f"{place}: not found", problem=await _problem(response))

@@ -263,8 +263,13 @@ class _Gun:
         return TrustedSet(root, now=_LONG_AGO, gun=self.gun, dialect=NOTARY)
 
 
+def is_role(name: str) -> bool:
+    """Tell whether Notary takes it for the name of a role."""
+    return len(name) <= _MAX_ROLE and _ROLE.fullmatch(name) is not None
+
+
 def _parse(row: FileRow) -> Parsed:
-    if len(row.role) > _MAX_ROLE or not _ROLE.fullmatch(row.role):
+    if not is_role(row.role):
         raise MixAndMatchError("it's no name of a role")
     parsed: Parsed = NOTARY.parse(row.role, row.data, max_bytes=_LIMITS.max_bytes(row.role))
     if hashlib.sha256(row.data).hexdigest() != row.sha256:

@@ -32,10 +32,11 @@ from tabellion_server.storage.sqlite import SqliteStore
 _ALIAS: Final = re.compile(r"([^=\s]{1,100})=([A-Za-z_][A-Za-z0-9_]*)")
 _SERVER_TABLES: Final = ("tuf_files", "changefeed")
 _SIGNER_TABLES: Final = ("private_keys",)
-_STYLES: Final = {
+STYLES: Final = {
     Status.IMPORTED: "green",
     Status.REPAIRED: "yellow",
     Status.UNCHANGED: "dim",
+    Status.DIVERGED: "red",
     Status.REFUSED: "red",
 }
 
@@ -83,7 +84,7 @@ def import_notary(
     outcomes = asyncio.run(
         _import_all(settings, server_db, signer_db, places, pattern, dry_run=dry_run)
     )
-    _show_summary(outcomes, dry_run=dry_run)
+    show_summary(outcomes, dry_run=dry_run)
     if any(outcome.status is Status.REFUSED for outcome in outcomes):
         raise click.exceptions.Exit(1)
 
@@ -118,7 +119,7 @@ async def _import_all(
                 f"none of the {len(guns)} GUNs of {shown(server_db)} is like {pattern[:100]!r}",
                 hint="give another --gun pattern, or another database",
             )
-        target = await _open_target(settings, stack, dry_run=dry_run)
+        target = await (open_preview if dry_run else open_target)(settings, stack)
         importer = Importer(
             source,
             target,
@@ -132,22 +133,25 @@ async def _import_all(
             async for outcome in importer.run(chosen):
                 outcomes.append(outcome)
                 status.update(f"{len(outcomes)} of {len(chosen)} GUNs")
-                style = _STYLES[outcome.status]
+                style = STYLES[outcome.status]
                 place = f"[{len(outcomes)}/{len(chosen)}]"
                 console.print(
-                    f"{escape(place)} {escape(_plain(outcome.gun))} "
+                    f"{escape(place)} {escape(plain(outcome.gun))} "
                     f"[{style}]{outcome.status}[/{style}]"
                 )
         return outcomes
 
 
-async def _open_target(
-    settings: Settings, stack: AsyncExitStack, *, dry_run: bool
-) -> Target | None:
-    """Open the store and its master key, as ``serve`` does; a dry run makes neither."""
-    is_first = not await asyncio.to_thread(settings.sqlite_path.exists)
-    if is_first and dry_run:
+async def open_preview(settings: Settings, stack: AsyncExitStack) -> Target | None:
+    """Open the store for a dry run, which makes none."""
+    if not await asyncio.to_thread(settings.sqlite_path.exists):
         return None
+    return await open_target(settings, stack)
+
+
+async def open_target(settings: Settings, stack: AsyncExitStack) -> Target:
+    """Open the store and its master key, as ``serve`` does."""
+    is_first = not await asyncio.to_thread(settings.sqlite_path.exists)
     if not is_first and not await asyncio.to_thread(settings.master_key_file.exists):
         raise ConfigurationError(
             f"master key file {settings.master_key_file} is gone, but the store is here",
@@ -191,16 +195,17 @@ def _passphrases(keys: Iterable[SignerRow], places: Mapping[str, str]) -> dict[s
     return found
 
 
-def _show_summary(outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
+def show_summary(outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
+    """Print a line for each GUN, and how many ended how."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     table = Table("GUN", "result", "files", "keys", "remarks")
     for outcome in outcomes:
         table.add_row(
-            escape(_plain(outcome.gun)),
+            escape(plain(outcome.gun)),
             str(outcome.status),
             str(outcome.files),
             str(outcome.keys),
-            "\n".join(escape(_plain(remark)) for remark in outcome.remarks),
+            "\n".join(escape(plain(remark)) for remark in outcome.remarks),
         )
     console.print(table)
     counts = Counter(outcome.status for outcome in outcomes)
@@ -208,6 +213,6 @@ def _show_summary(outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
     console.print(f"{'dry run, nothing was written: ' if dry_run else ''}{told}")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Show hostile text on a terminal without what could steer it."""
     return "".join(char if char.isprintable() else "?" for char in text)

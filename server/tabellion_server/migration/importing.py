@@ -45,6 +45,7 @@ class Status(StrEnum):
     IMPORTED = "imported"
     REPAIRED = "repaired"
     UNCHANGED = "unchanged"
+    DIVERGED = "diverged"
     REFUSED = "not imported"
 
 
@@ -149,10 +150,11 @@ class Importer:
         rows = await asyncio.to_thread(self._source.files, gun)
         now = self._clock()
         resolved = await asyncio.to_thread(_judge, gun, rows, now)
-        keys, notes = await asyncio.to_thread(self._online_keys, gun, resolved.roots)
+        here = await self._held_keys(gun)
+        keys, notes = await asyncio.to_thread(self._online_keys, gun, resolved.roots, here)
         head = await self._target.store.head(gun) if self._target else None
         files = await self._missing(gun, head, resolved)
-        added_keys = await self._missing_keys(gun, keys)
+        added_keys = [item for item in keys if (item.role, item.key.keyid) not in here]
         remarks = [*resolved.repairs, *resolved.notes, *notes]
         status = Status.REPAIRED if resolved.repairs else Status.IMPORTED
         if not files and not added_keys:
@@ -237,7 +239,9 @@ class Importer:
             )
         return missing
 
-    def _online_keys(self, gun: str, roots: Sequence[Root]) -> tuple[list[_OnlineKey], list[str]]:
+    def _online_keys(
+        self, gun: str, roots: Sequence[Root], here: Collection[tuple[str, str]]
+    ) -> tuple[list[_OnlineKey], list[str]]:
         """Unwrap the signer's keys for a GUN; nothing is written yet."""
         named = [
             (role, keyid)
@@ -266,7 +270,7 @@ class Importer:
                 notes.append(error.message)
                 continue
             keys.append(_OnlineKey(role, key, private, row.created_at))
-        held = {(item.role, item.key.keyid) for item in keys}
+        held = {(item.role, item.key.keyid) for item in keys}.union(here)
         current = roots[-1].roles["timestamp"].keyids
         if not any(("timestamp", keyid) in held for keyid in current):
             notes.append(
@@ -275,15 +279,14 @@ class Importer:
             )
         return keys, notes
 
-    async def _missing_keys(self, gun: str, keys: Sequence[_OnlineKey]) -> list[_OnlineKey]:
+    async def _held_keys(self, gun: str) -> set[tuple[str, str]]:
         if self._target is None:
-            return list(keys)
-        held = {
+            return set()
+        return {
             (role, row.keyid)
             for role in ONLINE_ROLES
             for row in await self._target.store.online_keys(gun, role)
         }
-        return [item for item in keys if (item.role, item.key.keyid) not in held]
 
 
 def _judge(gun: str, rows: Sequence[FileRow], now: datetime) -> Resolved:
