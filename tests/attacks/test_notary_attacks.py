@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from securesystemslib.exceptions import UnverifiedSignatureError
 from tuf.api.metadata import Targets
 
 from notary_gun import GUN, NOW, NotaryGun, certified, new_signer, target
@@ -366,3 +367,30 @@ def test_a_rotation_to_a_certificate_of_another_gun_is_not_followed(gun: NotaryG
     with pytest.raises(UntrustedRootError):
         trusted.update_root(NOTARY.sign(gun.root, [old, new]))
     assert trusted.root.version == 1
+
+
+def test_a_cached_snapshot_of_an_older_root_is_not_current(gun: NotaryGun) -> None:
+    old = dict(gun.files)
+    trusted = gun.trusted()
+    assert trusted.is_snapshot_current()
+    gun.root.version = 2
+    trusted.update_root(gun.sign("root"))
+    trusted.load_snapshot(old["snapshot"])
+    assert not trusted.is_snapshot_current()
+
+
+def test_two_leaves_are_no_chain() -> None:
+    chain = b"".join(base64.b64decode(certified().public_key.keyval["public"]) for _ in range(2))
+    with pytest.raises(MalformedMetadataError, match="leaf certificate and its chain"):
+        leaf_of(NotaryKey.of_certificates(chain))
+
+
+def test_a_signature_of_another_length_is_none(gun: NotaryGun) -> None:
+    content = json.loads(gun.files["targets"])
+    raw = base64.b64decode(content["signatures"][0]["sig"])
+    stretched = raw[:32] + bytes(8) + raw[32:]  # the same numbers
+    content["signatures"][0]["sig"] = base64.b64encode(stretched).decode()
+    parsed = NOTARY.parse("targets", json.dumps(content).encode(), max_bytes=100_000)
+    key = gun.signers["targets"][0].public_key
+    with pytest.raises(UnverifiedSignatureError):
+        key.verify_signature(parsed.signatures[key.keyid], parsed.signed_bytes)
