@@ -395,8 +395,10 @@ class Publisher:
             return await self._api.history(name, target=target, before=before, limit=limit)
         except UnknownGunError:
             # A notary-server keeps no history, but every version.
+            if before is not None or not await self._api.exists(name):
+                raise
             current = await self._reader.read(name)
-            if current.trusted.dialect is not NOTARY or before is not None:
+            if current.trusted.dialect is not NOTARY:
                 raise
             return await NotaryHistory(self._api, current).entries(target, limit)
 
