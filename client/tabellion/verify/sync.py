@@ -89,9 +89,9 @@ class SyncTrustClient:
         """List all signed targets."""
         return self._run(self._client.targets(gun, released=released))
 
-    def refresh(self, gun: str) -> TrustedSet:
+    def refresh(self, gun: str, *, as_of: datetime | None = None) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted."""
-        return self._run(self._client.refresh(gun))
+        return self._run(self._client.refresh(gun, as_of=as_of))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
