@@ -277,7 +277,9 @@ def _load(keytype: str, public: str) -> PublicKey:
             loaded = ed25519.Ed25519PublicKey.from_public_bytes(_decode(public))
         else:
             data = _decode(public)
-            loaded = load_pem_public_key(data) if data.startswith(_PEM) else _load_der(data)
+            loaded = (
+                load_pem_public_key(data) if data.startswith(_PEM) else load_der_public_key(data)
+            )
     except CERTIFICATE_FAULTS as error:
         raise MalformedMetadataError(f"unreadable public part of a {keytype[:20]} key") from error
     fits = {
@@ -288,10 +290,6 @@ def _load(keytype: str, public: str) -> PublicKey:
     if keytype not in KEY_TYPES or fits is None or not isinstance(loaded, fits):
         raise MalformedMetadataError(f"a key isn't of its type {keytype[:20]!r}")
     return cast("PublicKey", loaded)
-
-
-def _load_der(data: bytes) -> object:
-    return load_der_public_key(data)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -220,8 +220,8 @@ class Founder:
         root = cast("Root", parsed.signed)
         return Initialized(
             self._gun,
-            tuple(self._ring.infos(root.keys, root.roles["root"].keyids)),
-            tuple(self._ring.infos(root.keys, root.roles["targets"].keyids)),
+            tuple(self._ring.infos(root.keys, root.roles["root"].keyids).values()),
+            tuple(self._ring.infos(root.keys, root.roles["targets"].keyids).values()),
             data,
             tuple(self._made),
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -101,11 +100,6 @@ class KeyStore:
         if not found:
             raise KeyStoreError(f"no key {text[:64]!r} in {self.folder}")
         return found[0]
-
-    def held(self, keyids: Sequence[str]) -> Sequence[KeyInfo]:
-        """List those of ``keyids`` whose private part is here."""
-        wanted = set(keyids)
-        return [info for info in self.list() if info.keyid in wanted]
 
     def import_(
         self,

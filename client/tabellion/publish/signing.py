@@ -88,18 +88,14 @@ class KeyRing:
             PassphraseError: A passphrase is missing or wrong.
             KeyStoreError: A key file can't be used.
         """
-        held = self.held().among(keys, keyids)[:at_most]
-        infos = self.infos(keys, held)
-        return [
-            dialect.signer(self.private(info), keys[keyid])
-            for keyid, info in zip(held, infos, strict=True)
-        ]
+        held = list(self.infos(keys, keyids).items())[:at_most]
+        return [dialect.signer(self.private(info), keys[keyid]) for keyid, info in held]
 
-    def infos(self, keys: Mapping[str, Key], keyids: Sequence[str]) -> list[KeyInfo]:
-        """Give what is known of those of a role's keys that are here."""
+    def infos(self, keys: Mapping[str, Key], keyids: Sequence[str]) -> dict[str, KeyInfo]:
+        """Give what is known of those of a role's keys that are here, by their ids there."""
         infos = {info.fingerprint: info for info in self.keystore.list()}
         held = HeldKeys(frozenset(infos)).among(keys, keyids)
-        return [infos[fingerprint_of(keys[keyid])] for keyid in held]
+        return {keyid: infos[fingerprint_of(keys[keyid])] for keyid in held}
 
     def private(self, info: KeyInfo) -> PrivateKeyTypes:
         """Open one key.

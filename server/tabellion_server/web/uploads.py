@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import posixpath
 import re
 from typing import Final
 
@@ -11,6 +10,7 @@ from aiohttp import BodyPartReader, ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tabellion.core.limits import Limits
+from tabellion.core.notary_dialect import is_delegation_name
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import TOP_LEVEL_ROLES, check_role_name
 from tabellion.errors import (
@@ -23,8 +23,6 @@ from tabellion_server.web.request_errors import RequestError
 
 _MAX_PARTS: Final = 300
 _NUMBERED_ROOT: Final = re.compile(r"[1-9][0-9]{0,17}\.root")
-_DELEGATION: Final = re.compile(r"[-a-z0-9_/]+")
-_MAX_ROLE: Final = 255
 _CHUNK_BYTES: Final = 64 * 1024
 _BODY_SECONDS: Final = 120.0
 _FORM_HINT: Final = "send multipart/form-data, one part 'files' per role, its filename the role"
@@ -113,10 +111,7 @@ def check_notary_role(role: str) -> None:
     Raises:
         NotaryRefusalError: Neither a top-level role nor ``targets/`` and a clean lower-case path.
     """
-    if role in TOP_LEVEL_ROLES:
-        return
-    is_clean = posixpath.normpath(role) == role and len(role) <= _MAX_ROLE
-    if not role.startswith("targets/") or not is_clean or not _DELEGATION.fullmatch(role):
+    if role not in TOP_LEVEL_ROLES and not is_delegation_name(role):
         raise NotaryRefusalError(role, code_name="INVALID_ROLE")
 
 
