@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ async def test_the_real_client_does_all_it_may_and_nothing_more(
 
 
 async def test_unanswered_requests_are_alike(notary: Notary) -> None:
-    """Both give the same bytes and headers, down to the order of the challenge."""
+    """Both give the same bytes and headers; the real one names several actions in any order."""
     paths = {
         "/v2/": "registry:catalog:*",
         f"/v2/{GUN}/_trust/tuf/root.json": f"repository:{GUN}:pull",
@@ -135,21 +136,31 @@ async def test_unanswered_requests_are_alike(notary: Notary) -> None:
         async with ClientSession() as session, session.get(url, ssl=context) as answer:
             status, body = answer.status, await answer.read()
             kind_of_body = answer.headers["Content-Type"]
-            assert answer.headers["WWW-Authenticate"] == f'{realm},scope="{scope}"'
+            challenge = answer.headers["WWW-Authenticate"]
         async with (
             ClientSession() as session,
             session.get(url, ssl=context, headers=headers) as answer,
         ):
-            said = answer.headers["WWW-Authenticate"]
-            assert said == f'{realm},scope="{scope}",error="invalid_token"'
+            refusal = answer.headers["WWW-Authenticate"]
         kind, name, actions = scope.split(":")
-        detail = ",".join(
-            f'{{"Type":"{kind}","Class":"","Name":"{name}","Action":"{action}"}}'
-            for action in actions.split(",")
-        )
-        expected = (
+        orders = [actions.split(",")]
+        if notary.server.name == "real":  # it ranges over a Go map
+            orders.append(orders[0][::-1])
+        scopes = [f'{realm},scope="{kind}:{name}:{",".join(order)}"' for order in orders]
+        assert challenge in scopes
+        assert refusal in [f'{scope},error="invalid_token"' for scope in scopes]
+        details = [
+            ",".join(
+                f'{{"Type":"{kind}","Class":"","Name":"{name}","Action":"{action}"}}'
+                for action in order
+            )
+            for order in orders
+        ]
+        expected = [
             '{"errors":[{"code":"UNAUTHORIZED","message":"authentication required",'
             f'"detail":[{detail}]}}]}}\n'
-        )
-        assert (status, body.decode()) == (401, expected), path
+            for detail in details
+        ]
+        assert status == HTTPStatus.UNAUTHORIZED
+        assert body.decode() in expected, path
         assert kind_of_body == "application/json; charset=utf-8"
