@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from issuer import Issuer
 from tabellion.cli.app import cli
 from tabellion.cli.config import ClientConfig, load_config
 from tabellion.cli.context import Options, settle
@@ -41,13 +43,24 @@ def test_every_key_of_the_example_is_known_when_uncommented(tmp_path: Path) -> N
     path = tmp_path / "client.toml"
     path.write_text(
         "\n".join(
-            line.removeprefix("# ") if line.startswith(("# home =", "# ca =")) else line
+            line.removeprefix("# ")
+            if line.startswith(
+                ("# home =", "# ca =", "# trust_pinning_file =", "# [", '# "', "# dis")
+            )
+            else line
             for line in lines
         ),
         encoding="utf-8",
     )
+    bundle = Issuer().certificate
+    (tmp_path / "root-authorities.pem").write_bytes(bundle.public_bytes(Encoding.PEM))
     config = load_config(path, {})
     assert config.ca == str(tmp_path / "ca.pem")
+    assert str(config.trust_pinning_file).endswith("/.notary/config.json")
+    assert config.trust_pinning is not None
+    assert config.trust_pinning.disable_tofu
+    assert len(config.trust_pinning.certs) == 2
+    assert config.trust_pinning.ca == {"registry.example/": (bundle,)}
     assert config.home == "/home/me/.local/share/tabellion"
 
 

@@ -1,4 +1,4 @@
-"""The real ``notary`` and our client with one ``config.json``: one verdict, or it's said where not."""
+"""The real ``notary`` and our client with one ``config.json``: one verdict but where it's said."""
 
 from __future__ import annotations
 
