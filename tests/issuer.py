@@ -14,6 +14,16 @@ from cryptography.x509.oid import NameOID
 from notary_gun import GUN, NOW
 from tabellion.core.notary_keys import NotaryKey, NotarySigner
 
+_OTHER_USES = (
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
 
 def certify(
     public: ec.EllipticCurvePublicKey,
@@ -25,8 +35,9 @@ def certify(
     usages: Sequence[x509.ObjectIdentifier] = (),
     begins: datetime = NOW - timedelta(days=30),
     ends: datetime = NOW + timedelta(days=3650),
+    may_sign: bool | None = None,
 ) -> x509.Certificate:
-    """Make one certificate."""
+    """Make one certificate; ``may_sign`` says of its key whether it may sign certificates."""
     subject, issuer = (
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (name, issuer_name)
     )
@@ -43,6 +54,10 @@ def certify(
         builder = builder.add_extension(constraints, critical=True)
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    if may_sign is not None:
+        others = dict.fromkeys(_OTHER_USES, False)
+        usage = x509.KeyUsage(digital_signature=True, key_cert_sign=may_sign, **others)
+        builder = builder.add_extension(usage, critical=True)
     return builder.sign(issuer_key, hashes.SHA256())
 
 
@@ -61,6 +76,7 @@ class Issuer:
         *,
         is_ca: bool = True,
         path_length: int | None = None,
+        may_sign: bool | None = None,
         usages: Sequence[x509.ObjectIdentifier] = (),
         begins: datetime = NOW - timedelta(days=30),
         ends: datetime = NOW + timedelta(days=3650),
@@ -76,6 +92,7 @@ class Issuer:
             usages=usages,
             begins=begins,
             ends=ends,
+            may_sign=may_sign,
         )
         self.between: list[x509.Certificate] = [self.certificate, *parent.between] if parent else []
 

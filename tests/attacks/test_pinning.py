@@ -207,6 +207,21 @@ async def test_a_rotation_back_to_the_pin_over_another_key_is_not_followed(
     await refused(gun, tmp_path, pins, fetcher=files)
 
 
+async def test_a_new_client_asks_the_pin_of_the_current_root_not_of_those_before(
+    tmp_path: Path,
+) -> None:
+    gun = published()
+    files, first, new = NotaryFiles(gun), gun.files["root"], certified()
+    rotate(gun, new)
+    honest = files.fetch
+
+    async def fetch(url: str, *, max_bytes: int) -> bytes:
+        return first if url.endswith("/1.root.json") else await honest(url, max_bytes=max_bytes)
+
+    files.fetch = fetch  # type: ignore[method-assign]
+    assert await verify(gun, tmp_path, certs(new), fetcher=files)
+
+
 async def test_an_expired_certificate_of_the_authority_leads_on_to_a_new_one(
     tmp_path: Path,
 ) -> None:

@@ -200,10 +200,11 @@ def is_issued_by(
 ) -> bool:
     """Tell whether a chain, leaf first, leads to an authority at a moment.
 
-    Authorities and what is between have to be of CAs. Validity, signatures (none by SHA-1), path
-    lengths, names and critical extensions are judged by RFC 5280; the leaf's name is the caller's.
+    Authorities and what is between have to be of CAs. Validity, theirs too, signatures (none by
+    SHA-1), path lengths, names and critical extensions are judged by RFC 5280; the leaf's name is
+    the caller's to judge.
     """
-    anchors = list(_fit_anchors(authorities, moment))
+    anchors = list(_fit_anchors(authorities))
     if not anchors or not chain:
         return False
     try:
@@ -216,13 +217,11 @@ def is_issued_by(
     return bool(usages)
 
 
-def _fit_anchors(
-    authorities: Iterable[x509.Certificate], moment: datetime
-) -> Iterator[x509.Certificate]:
-    """Leave out what Notary leaves out of a bundle, and what isn't of a CA."""
+def _fit_anchors(authorities: Iterable[x509.Certificate]) -> Iterator[x509.Certificate]:
+    """Leave out what isn't of a CA or is signed with SHA-1; validity is the verifier's to judge."""
     for certificate in authorities:
         try:
-            if is_ca(certificate) and is_valid_at(certificate, moment) and not is_weak(certificate):
+            if is_ca(certificate) and not is_weak(certificate):
                 yield certificate
         except CERTIFICATE_FAULTS:
             continue

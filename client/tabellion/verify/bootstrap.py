@@ -79,7 +79,11 @@ class Pin:
 
 
 class Bootstrap:
-    """Finds the root to start an update of one GUN from."""
+    """Finds the root to start an update of one GUN from.
+
+    Attributes:
+        root_pin: What every root of the GUN has to meet, or None.
+    """
 
     def __init__(
         self, gun: str, url: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits

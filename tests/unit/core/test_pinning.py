@@ -189,6 +189,15 @@ def test_a_chain_over_an_intermediate_is_found() -> None:
     accept(signer, TrustPinning(ca={"": (Issuer("other").certificate, authority.certificate)}))
 
 
+@pytest.mark.parametrize("may_sign", [None, True, False])
+def test_an_intermediate_whose_key_may_not_sign_certificates_does_not_count(
+    may_sign: bool | None,  # noqa: FBT001  (of the table)
+) -> None:
+    authority = Issuer()
+    chain = Issuer("between", authority, may_sign=may_sign).issue().public_key.certificates
+    assert is_issued_by(chain, [authority.certificate], NOW) is (may_sign is not False)
+
+
 def test_a_path_longer_than_the_authority_allows_is_refused() -> None:
     authority = Issuer(path_length=0)
     assert is_issued_by(authority.issue().public_key.certificates, [authority.certificate], NOW)
@@ -202,6 +211,7 @@ def test_a_path_longer_than_the_authority_allows_is_refused() -> None:
         {"ends": NOW - timedelta(days=1)},
         {"begins": NOW + timedelta(hours=1)},
         {"is_ca": False},
+        {"may_sign": False},
     ],
 )
 def test_an_authority_that_expired_begins_later_or_is_none_does_not_count(
