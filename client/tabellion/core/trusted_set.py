@@ -18,6 +18,7 @@ from tabellion.core.dialect import Dialect, dialect_of
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata, UnversionedMeta
+from tabellion.core.pinning import RootPin
 from tabellion.core.roles import key_material, role_keys, verify_threshold
 from tabellion.errors import (
     MixAndMatchError,
@@ -53,6 +54,7 @@ class TrustedSet:
         gun: str | None = None,
         dialect: Dialect | None = None,
         limits: Limits | None = None,
+        pin: RootPin | None = None,
     ) -> None:
         """Start from a root the caller trusts already; its expiry doesn't matter (5.2).
 
@@ -62,17 +64,20 @@ class TrustedSet:
             gun: The collection; Notary's roots are bound to theirs and can't do without it.
             dialect: How the GUN writes its files; told by the root by default.
             limits: Bounds on sizes and counts.
+            pin: What every root has to meet, this one too.
 
         Raises:
-            VerificationError: The root is malformed or not signed by its own threshold.
+            VerificationError: The root is malformed, not signed by its own threshold or not pinned.
         """
         self.now = now
         self.gun = gun
+        self._pin = pin
         self.limits = limits or Limits()
         self.dialect = dialect or dialect_of(root_data)
         unverified = self._parse("root", root_data)
         self.root: TrustedMetadata[Root] = _trust(unverified, "root", unverified.signed)
         self._verify_root_signers(self.root, now=None)
+        self._verify_pinned(self.root, leads_on=True)
         self.timestamp: TrustedMetadata[Timestamp] | None = None
         self.snapshot: TrustedMetadata[Snapshot] | None = None
         self.unusable: dict[tuple[str, str], TabellionError] = {}
@@ -86,18 +91,22 @@ class TrustedSet:
         Raises:
             ThresholdError: Not signed by a threshold of both the old and the new root keys.
             RollbackError: The version isn't exactly one higher.
+            UntrustedRootError: Not signed by a threshold of pinned keys.
             VerificationError: Malformed or too large.
         """
         unverified = self._parse("root", data)
-        self.root = verify_next_root(
+        following = verify_next_root(
             self.root.signed, unverified, dialect=self.dialect, gun=self.gun
         )
+        self._verify_pinned(following, leads_on=True)
+        self.root = following
         return self.root
 
     def finish_root(self) -> None:
         """Refuse the final root if it, or what its keys are certified by, expired (5.3.10)."""
         verify_fresh("root", self.root.signed, self.now)
         self._verify_root_signers(self.root, now=self.now)
+        self._verify_pinned(self.root, leads_on=False)
 
     def load_timestamp(self, data: bytes) -> None:
         """Take a cached timestamp: expired, it still guards against rollback.
@@ -279,6 +288,10 @@ class TrustedSet:
 
     def _verify_root_signers(self, root: TrustedMetadata[Root], *, now: datetime | None) -> None:
         self.dialect.verify_root_signers(root.signed, root.signed_by, gun=self.gun, now=now)
+
+    def _verify_pinned(self, root: TrustedMetadata[Root], *, leads_on: bool) -> None:
+        if self._pin is not None:
+            self._pin.verify_root(root.signed, root.signed_by, now=self.now, leads_on=leads_on)
 
     def _compare_unversioned(
         self, old: TrustedMetadata[Snapshot], new: TrustedMetadata[Snapshot]

@@ -1,25 +1,20 @@
-"""The first root of a GUN: given as a file, found by a root key's fingerprint, or at first use.
+"""The first root of a GUN: given as a file, found by a root key or by a pin, or at first use.
 
 A root once trusted is kept and comes first from then on; a pin given later must agree with it.
+Where ``trust_pinning`` speaks of a GUN, every root of it has to meet that, however it was found.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from securesystemslib.signer import Key
-
 from tabellion.core.dialect import NOTARY, dialect_of
 from tabellion.core.limits import Limits
-from tabellion.core.notary_keys import NotaryKey
-from tabellion.core.roles import key_material
-from tabellion.core.strict_json import canonical
+from tabellion.core.pinning import RootPin, TrustPinning, fingerprints, parse_fingerprint
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
@@ -32,7 +27,6 @@ from tabellion.errors import (
 from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.verify.cache import MetadataCache
 
-_FINGERPRINT = re.compile(r"(?:sha256:)?[0-9a-fA-F]{64}")
 _HINT = "give the root file that the publisher handed out"
 FetchRoot = Callable[[int | None], Awaitable[bytes]]
 
@@ -45,11 +39,13 @@ class Pin:
         root: The root file, or where it is.
         fingerprint: Id of a root key, or hex SHA-256 of its public bytes.
         first_use: Trust the server's first root if nothing is known yet.
+        trust_pinning: What every root of certain GUNs has to meet.
     """
 
     root: bytes | Path | None = None
     fingerprint: str | None = None
     first_use: bool = False
+    trust_pinning: TrustPinning = field(default_factory=TrustPinning)
 
     def __post_init__(self) -> None:
         """Refuse a fingerprint that can't be one.
@@ -57,11 +53,8 @@ class Pin:
         Raises:
             ConfigurationError: It isn't 64 hex digits.
         """
-        if self.fingerprint is not None and not _FINGERPRINT.fullmatch(self.fingerprint.strip()):
-            raise ConfigurationError(
-                f"{self.fingerprint[:80]!r} isn't a root key fingerprint",
-                hint="a fingerprint has 64 hex digits, as tabellion init prints it",
-            )
+        if self.fingerprint is not None:
+            parse_fingerprint(self.fingerprint)
 
     @property
     def name(self) -> str:
@@ -86,7 +79,11 @@ class Pin:
 
 
 class Bootstrap:
-    """Finds the root to start an update of one GUN from."""
+    """Finds the root to start an update of one GUN from.
+
+    Attributes:
+        root_pin: What every root of the GUN has to meet, or None.
+    """
 
     def __init__(
         self, gun: str, url: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
@@ -97,23 +94,32 @@ class Bootstrap:
         self._cache = cache
         self._now = now
         self._limits = limits
+        self.root_pin = pin.trust_pinning.pin_for(gun)
 
     async def begin(self, fetch: FetchRoot) -> tuple[TrustedSet, str]:
         """Give a set that holds the root, and, in words, why it's trusted.
 
         Raises:
-            UntrustedRootError: Nothing is pinned, or the pin disagrees with what is kept or served.
+            UntrustedRootError: Nothing is pinned, or a pin disagrees with what is kept or served.
             UnknownGunError: The server holds no first root.
             ServerAnswerError: It isn't a trust server.
         """
         given = await asyncio.to_thread(self._pin.read)
         kept = await asyncio.to_thread(self._newest_kept)
         if kept is not None:
-            return await asyncio.to_thread(self._agreed, kept, given)
+            agreed, how = await asyncio.to_thread(self._agreed, kept, given)
+            return await asyncio.to_thread(self._pinned_kept, agreed), how
         if given is not None:
             found, how = await asyncio.to_thread(self._open_given, given), "root file"
         elif self._pin.fingerprint is not None:
             found, how = await self._by_fingerprint(fetch), "root key"
+        elif self.root_pin is not None:
+            found, how = await self._by_root_pin(fetch, self.root_pin), "trust pinning"
+        elif self._pin.trust_pinning.disable_tofu:
+            raise UntrustedRootError(
+                f"no root of {self._gun} is trusted yet, and trust_pinning disables first use",
+                hint="pin its root key under trust_pinning.certs, or give --root or --root-key",
+            )
         elif self._pin.first_use:
             first = await self._first(fetch)
             found, how = await asyncio.to_thread(self._open, first), "first use"
@@ -122,8 +128,25 @@ class Bootstrap:
                 f"no root of {self._gun} is trusted yet",
                 hint="give its root file (--root) or root key fingerprint (--root-key)",
             )
+        found = await asyncio.to_thread(self._pinned, found)
         await asyncio.to_thread(self._cache.save_pin, how)
         return found, how
+
+    def _pinned(self, found: TrustedSet) -> TrustedSet:
+        """Give the set anew, held to the GUN's pin from here on."""
+        if self.root_pin is None:
+            return found
+        return self._open(found.root.data, self.root_pin)
+
+    def _pinned_kept(self, kept: TrustedSet) -> TrustedSet:
+        try:
+            return self._pinned(kept)
+        except UntrustedRootError as error:
+            raise UntrustedRootError(
+                f"what is kept doesn't meet the pin: {error.message}",
+                hint=f"if its key is right, add it to the pin; if the pin is, "
+                f"remove {self._cache.folder} and verify again",
+            ) from error
 
     def _newest_kept(self) -> TrustedSet | None:
         """Open the current root, or after damage the newest one kept that is whole."""
@@ -179,23 +202,57 @@ class Bootstrap:
         return False
 
     async def _by_fingerprint(self, fetch: FetchRoot) -> TrustedSet:
-        """Walk the served roots, none of them trusted yet, to one that the pinned key signed."""
-        trusted = await asyncio.to_thread(self._open, await self._first(fetch))
+        found = await self._walk(await self._first(fetch), fetch, self._is_pinned)
+        if found is None:
+            raise UntrustedRootError(
+                f"no root served for {self._gun} is signed by the pinned key "
+                f"{str(self._pin.fingerprint)[:64]}"
+            )
+        return found
+
+    async def _by_root_pin(self, fetch: FetchRoot, pin: RootPin) -> TrustedSet:
+        """Find a root that the GUN's pin allows, as far as the way there goes.
+
+        Of a Notary GUN that is the current one, as Notary has it: the way there may have begun with
+        keys that nobody pins any more.
+        """
+        first = await self._first(fetch)
+        if dialect_of(first) is NOTARY:
+            current = await self._current_notary_root(fetch)
+            return await asyncio.to_thread(self._open, first if current is None else current, pin)
+
+        refusal: list[UntrustedRootError] = []
+
+        def is_allowed(trusted: TrustedSet) -> bool:
+            try:
+                self._open(trusted.root.data, pin)
+            except UntrustedRootError as error:
+                refusal[:] = [error]
+                return False
+            return True
+
+        found = await self._walk(first, fetch, is_allowed)
+        if found is None:
+            raise refusal[0]
+        return found
+
+    async def _walk(
+        self, first: bytes, fetch: FetchRoot, is_wanted: Callable[[TrustedSet], bool]
+    ) -> TrustedSet | None:
+        """Walk the served roots, none of them trusted yet, to one that is wanted."""
+        trusted = await asyncio.to_thread(self._open, first)
         for _ in range(self._limits.root_rotations):
-            if self._is_pinned(trusted):
+            if await asyncio.to_thread(is_wanted, trusted):
                 return trusted
             try:
                 data = await fetch(trusted.root.version + 1)
             except NotFoundError:
                 break
             await asyncio.to_thread(trusted.update_root, data)
-        raise UntrustedRootError(
-            f"no root served for {self._gun} is signed by the pinned key "
-            f"{str(self._pin.fingerprint)[:64]}"
-        )
+        return None
 
     def _is_pinned(self, trusted: TrustedSet) -> bool:
-        wanted = str(self._pin.fingerprint).strip().lower().removeprefix("sha256:")
+        wanted = parse_fingerprint(str(self._pin.fingerprint))
         root = trusted.root.signed
         # Never by the id that the file gives a key: whoever writes the file chooses it.
         return any(wanted in fingerprints(root.keys[keyid]) for keyid in trusted.root.signed_by)
@@ -225,18 +282,5 @@ class Bootstrap:
                 f"{self._pin.name} isn't a TUF root: {error.message}", hint=_HINT
             ) from error
 
-    def _open(self, data: bytes) -> TrustedSet:
-        return TrustedSet(data, now=self._now, gun=self._gun, limits=self._limits)
-
-
-def fingerprints(key: Key) -> set[str]:
-    """Give the spellings of a key's fingerprint, all computed from the key itself.
-
-    They are its TUF key id (4.2.2) and the SHA-256 of its material, with and without its kind; of
-    a Notary key also the id of the bare key, as its tools list it.
-    """
-    material = key_material(key)
-    if isinstance(key, NotaryKey):
-        return {hashlib.sha256(material).hexdigest(), key.computed_id, key.canonical_id}
-    spelled = (material, material.removeprefix(b"ed25519:"), canonical(key.to_dict()))
-    return {hashlib.sha256(part).hexdigest() for part in spelled}
+    def _open(self, data: bytes, pin: RootPin | None = None) -> TrustedSet:
+        return TrustedSet(data, now=self._now, gun=self._gun, limits=self._limits, pin=pin)

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
+from tabellion.core.pinning import TrustPinning
 from tabellion.core.role_requests import RoleRequest, TargetMatch
 from tabellion.core.search import (
     find_all,
@@ -119,6 +120,7 @@ class TrustClient:
         clock: Callable[[], datetime] | None = None,
         fetcher: Fetcher | None = None,
         mirrors: Sequence[str] = (),
+        trust_pinning: TrustPinning | None = None,
     ) -> None:
         """Take what verifying needs; nothing is read or sent yet.
 
@@ -135,6 +137,8 @@ class TrustClient:
             clock: Gives the current moment, aware.
             fetcher: Gets the files; HTTP by default. The caller closes its own.
             mirrors: Base URLs to ask, in turn, for what the server can't give.
+            trust_pinning: What every root of certain GUNs has to meet, and whether first use may
+                be enough; ``load_notary_pinning`` reads it from Notary's configuration.
 
         Raises:
             ConfigurationError: The server isn't an http(s) URL, or the CA file can't be used.
@@ -148,7 +152,7 @@ class TrustClient:
             )
         self._server = server.rstrip("/")
         self._home = Path(home)
-        self._pin = Pin(root, root_fingerprint, first_use)
+        self._pin = Pin(root, root_fingerprint, first_use, trust_pinning or TrustPinning())
         self._may_be_offline = offline == "last-known"
         self._limits = limits or Limits()
         self._clock = clock or (lambda: datetime.now(UTC))
@@ -296,8 +300,15 @@ class TrustClient:
 
     async def _update(self, gun: Gun, cache: MetadataCache, ordinal: int, now: datetime) -> View:
         base_url = f"{self._server}/v2/{quote(gun, safe='/:@')}/_trust/tuf"
+        bootstrap = Bootstrap(gun, base_url, self._pin, cache, now=now, limits=self._limits)
         updater = Updater(
-            base_url, gun=gun, fetcher=self._fetcher, cache=cache, now=now, limits=self._limits
+            base_url,
+            gun=gun,
+            fetcher=self._fetcher,
+            cache=cache,
+            now=now,
+            limits=self._limits,
+            pin=bootstrap.root_pin,
         )
 
         async def fetch_root(version: int | None) -> bytes:
@@ -306,7 +317,6 @@ class TrustClient:
                 f"{base_url}/{name}", max_bytes=self._limits.root_bytes
             )
 
-        bootstrap = Bootstrap(gun, base_url, self._pin, cache, now=now, limits=self._limits)
         trusted, pinned = await bootstrap.begin(fetch_root)
         try:
             await updater.update_roots(trusted)

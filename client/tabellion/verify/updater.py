@@ -15,6 +15,7 @@ from typing import TypeVar
 from tuf.api.metadata import MetaFile
 
 from tabellion.core.limits import Limits
+from tabellion.core.pinning import RootPin
 from tabellion.core.role_requests import RoleRequest
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
 from tabellion.errors import (
@@ -46,6 +47,7 @@ class Updater:
         cache: MetadataCache,
         now: datetime,
         limits: Limits | None = None,
+        pin: RootPin | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._gun = gun
@@ -56,6 +58,7 @@ class Updater:
         self._cache = cache
         self._now = now
         self._limits = limits or Limits()
+        self._pin = pin
         self._seen_root = 0  # newest version that was ever kept
         self._unkept_roots: list[tuple[int, bytes]] = []
 
@@ -158,7 +161,9 @@ class Updater:
                 trusted.note_unusable(step.role, step.delegator, error)
 
     def _open(self, root_data: bytes) -> TrustedSet:
-        return TrustedSet(root_data, now=self._now, gun=self._gun, limits=self._limits)
+        return TrustedSet(
+            root_data, now=self._now, gun=self._gun, limits=self._limits, pin=self._pin
+        )
 
     async def _fetch_named(self, trusted: TrustedSet, role: str, meta: MetaFile) -> bytes:
         name = trusted.dialect.named_file(role, meta, root=trusted.root.signed)
