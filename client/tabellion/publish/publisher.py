@@ -45,6 +45,7 @@ from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
+from tabellion.publish.lost import LostFiles
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
@@ -297,7 +298,7 @@ class Publisher:
             raise UsageError(
                 f"the {role} key is the server's to make", hint="leave --key or --server out"
             )
-        delivery = Delivery(self._api, name)
+        delivery = Delivery(self._api, name, home=self._home)
         made: list[Key] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
@@ -344,6 +345,17 @@ class Publisher:
             return [root_certificate(self._ring.private(info), gun, now=now) for info in infos]
         return [dialect.adopt_key(info.key) for info in infos]
 
+    async def bring_back(self, gun: str) -> dict[str, int]:
+        """Publish again what the server lost by an old backup; role to version.
+
+        Raises:
+            UsageError: This home holds nothing of the GUN.
+            RefusedPublicationError: The server refused it.
+        """
+        name = parse_gun(gun)
+        async with self._locks[name]:
+            return await LostFiles(self._api, self._home, name).bring_back()
+
     async def cosign(
         self, file: Path, *, show: Callable[[Sequence[str]], None] | None = None
     ) -> Published:
@@ -379,7 +391,7 @@ class Publisher:
             return built
 
         async with self._locks[parse_gun(held.gun)]:
-            delivery = Delivery(self._api, held.gun)
+            delivery = Delivery(self._api, parse_gun(held.gun), home=self._home)
             built = await delivery.bring(build)
             if built.missing:
                 return Published(held.gun, {}, delivery.attempts, file, built.missing)
@@ -438,7 +450,7 @@ class Publisher:
         return outcome
 
     async def _publish(self, gun: Gun, changes: Sequence[Change], *, again: bool) -> Published:
-        delivery = Delivery(self._api, gun)
+        delivery = Delivery(self._api, gun, home=self._home)
         drafts: list[Draft] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
