@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +61,7 @@ from tabellion.publish.signing import (
     no_key,
 )
 from tabellion.publish.state import Current, StateReader, Trust
+from tabellion.publish.stolen import Doubt, survey, take_over
 from tabellion.publish.survey import role_states, signer_infos
 
 
@@ -355,6 +356,29 @@ class Publisher:
         name = parse_gun(gun)
         async with self._locks[name]:
             return await LostFiles(self._api, self._home, name).bring_back()
+
+    async def signed_since(self, gun: str, signer: str, since: datetime) -> list[Doubt]:
+        """Tell what became of each target of a signer since a moment, aware.
+
+        Raises:
+            UsageError: There's no such signer.
+        """
+        current = await self._reader.read(parse_gun(gun))
+        return await survey(self._api, current, signer, since)
+
+    async def take_over(
+        self, gun: str, signer: str, doubts: Sequence[Doubt], vouched: Collection[str]
+    ) -> Published:
+        """Withdraw a signer whose key is stolen, and sign as owner what is vouched for.
+
+        Args:
+            gun: The GUN.
+            signer: The delegated role.
+            doubts: From ``signed_since``: what was signed before stays as it was then.
+            vouched: Targets added or changed since that are all right.
+        """
+        changes = take_over(signer, doubts, vouched)
+        return await self._publish(parse_gun(gun), changes, again=False)
 
     async def cosign(
         self, file: Path, *, show: Callable[[Sequence[str]], None] | None = None
