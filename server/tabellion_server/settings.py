@@ -36,7 +36,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "server.tls": {"certificate": "path", "key": "path"},
     "storage": {"url": "text"},
-    "keys": {"master_key_file": "path"},
+    "keys": {"master_key_file": "path", "high_water_file": "path"},
     "expiry": {"timestamp": "duration", "snapshot": "duration"},
     "auth": {
         "type": "text",
@@ -72,6 +72,7 @@ class Settings:
         storage_url: As configured.
         sqlite_path: The SQLite file.
         master_key_file: What seals the online keys.
+        high_water_file: What tells that an old backup of the store was restored.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
         auth: Whose tokens are demanded; None demands none.
@@ -93,6 +94,7 @@ class Settings:
     storage_url: str = "sqlite:///tabellion.db"
     sqlite_path: Path = Path("tabellion.db")
     master_key_file: Path = Path("master.key")
+    high_water_file: Path = Path("high-water.json")
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
     auth: TokenAuth | None = None
@@ -207,6 +209,7 @@ class _Reader:
             storage_url=url,
             sqlite_path=sqlite_path,
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
+            high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
             auth=read_token_auth(self.values, self.places, self.fault),

@@ -87,7 +87,7 @@ async def test_a_file_of_the_first_schema_is_brought_to_this_one(path: Path) -> 
     head = await store.head(GUN)
     await store.close()
     for statement in (
-        *("DROP INDEX metadata_by_hash", "DROP TABLE changes"),
+        *("DROP INDEX metadata_by_hash", "DROP TABLE changes", "DROP TABLE restorations"),
         "UPDATE schema_version SET version = 1",
     ):
         alter(path, statement)

@@ -62,6 +62,7 @@ class Tabellion(LazyGroup):
         "Keys": {
             "signer": Verb("tabellion.cli.signer", "Delegate: request, add, remove, list signers."),
             "rotate": Verb("tabellion.cli.rotate", "Give a top-level role another key."),
+            "recover": Verb("tabellion.cli.recover", "After theft or loss: keys, lost files."),
             "key": Verb("tabellion.cli.key", "Make, list, import, export signing keys."),
         },
         "Shell": {

@@ -50,6 +50,7 @@ class _Judgement:
     now: datetime
     limits: Limits
     current: Mapping[str, UnverifiedMetadata[Any]]
+    may_lack: bool = False
     roots: list[UnverifiedMetadata[Root]] = field(default_factory=list)
     targets: dict[str, UnverifiedMetadata[Targets]] = field(default_factory=dict)
     snapshot: UnverifiedMetadata[Snapshot] | None = None
@@ -70,6 +71,7 @@ def judge_publication(
     online: OnlineKeys,
     now: datetime,
     limits: Limits | None = None,
+    may_lack: bool = False,
 ) -> Publication:
     """Judge an upload against what is served now.
 
@@ -80,6 +82,8 @@ def judge_publication(
         online: Public keys that this server can sign with for the GUN.
         now: The moment of judgement, aware.
         limits: Size bounds.
+        may_lack: What is served comes from a backup: files built on later versions, which are
+            lost, may follow it.
 
     Raises:
         ConflictError: Built on versions that aren't current any more.
@@ -95,7 +99,7 @@ def judge_publication(
         )
     if not upload:
         raise RefusedPublicationError("the publication holds no file", rule="empty-publication")
-    judgement = _Judgement(gun, dialect, now, limits, current.files if current else {})
+    judgement = _Judgement(gun, dialect, now, limits, current.files if current else {}, may_lack)
     if _sort(judgement, upload):
         return Publication(
             dialect, (), {}, None, judgement.root, needs_snapshot=False, unchanged=True
@@ -284,6 +288,8 @@ def _verify_snapshot_content(
 
 def _conflict_unless_next(judgement: _Judgement, role: str, version: int, expected: int) -> None:
     if version == expected:
+        return
+    if judgement.may_lack and version > expected and role != "root":
         return
     if role in judgement.current:
         raise ConflictError(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
+from tabellion.publish.lost import LostFiles
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
@@ -60,6 +61,7 @@ from tabellion.publish.signing import (
     no_key,
 )
 from tabellion.publish.state import Current, StateReader, Trust
+from tabellion.publish.stolen import Doubt, survey, take_over
 from tabellion.publish.survey import role_states, signer_infos
 
 
@@ -297,7 +299,7 @@ class Publisher:
             raise UsageError(
                 f"the {role} key is the server's to make", hint="leave --key or --server out"
             )
-        delivery = Delivery(self._api, name)
+        delivery = Delivery(self._api, name, home=self._home)
         made: list[Key] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
@@ -344,6 +346,40 @@ class Publisher:
             return [root_certificate(self._ring.private(info), gun, now=now) for info in infos]
         return [dialect.adopt_key(info.key) for info in infos]
 
+    async def bring_back(self, gun: str) -> dict[str, int]:
+        """Publish again what the server lost by an old backup; role to version.
+
+        Raises:
+            UsageError: This home holds nothing of the GUN.
+            RefusedPublicationError: The server refused it.
+        """
+        name = parse_gun(gun)
+        async with self._locks[name]:
+            return await LostFiles(self._api, self._home, name).bring_back()
+
+    async def signed_since(self, gun: str, signer: str, since: datetime) -> list[Doubt]:
+        """Tell what became of each target of a signer since a moment, aware.
+
+        Raises:
+            UsageError: There's no such signer.
+        """
+        current = await self._reader.read(parse_gun(gun))
+        return await survey(self._api, current, signer, since)
+
+    async def take_over(
+        self, gun: str, signer: str, doubts: Sequence[Doubt], vouched: Collection[str]
+    ) -> Published:
+        """Withdraw a signer whose key is stolen, and sign as owner what is vouched for.
+
+        Args:
+            gun: The GUN.
+            signer: The delegated role.
+            doubts: From ``signed_since``: what was signed before stays as it was then.
+            vouched: Targets added or changed since that are all right.
+        """
+        changes = take_over(signer, doubts, vouched)
+        return await self._publish(parse_gun(gun), changes, again=False)
+
     async def cosign(
         self, file: Path, *, show: Callable[[Sequence[str]], None] | None = None
     ) -> Published:
@@ -379,7 +415,7 @@ class Publisher:
             return built
 
         async with self._locks[parse_gun(held.gun)]:
-            delivery = Delivery(self._api, held.gun)
+            delivery = Delivery(self._api, parse_gun(held.gun), home=self._home)
             built = await delivery.bring(build)
             if built.missing:
                 return Published(held.gun, {}, delivery.attempts, file, built.missing)
@@ -438,7 +474,7 @@ class Publisher:
         return outcome
 
     async def _publish(self, gun: Gun, changes: Sequence[Change], *, again: bool) -> Published:
-        delivery = Delivery(self._api, gun)
+        delivery = Delivery(self._api, gun, home=self._home)
         drafts: list[Draft] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)

@@ -160,7 +160,7 @@ async def open_target(settings: Settings, stack: AsyncExitStack) -> Target:
     master = await asyncio.to_thread(
         MasterKey.load_or_create, settings.master_key_file, create=is_first
     )
-    store = await SqliteStore.open(settings.sqlite_path)
+    store = await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
     stack.push_async_callback(store.close)
     online_keys = OnlineKeys(store, master)
     if not await online_keys.fits_store():

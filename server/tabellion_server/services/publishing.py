@@ -13,7 +13,7 @@ from typing import Final
 from securesystemslib.signer import Key
 
 from tabellion.core.dialect import NOTARY
-from tabellion.core.publication import CurrentSet, Publication, UploadedFile
+from tabellion.core.publication import CurrentSet, Publication, UploadedFile, holds_threshold
 from tabellion.core.roles import key_material
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import ConflictError, RefusedPublicationError
@@ -174,9 +174,12 @@ class Publisher:
         now = self._clock()
         current = await self._files.current_set(head) if head else None
         online = await self._signer.public_keys(gun, current.dialect if current else None)
+        restored = await self._store.restoration(gun)
 
         def judge() -> Publication:
-            judged = judge_publication(current, upload, gun=gun, online=online, now=now)
+            judged = judge_publication(
+                current, upload, gun=gun, online=online, now=now, may_lack=restored.may_lack
+            )
             if not self._allow_example_keys:
                 _refuse_example_keys(judged)
             return judged
@@ -184,10 +187,21 @@ class Publisher:
         publication = await asyncio.to_thread(judge)
         if publication.unchanged:
             return _Prepared([], [], publication)
-        return await self._complete(gun, current.files if current else {}, publication, now)
+        held = current.files if current else {}
+        if restored.skip and publication.snapshot is None:
+            # Versions are passed over in both at once: the next commit knows of nothing lost.
+            is_ours = holds_threshold(publication.root.signed, "snapshot", online.snapshot)
+            publication = replace(publication, needs_snapshot=is_ours)
+        return await self._complete(gun, held, publication, now, skip=restored.skip)
 
     async def _complete(
-        self, gun: str, held: Mapping[str, Parsed], publication: Publication, now: datetime
+        self,
+        gun: str,
+        held: Mapping[str, Parsed],
+        publication: Publication,
+        now: datetime,
+        *,
+        skip: int,
     ) -> _Prepared:
         root, dialect = publication.root.signed, publication.dialect
         given: list[Parsed] = [*publication.roots, *publication.targets.values()]
@@ -207,6 +221,7 @@ class Publisher:
                 dropped=publication.dropped,
                 dialect=dialect,
                 now=now,
+                skip=skip,
             )
             added.append(snapshot)
         timestamp = await self._signer.timestamp(
@@ -216,6 +231,7 @@ class Publisher:
             snapshot=snapshot,
             dialect=dialect,
             now=now,
+            skip=skip,
         )
         added.append(timestamp)
         after = {**held, **publication.targets}

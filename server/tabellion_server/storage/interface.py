@@ -13,6 +13,7 @@
     TabellionError
     └── StorageError              the store can't be read or written
         ├── StaleHeadError        somebody else committed first; carries the current head
+        ├── RestoredStoreError    it lacks changes that were told: a backup was restored
         └── StoreCorruptionError  what is, or would be, stored contradicts itself
 """
 
@@ -50,6 +51,21 @@ class StaleHeadError(StorageError):
     def __init__(self, message: str, *, head: Head | None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.head = head
+
+
+class RestoredStoreError(StorageError):
+    """The store lacks changes that readers may have been shown; nothing was written.
+
+    Attributes:
+        missing: How many, at most.
+    """
+
+    code = "store-restored"
+    default_hint = "once it's the store you mean to go on with: tabellion-server accept-restore"
+
+    def __init__(self, message: str, *, missing: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.missing = missing
 
 
 class StoreCorruptionError(StorageError):
@@ -157,6 +173,19 @@ class Change:
     category: ChangeCategory
     at: datetime
     id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What a restored backup means for one GUN.
+
+    Attributes:
+        skip: Versions that may have been signed online since its newest change: not to be signed.
+        may_lack: Its publishers may have published since what is here.
+    """
+
+    skip: int
+    may_lack: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +310,29 @@ class Store(Protocol):
 
         Raises:
             StorageError: The role has a key of that id.
+        """
+
+    async def restoration(self, gun: str) -> Restoration:
+        """Tell what was restored beneath a GUN, for whoever is about to sign for it.
+
+        Raises:
+            RestoredStoreError: A backup was restored, and nobody has called ``accept_restore``.
+        """
+
+    async def missing_changes(self) -> int:
+        """Tell how many changes may have been told that aren't here; 0 if none.
+
+        While there are any, commits raise RestoredStoreError.
+        """
+
+    async def accept_restore(self, *, skip: int | None = None, at: datetime) -> int:
+        """Go on from a restored state, passing over what may have been signed since it.
+
+        Args:
+            skip: How many changes to take for lost; by default as many as are known to miss.
+            at: The moment.
+
+        Gives the number of changes taken for lost.
         """
 
     async def check(self) -> None:
