@@ -7,7 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,17 +117,24 @@ class Script:
         )
         return output
 
-    def tabellion(self, *words: str, status: int = 0, user: str = "owner") -> str:
-        """Run our command line as a person."""
-        env = {
+    def tabellion(
+        self,
+        *words: str,
+        status: int = 0,
+        user: str = "owner",
+        env: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run our command line as a person; ``env`` has more variables."""
+        variables = {
             "TABELLION_HOME": str(self.folder / user / "tabellion"),
             "TABELLION_SERVER": self.server.url,
             "TABELLION_CA": str(self.server.ca),
         }
         for kind in ("ROOT", "TARGETS", "SIGNER"):
-            env[f"TABELLION_{kind}_PASSPHRASE"] = f"passphrase of {kind}"
+            variables[f"TABELLION_{kind}_PASSPHRASE"] = f"passphrase of {kind}"
+        variables |= env or {}
         words = (sys.executable, "-m", "tabellion.cli", *words)
-        return self.run(*words, status=status, user=user, env=env)
+        return self.run(*words, status=status, user=user, env=variables)
 
     def file(self, name: str, text: str) -> str:
         """Write a file, and give its path."""
