@@ -147,8 +147,11 @@ def postgres_programs() -> Path:
 
 
 @contextmanager
-def postgres(databases: Sequence[str] = ()) -> Iterator[Postgres]:
-    """Run PostgreSQL in a new folder, as another user if we're root: it refuses to be root."""
+def postgres(databases: Sequence[str] = (), *, fsync: bool = False) -> Iterator[Postgres]:
+    """Run PostgreSQL in a new folder, as another user if we're root: it refuses to be root.
+
+    With ``fsync`` it keeps what it acknowledged through a power cut, as it does for operators.
+    """
     programs = postgres_programs()
     words: tuple[str, ...] = ()
     # Not pytest's folder: other users can't enter that.
@@ -164,7 +167,7 @@ def postgres(databases: Sequence[str] = ()) -> Iterator[Postgres]:
         options = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "fsync": "off",
+            "fsync": "on" if fsync else "off",
             "shared_buffers": "16MB",
         }
         command += [f"-c{key}={value}" for key, value in options.items()]
@@ -238,15 +241,25 @@ class RealNotary(NotaryServer):
 
 
 @contextmanager
-def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator[RealNotary]:
+def real_notary(
+    folder: Path,
+    auth: Mapping[str, str] | None = None,
+    *,
+    https: bool = True,
+    fsync: bool = False,
+) -> Iterator[RealNotary]:
     """Run notary-server and notary-signer with ECDSA keys, on a PostgreSQL of their own.
 
-    ``auth`` is as our ``[auth]`` section.
+    Args:
+        folder: Their files.
+        auth: As our ``[auth]`` section.
+        https: How the server speaks; the signer always does by TLS.
+        fsync: As ``postgres`` takes it.
     """
     for program in ("notary-server", "notary-signer"):
         engines.need(program)
     certificates = make_certificates(folder / "tls")
-    with postgres(_DATABASES) as database:
+    with postgres(_DATABASES, fsync=fsync) as database:
         for name in _DATABASES:
             database.run("psql", "-q", database.url(name), stdin=_SCHEMA.read_text())
         signer_port, port = engines.free_port(), engines.free_port()
@@ -268,7 +281,7 @@ def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator
             "logging": {"level": "info"},
         }
         server = {
-            "server": {"http_addr": f"127.0.0.1:{port}", **files},
+            "server": {"http_addr": f"127.0.0.1:{port}", **(files if https else {})},
             "trust_service": {
                 "type": "remote",
                 "hostname": "127.0.0.1",
@@ -290,7 +303,7 @@ def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator
         log = folder / "server.log"
         found = RealNotary(
             "real",
-            f"https://127.0.0.1:{port}",
+            f"{'https' if https else 'http'}://127.0.0.1:{port}",
             certificates.ca,
             log,
             database=database,
