@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from notary_forge import NotaryForge, NotarySigner, target, unb64
+from notary_forge import NotaryForge, NotarySigner, multipart, target, unb64
 from notary_servers import real_notary
 from tabellion.cli.embedded import EmbeddedServer
 
@@ -32,7 +32,6 @@ CONNECTIONS = 8
 REQUESTS = 50  # of timestamp.json, on each connection, in each round
 COLD_SETS = 10  # on each connection, in each round
 SIZES = (10, 1_000)
-_BOUNDARY = b"----------------bench"
 
 
 class Connection:
@@ -72,18 +71,6 @@ class Connection:
             yield data[:-2]
 
 
-def multipart(files: dict[str, bytes]) -> tuple[bytes, bytes]:
-    """Give header lines and body of an upload, as docker's client sends one."""
-    parts = [
-        b"--" + _BOUNDARY + b'\r\nContent-Disposition: form-data; name="files"; filename="'
-        + role.encode() + b'"\r\nContent-Type: application/octet-stream\r\n\r\n' + data + b"\r\n"
-        for role, data in files.items()
-    ]  # fmt: skip
-    body = b"".join(parts) + b"--" + _BOUNDARY + b"--\r\n"
-    head = b"Content-Type: multipart/form-data; boundary=" + _BOUNDARY
-    return head + f"\r\nContent-Length: {len(body)}\r\n".encode(), body
-
-
 @dataclass
 class Gun:
     """A GUN on one server, whose owner publishes on and on.
@@ -119,7 +106,8 @@ class Gun:
         files = {"targets": self.forge.targets_file(self.version, targets=named)}
         if self.version == 1:
             files = {"root": self.forge.root(), **files}
-        return multipart(files)
+        kind, body = multipart(files)
+        return f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n".encode(), body
 
     async def publish(self) -> float:
         """Give the milliseconds of one upload, on a connection that's open."""

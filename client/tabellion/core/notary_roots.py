@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
-from tabellion.core.notary_keys import CERTIFICATE_FAULTS, NotaryKey
+from tabellion.core.notary_keys import CERTIFICATE_FAULTS, NotaryKey, is_strong
 from tabellion.errors import ExpiredMetadataError, MalformedMetadataError, UntrustedRootError
 
 _CLOCK_SKEW: Final = timedelta(days=1)  # a certificate may begin that much later than now
@@ -113,6 +113,7 @@ def usable_leaf(key: Key, gun: str) -> x509.Certificate | None:
     try:
         leaf = leaf_of(key)
         is_weak = isinstance(leaf.signature_hash_algorithm, SHA1 | MD5)
+        is_weak = is_weak or not is_strong(leaf.public_key())
     except (MalformedMetadataError, *CERTIFICATE_FAULTS):
         return None
     return None if is_weak or not is_for(leaf, gun) else leaf
