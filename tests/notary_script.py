@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forked_command
 from integration import engines
 from notary_servers import NotaryServer
 
+TABELLION = (sys.executable, "-m", "tabellion.cli")
 PASSPHRASES = {
     "NOTARY_ROOT_PASSPHRASE": "root passphrase",
     "NOTARY_TARGETS_PASSPHRASE": "targets passphrase",
@@ -98,16 +100,21 @@ class Script:
         own_words: bool = False,
     ) -> str:
         """Run any program as a person, and note the step."""
-        done = subprocess.run(
-            words,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.folder,
-            timeout=60,
-            env=engines.plain_environment(self.folder / user) | PASSPHRASES | (env or {}),
-        )
+        env = engines.plain_environment(self.folder / user) | PASSPHRASES | (env or {})
+        done: forked_command.Done | subprocess.CompletedProcess[str]
+        if words[:3] == TABELLION:
+            done = forked_command.run(words[3:], env=env, cwd=self.folder, stdin=stdin)
+        else:
+            done = subprocess.run(
+                words,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=self.folder,
+                timeout=60,
+                env=env,
+            )
         output = done.stdout + done.stderr
         shown = self._normal(" ".join(words))
         self.steps.append(Step(shown, done.returncode, "" if own_words else self._normal(output)))
@@ -133,8 +140,7 @@ class Script:
         for kind in ("ROOT", "TARGETS", "SIGNER"):
             variables[f"TABELLION_{kind}_PASSPHRASE"] = f"passphrase of {kind}"
         variables |= env or {}
-        words = (sys.executable, "-m", "tabellion.cli", *words)
-        return self.run(*words, status=status, user=user, env=variables)
+        return self.run(*TABELLION, *words, status=status, user=user, env=variables)
 
     def file(self, name: str, text: str) -> str:
         """Write a file, and give its path."""
