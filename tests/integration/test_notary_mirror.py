@@ -24,6 +24,7 @@ from tabellion.core.dialect import NOTARY
 from tabellion.transport.fetcher import HttpFetcher
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.migration import mirror_site
 from tabellion_server.migration.importing import Outcome, Status, Target
 from tabellion_server.migration.mirror import Mirror
 from tabellion_server.migration.mirror_site import NotarySite
@@ -269,7 +270,10 @@ async def test_a_gun_that_is_ahead_here_is_left_alone(source: Source, target_sto
     assert await target_store.store.head(GUN) == head
 
 
-async def test_an_endless_answer_is_refused(source: Source, target_store: Target) -> None:
+async def test_an_endless_answer_is_refused(
+    source: Source, target_store: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_site, "_BACKOFF_SECONDS", 0.01)  # it's asked for several times
     released(source)
     source.fault = lambda request: (
         web.Response(body=b"{" * 20_000) if request.path.endswith("/timestamp.json") else None
