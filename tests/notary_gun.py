@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from tuf.api.metadata import Delegations, Role, Root, TargetFile, Targets
 
+from notary_forge import weak_root
 from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_keys import NotaryKey, NotarySigner
 from tabellion.core.publication import CurrentSet, OnlineKeys, Publication, UploadedFile
@@ -53,6 +54,12 @@ def certified(
     )
     key = NotaryKey.of_certificates(certificate.public_bytes(Encoding.PEM))
     return NotarySigner(private, key)
+
+
+def weakly_certified(kind: str) -> NotarySigner:
+    """Make a root signer whose certificate is weak, as ``notary_forge.WEAK`` names it."""
+    private, pem = weak_root(kind, GUN, starts=NOW - timedelta(days=1))
+    return NotarySigner(private, NotaryKey.of_certificates(pem))
 
 
 def target(text: bytes = b"image") -> TargetFile:

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
-from tabellion.core.notary_keys import CERTIFICATE_FAULTS, NotaryKey
+from tabellion.core.notary_keys import CERTIFICATE_FAULTS, NotaryKey, is_strong
 from tabellion.errors import ExpiredMetadataError, MalformedMetadataError, UntrustedRootError
 
 _CLOCK_SKEW: Final = timedelta(days=1)  # a certificate may begin that much later than now
@@ -116,7 +116,8 @@ def usable_leaf(key: Key, gun: str) -> x509.Certificate | None:
     """Give a root key's leaf certificate; None if it isn't one, is for another GUN, or weak."""
     try:
         leaf = leaf_of(key)
-        return None if is_weak(leaf) or not is_for(leaf, gun) else leaf
+        unfit = is_weak(leaf) or not is_strong(leaf.public_key())
+        return None if unfit or not is_for(leaf, gun) else leaf
     except (MalformedMetadataError, *CERTIFICATE_FAULTS):
         return None
 

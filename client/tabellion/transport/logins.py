@@ -185,7 +185,7 @@ class Logins:
         names who is sent it.
         """
         host = url.host_port_subcomponent or ""
-        if url.scheme != "https" and not is_loopback(host):
+        if url.scheme != "https" and not is_loopback(url.host or ""):
             return None
         registry = _registry_of(gun_of(url))
         key = (host, registry if _is_within(recipient, registry) else "")
