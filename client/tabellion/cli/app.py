@@ -48,6 +48,7 @@ class Tabellion(LazyGroup):
             "publish": Verb("tabellion.cli.publish", "Publish what was staged."),
             "status": Verb("tabellion.cli.status", "Show staged changes and expiry."),
             "reset": Verb("tabellion.cli.reset", "Drop staged changes."),
+            "rebin": Verb("tabellion.cli.rebin", "Spread very many targets over hash bins."),
         },
         "Pull": {
             "verify": Verb("tabellion.cli.verify", "Print the verified digest of an image."),

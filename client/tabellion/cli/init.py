@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="How its files are written: notary for docker's and notary's own clients.",
 )
+@click.option(
+    "--bins", type=int, default=0, metavar="N", help="Spread targets over N hash bins: 2 to 8192."
+)
+@click.option("--bins-key", "bins_keys", multiple=True, metavar="KEY", help="Sign bins with it.")
 @click.option("--root-out", metavar="FILE", help="Also write the root, for those who verify.")
 @common_options
 def command(  # noqa: PLR0917  # click passes by keyword
@@ -50,6 +54,8 @@ def command(  # noqa: PLR0917  # click passes by keyword
     targets_threshold: int,
     snapshot: Literal["server", "local"],
     dialect_name: str,
+    bins: int,
+    bins_keys: tuple[str, ...],
     root_out: str | None,
 ) -> None:
     """Found GUN: make its root and targets keys where none fit, and publish it empty.
@@ -64,6 +70,7 @@ def command(  # noqa: PLR0917  # click passes by keyword
       tabellion init registry.example/team/app --root-out root.json
       tabellion init --gun models.example/llm
       tabellion init --dialect notary registry.example/team/app
+      tabellion init --gun packages.example --bins 1024
     """  # noqa: D301  # \b is click's mark
     from tabellion.core.dialect import dialect_named  # noqa: PLC0415  # not needed for help
 
@@ -79,6 +86,8 @@ def command(  # noqa: PLR0917  # click passes by keyword
                 targets_threshold=targets_threshold,
                 snapshot=snapshot,
                 dialect=dialect_named(dialect_name),
+                bins=bins,
+                bins_keys=bins_keys,
             )
 
     made = work(found(), f"founding {wanted}")

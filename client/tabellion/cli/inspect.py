@@ -59,8 +59,10 @@ def command(subject: str | None, gun: str | None) -> None:
 
 
 async def _refresh(settings: Settings, gun: Gun) -> TrustedSet:
+    from tabellion.publish.spreading import no_bins  # noqa: PLC0415  # not needed for help
+
     async with trust_client(settings) as trust:
-        return await trust.refresh(gun)
+        return await trust.refresh(gun, bins=no_bins)
 
 
 def _show_image(verified: VerifiedImage) -> None:
@@ -80,7 +82,8 @@ def _show_image(verified: VerifiedImage) -> None:
 
 
 def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
-    from tabellion.core.notary_delegations import patterns_of  # noqa: PLC0415  # not needed for help
+    from tabellion.core.bins import bins_of  # noqa: PLC0415  # not needed for help
+    from tabellion.core.notary_delegations import patterns_of  # noqa: PLC0415  # same
     from tabellion.core.roles import delegated_roles  # noqa: PLC0415  # same
 
     roles = [_role(trusted, name) for name in ("root", "targets", "snapshot", "timestamp")]
@@ -96,6 +99,15 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
         if published is not None:
             content |= {"version": published.version, "expires": published.expires_at}
         roles.append(content)
+    bins = bins_of(targets.signed) if targets is not None else None
+    if bins is not None:
+        content = {
+            "role": bins.name_prefix,
+            "threshold": bins.threshold,
+            "keyids": list(bins.keyids),
+            "bins": bins.number_of_bins,
+        }
+        roles.append(content)
     if Options.of().json:
         output.answer_json({"gun": gun, "dialect": trusted.dialect.name, "roles": roles})
         return
@@ -109,6 +121,8 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
             output.answer(f"{'':12}version {role['version']}, {_until(role['expires'])}")
         if "paths" in role:
             output.answer(f"{'':12}paths {' '.join(role['paths'])}")
+        if "bins" in role:
+            output.answer(f"{'':12}{role['bins']} hash bins")
 
 
 def _role(trusted: TrustedSet, name: str) -> dict[str, Any]:

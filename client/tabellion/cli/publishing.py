@@ -13,6 +13,8 @@ from tabellion.cli.context import Options
 if TYPE_CHECKING:
     from tabellion.publish.outcome import Published
 
+_SHOWN = 8
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 no_publish_option = click.option(
@@ -57,9 +59,9 @@ def tell(
     elif not published.versions:
         output.say(f"{what}: nothing had to change")
     else:
-        versions = ", ".join(
-            f"{role} version {number}" for role, number in published.versions.items()
-        )
+        told = [f"{role} version {number}" for role, number in published.versions.items()]
+        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        versions = ", ".join(told[:_SHOWN]) + more
         again = f", at attempt {published.attempts}" if published.attempts > 1 else ""
         output.say(f"{what}: published ({versions}{again})")
 

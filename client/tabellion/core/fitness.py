@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from securesystemslib.signer import Key
-from tuf.api.metadata import Root, Targets
+from tuf.api.metadata import Root, SuccinctRoles, Targets
 
+from tabellion.core.bins import MAX_BITS
 from tabellion.core.notary_keys import MIN_RSA_BITS
 from tabellion.core.roles import (
     KNOWN_SCHEMES,
@@ -72,11 +73,7 @@ def verify_targets_fit(role: str, targets: Targets) -> None:
             return
         _verify_keys(role, delegations.keys)
         if delegations.succinct_roles is not None:
-            raise RefusedPublicationError(
-                f"{role} delegates to succinct bins, which tough can't read",
-                rule="succinct-roles",
-                role=role,
-            )
+            _verify_bins(role, delegations.keys, delegations.succinct_roles)
         for child in delegated_roles(targets):
             check_role_name(child.name)
             if child.paths is None:
@@ -93,6 +90,25 @@ def verify_targets_fit(role: str, targets: Targets) -> None:
         raise RefusedPublicationError(
             f"{role}: {error.message}", rule="invalid-name", role=role, hint=error.hint
         ) from error
+
+
+def _verify_bins(role: str, keys: Mapping[str, Key], bins: SuccinctRoles) -> None:
+    if role != "targets":
+        raise RefusedPublicationError(
+            f"{role} delegates to bins",
+            rule="succinct-roles",
+            role=role,
+            hint="only the targets role may, so that a search asks two roles",
+        )
+    if bins.bit_length > MAX_BITS:
+        raise RefusedPublicationError(
+            f"{role} delegates to 2^{bins.bit_length} bins",
+            rule="bin-count",
+            role=role,
+            hint=f"at most {2**MAX_BITS} fit a snapshot",
+        )
+    check_role_name(next(bins.get_roles()))
+    _verify_role(role, bins.name_prefix, keys, bins.keyids, bins.threshold)
 
 
 def _verify_keys(role: str, keys: Mapping[str, Key]) -> None:

@@ -10,7 +10,7 @@ class Limits:
     """Bounds in bytes and counts; the defaults are those of python-tuf and go-tuf.
 
     ``delegations`` bounds the roles asked for one path, ``roles`` those looked through for a
-    digest or a listing.
+    digest or a listing: the most bins there may be, and signers beside.
 
     Spec: TUF 1.0.34, 5.3.3 (root size W, Y root files), 5.4.1, 5.5.1, 5.6.7.1.
     """
@@ -21,7 +21,7 @@ class Limits:
     targets_bytes: int = 5_000_000
     root_rotations: int = 256
     delegations: int = 32
-    roles: int = 4096
+    roles: int = 10_000
 
     def max_bytes(self, role: str) -> int:
         """Give the largest size of a role's file, in bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,38 @@ class CurrentSet:
             for role, data in files.items()
         }
         return cls(parsed, dialect)
+
+
+class ServedFiles(Mapping[str, UnverifiedMetadata[Any]]):
+    """Files by role, each read when it's first looked at: a GUN may have thousands of bins.
+
+    Args:
+        names: Roles there are.
+        read: Gives the file of one; it may block.
+    """
+
+    def __init__(
+        self, names: Collection[str], read: Callable[[str], UnverifiedMetadata[Any]]
+    ) -> None:
+        self._names = frozenset(names)
+        self._read = read
+        self._held: dict[str, UnverifiedMetadata[Any]] = {}
+
+    def __getitem__(self, role: str) -> UnverifiedMetadata[Any]:
+        if role not in self._names:
+            raise KeyError(role)
+        if role not in self._held:
+            self._held[role] = self._read(role)
+        return self._held[role]
+
+    def __contains__(self, role: object) -> bool:
+        return role in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError, VerificationEr
 from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Role, Root, Signed, Targets
 
+from tabellion.core.bins import is_bin
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.notary_keys import NotaryKey
 from tabellion.errors import InvalidNameError, MalformedMetadataError, ThresholdError
@@ -197,15 +198,10 @@ def role_keys(delegator: Root | Targets, role: str) -> tuple[Mapping[str, Key], 
         delegations = delegator.delegations
         if delegations.roles is not None and role in delegations.roles:
             return delegations.keys, delegations.roles[role]
-        succinct = delegations.succinct_roles
-        if succinct is not None and _is_bin(succinct.name_prefix, succinct.suffix_len, role):
-            return delegations.keys, succinct
+        bins = delegations.succinct_roles
+        if bins is not None and is_bin(bins, role):
+            return delegations.keys, bins
     raise MalformedMetadataError(f"nothing delegates to role {role[:80]!r}")
-
-
-def _is_bin(prefix: str, suffix_length: int, role: str) -> bool:
-    # python-tuf's own check also takes "bin-0A", "bin-+a" and "bin- a".
-    return bool(re.fullmatch(f"{re.escape(prefix)}-[0-9a-f]{{{suffix_length}}}", role))
 
 
 def delegated_roles(targets: Targets) -> list[DelegatedRole]:

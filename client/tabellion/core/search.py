@@ -11,10 +11,12 @@ Spec: TUF 1.0.34, 5.6.7.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeAlias
 
-from tuf.api.metadata import TargetFile, Targets
+from tuf.api.metadata import SuccinctRoles, TargetFile, Targets
 
+from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.dialect import NOTARY
 from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.names import Digest
@@ -23,6 +25,8 @@ from tabellion.core.role_requests import RoleRequest, TargetMatch, is_published,
 from tabellion.core.roles import delegated_roles, roles_for_path
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import MetadataTooLargeError
+
+BinChoice: TypeAlias = Callable[[SuccinctRoles], Iterable[str]]
 
 
 def find_target(
@@ -67,12 +71,18 @@ def find_target(
     return None
 
 
-def walk_roles(trusted: TrustedSet) -> Generator[RoleRequest, None, list[TrustedMetadata[Targets]]]:
+def walk_roles(
+    trusted: TrustedSet, *, bins: BinChoice | None = None
+) -> Generator[RoleRequest, None, list[TrustedMetadata[Targets]]]:
     """Visit all roles that are reachable, in the snapshot, and usable.
 
     Breadth first: where two delegators use one name, the one nearer to the root is heard, and
     nobody's own delegations crowd out those beside them. A delegator whose keys don't fit the
     file has no say over who else delegates to it.
+
+    Args:
+        trusted: What is trusted of the GUN; the roles are loaded into it.
+        bins: Chooses which hash bins to visit; by default all that are published.
     """
     pending = deque([RoleRequest("targets", "root")])
     usable: dict[str, TrustedMetadata[Targets]] = {}
@@ -93,10 +103,21 @@ def walk_roles(trusted: TrustedSet) -> Generator[RoleRequest, None, list[Trusted
             continue
         usable[request.role] = role
         pending.extend(
-            RoleRequest(child.name, request.role, optional=True)
-            for child in delegated_roles(role.signed)
+            RoleRequest(name, request.role, optional=True)
+            for name in _children(trusted, role.signed, bins)
         )
     return list(usable.values())
+
+
+def _children(trusted: TrustedSet, targets: Targets, choice: BinChoice | None) -> Iterable[str]:
+    bins = bins_of(targets)
+    if bins is None:
+        return [child.name for child in delegated_roles(targets)]
+    if choice is not None:
+        return choice(bins)
+    # Not by counting: 2^32 bins are delegated in one line, but a snapshot's size is bounded.
+    meta = trusted.snapshot.signed.meta if trusted.snapshot is not None else {}
+    return [role for name in meta if is_bin(bins, role := name.removesuffix(".json"))]
 
 
 def find_all(

@@ -5,15 +5,16 @@ Spec: TUF 1.0.34, 4.5 and 5.6.7.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from tuf.api.metadata import Root, Targets
+from tuf.api.metadata import Root, SuccinctRoles, TargetFile, Targets
 
+from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.roles import delegated_roles, role_keys, roles_asked, verify_threshold
-from tabellion.errors import RefusedPublicationError, ThresholdError
+from tabellion.errors import ConflictError, RefusedPublicationError, ThresholdError
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,20 @@ class TargetsTree:
 
         Raises:
             RefusedPublicationError: A role has no delegator, a role that stays isn't signed by
-                its new keys, or a target lies outside its role's paths or behind a silent role.
+                its new keys, a target lies outside its role's paths or behind a silent role, or a
+                bin is missing or delegates further.
             ThresholdError: A new file isn't signed by its role's keys.
+            ConflictError: Bins were published to, or replaced, since they were read.
         """
+        self._verify_bins()
         self._verify_names()
         reached = self._verify_signatures()
         for role in self.new:
             if role not in reached:
+                if role in self.current and bins_of(self._signed("targets")) is not None:
+                    raise ConflictError(
+                        f"{role} was a bin, until others took its place", versions={}
+                    )
                 raise RefusedPublicationError(
                     f"nothing delegates to role {role[:80]!r}",
                     rule="unknown-role",
@@ -72,14 +80,68 @@ class TargetsTree:
         # What it answered for itself is now looked for below it.
         return not held.signed.targets.keys() <= item.signed.targets.keys()
 
+    def _verify_bins(self) -> None:
+        """Refuse bins that a search would end in without an answer, or go on from."""
+        bins = bins_of(self._signed("targets"))
+        if bins is None:
+            return
+        for role, item in self.new.items():
+            if is_bin(bins, role) and item.signed.delegations is not None:
+                raise RefusedPublicationError(
+                    f"{role} is a bin, and delegates further",
+                    rule="bin-delegates",
+                    role=role,
+                    hint="a bin only lists targets",
+                )
+        if "targets" not in self.new:
+            return
+        self._verify_moved(bins)
+        for name in bins.get_roles():
+            if name not in self.new and name not in self.current:
+                raise RefusedPublicationError(
+                    f"targets delegates to {bins.number_of_bins} bins, but {name} isn't there",
+                    rule="missing-bin",
+                    role=name,
+                    hint="publish all bins with the targets that delegate to them, empty ones too",
+                )
+
+    def _verify_moved(self, bins: SuccinctRoles) -> None:
+        """Refuse other bins that don't hold the very targets which the old ones hold now.
+
+        Nothing else tells that a bin was published to after somebody read it to fill the new ones.
+        """
+        held = self.current.get("targets")
+        old = bins_of(held.signed) if held is not None else None
+        if held is None or old is None or set(old.get_roles()) == set(bins.get_roles()):
+            return
+        before = {**self._listed(self.current, old), **held.signed.targets}
+        after = {**self._listed(self.new, bins), **self.new["targets"].signed.targets}
+        if before != after:
+            raise ConflictError(
+                "the new bins don't hold the targets that the old ones hold now",
+                versions={"targets": held.version},
+            )
+
+    @staticmethod
+    def _listed(
+        files: Mapping[str, UnverifiedMetadata[Any]], bins: SuccinctRoles
+    ) -> dict[str, TargetFile]:
+        found: dict[str, TargetFile] = {}
+        for name in bins.get_roles():
+            if name in files:
+                found |= files[name].signed.targets
+        return found
+
     def _verify_names(self) -> None:
         """Refuse a new delegation to a name that another role delegates to.
 
         Both delegators' keys would have to sign its file: whoever comes second would silence a
         role that isn't theirs.
         """
+        if bins_of(self._signed("targets")) is not None:
+            return  # nobody else delegates then
         delegators: dict[str, set[str]] = {}
-        for by in {**self.current, **self.new}:
+        for by in {*self.current, *self.new}:
             item = self._role(by)
             if item is not None and isinstance(item.signed, Targets):
                 for child in delegated_roles(item.signed):
@@ -113,8 +175,19 @@ class TargetsTree:
             if role in reached:
                 continue
             reached.add(role)
-            pending.extend((child.name, item) for child in delegated_roles(item.signed))
+            pending.extend((child, item) for child in self._children_to_verify(item))
         return reached
+
+    def _children_to_verify(self, item: UnverifiedMetadata[Targets]) -> Iterable[str]:
+        bins = bins_of(item.signed)
+        if bins is None:
+            return [child.name for child in delegated_roles(item.signed)]
+        held = self.current.get(item.role)
+        if held is not None and held.signed.delegations == item.signed.delegations:
+            # Bins that stay were verified against the very same keys when they came: to read
+            # thousands of them again for each publication is what bins are there to avoid.
+            return [role for role in self.new if is_bin(bins, role)]
+        return bins.get_roles()
 
     def _verify_delegate(
         self, item: UnverifiedMetadata[Targets], delegator: UnverifiedMetadata[Any]

@@ -56,7 +56,8 @@ class _Judgement:
     snapshot: UnverifiedMetadata[Snapshot] | None = None
 
     def versions(self) -> dict[str, int]:
-        return {role: item.version for role, item in self.current.items()}
+        told = [*TOP_LEVEL_ROLES, *self.targets]
+        return {role: self.current[role].version for role in told if role in self.current}
 
     @property
     def root(self) -> UnverifiedMetadata[Root]:
@@ -261,8 +262,8 @@ def _verify_snapshot_content(
     held: UnverifiedMetadata[Snapshot] | None,
 ) -> None:
     wanted = {
-        f"{role}.json": item
-        for role, item in {**judgement.current, **judgement.targets}.items()
+        f"{role}.json": role
+        for role in {*judgement.current, *judgement.targets}
         if role not in TOP_LEVEL_ROLES or role == "targets"
     }
     gone = set(held.signed.meta) - set(snapshot.signed.meta) if held else set()
@@ -273,8 +274,15 @@ def _verify_snapshot_content(
             rule="snapshot-content",
             role="snapshot",
         )
-    for name, item in wanted.items():
+    for name, role in wanted.items():
         meta = snapshot.signed.meta[name]
+        if (
+            role not in judgement.targets
+            and held is not None
+            and meta == held.signed.meta.get(name)
+        ):
+            continue  # what stays is named as it was: no need to read it
+        item = judgement.targets.get(role) or judgement.current[role]
         hashes = meta.hashes or {}
         fits = meta.version == item.version and meta.length in {None, len(item.data)}
         if not fits or hashes.get("sha256", item.sha256) != item.sha256 or set(hashes) - {"sha256"}:

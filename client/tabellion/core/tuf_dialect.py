@@ -24,6 +24,7 @@ from tuf.api.metadata import (
 )
 
 from tabellion.core import strict_json
+from tabellion.core.bins import bins_of
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata, payload_type
 from tabellion.core.notary_keys import NotaryKey
@@ -253,6 +254,12 @@ def _check_targets(role: str, signed: Targets) -> None:
         _check_hashes(role, path, target.hashes)
         if "custom" in target.unrecognized_fields and not isinstance(target.custom, dict):
             raise MalformedMetadataError(f"{role} gives {path[:64]!r} a custom not an object")
+    bins = bins_of(signed)
+    if bins is not None:
+        _check_entry(role, bins.name_prefix, bins)
+        bits: object = bins.bit_length  # python-tuf takes true for 1
+        if type(bits) is not int:
+            raise MalformedMetadataError(f"{role} says no number of bits for its bins")
     for delegated in delegated_roles(signed):
         _check_entry(role, delegated.name, delegated)
         patterns = [*(delegated.paths or []), *(delegated.path_hash_prefixes or [])]

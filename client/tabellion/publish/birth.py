@@ -19,13 +19,15 @@ from tuf.api.metadata import Delegations, Role, Root, Targets
 
 from tabellion import atomic_file
 from tabellion.core import strict_json
+from tabellion.core.bins import bits_of, free_prefix
 from tabellion.core.dialect import NOTARY, Dialect
 from tabellion.core.publication import UploadedFile
 from tabellion.core.release import next_snapshot
 from tabellion.errors import CacheError, KeyStoreError, TabellionError
 from tabellion.publish.signing import Expiries, KeyRing
+from tabellion.publish.spreading import make_bins
 
-_MAX_BYTES = 4_000_000
+_MAX_BYTES = 16_000_000  # thousands of empty bins among them
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,14 @@ class Plan:
     Attributes:
         keys: Top-level role to its public keys.
         thresholds: Role to threshold; 1 where absent.
+        bins: Number of hash bins, 0 for none.
+        bins_keys: Their keys, each enough alone; none for those of targets.
     """
 
     keys: Mapping[str, Sequence[Key]]
     thresholds: Mapping[str, int]
+    bins: int = 0
+    bins_keys: Sequence[Key] = ()
 
     def threshold(self, role: str) -> int:
         """Give a role's threshold."""
@@ -66,11 +72,24 @@ def first_files(
                 raise KeyStoreError(f"two keys have the id {key.keyid[:64]}", hint="make new keys")
             root.add_key(key, role)
     delegations = Delegations({}, {}) if is_notary else None
+    bins: dict[str, Targets] = {}
+    if plan.bins:
+        delegations, bins = make_bins(
+            {},
+            plan.bins_keys or plan.keys["targets"],
+            threshold=1 if plan.bins_keys else plan.threshold("targets"),
+            bits=bits_of(plan.bins),
+            prefix=free_prefix(()),
+        )
     targets = Targets(expires=now + expiries.targets, delegations=delegations)
     made = [
         UploadedFile("root", dialect.sign(root, _signers(dialect, plan, ring, "root"))),
         UploadedFile("targets", dialect.sign(targets, _signers(dialect, plan, ring, "targets"))),
     ]
+    signers = _open(dialect, ring, plan.bins_keys) or _signers(dialect, plan, ring, "targets")
+    for name, payload in bins.items():
+        payload.expires = now + expiries.bins
+        made.append(UploadedFile(name, dialect.sign(payload, signers)))
     if local_snapshot:
         named = made if dialect.lists_root else made[1:]
         snapshot = next_snapshot(
@@ -126,7 +145,11 @@ class Pending:
 
 
 def _signers(dialect: Dialect, plan: Plan, ring: KeyRing, role: str) -> list[Signer]:
-    keys = {key.keyid: key for key in plan.keys[role]}
+    return _open(dialect, ring, plan.keys[role])
+
+
+def _open(dialect: Dialect, ring: KeyRing, listed: Sequence[Key]) -> list[Signer]:
+    keys = {key.keyid: key for key in listed}
     return ring.open(dialect, keys, list(keys), at_most=len(keys))
 
 

@@ -17,6 +17,7 @@ from securesystemslib.signer import Key
 
 from tabellion import atomic_file
 from tabellion.core import strict_json
+from tabellion.core.bins import bits_of
 from tabellion.core.names import Digest
 from tabellion.core.roles import check_path_pattern, check_role_name, check_target_path
 from tabellion.errors import CacheError, InvalidNameError, TabellionError, UsageError
@@ -132,7 +133,26 @@ class RemoveSigner:
         return f"remove signer {self.name}"
 
 
-Change: TypeAlias = SignTarget | RevokeTarget | AddSigner | RemoveSigner
+@dataclass(frozen=True)
+class SpreadTargets:
+    """Spread a GUN's targets over hash bins, or over more or fewer than before.
+
+    Attributes:
+        count: A power of two.
+        keys: Keys of the bins, each enough alone; none for those of the targets role.
+    """
+
+    count: int
+    keys: tuple[Key, ...] = ()
+
+    def __post_init__(self) -> None:
+        bits_of(self.count)
+
+    def __str__(self) -> str:
+        return f"spread all targets over {self.count} bins"
+
+
+Change: TypeAlias = SignTarget | RevokeTarget | AddSigner | RemoveSigner | SpreadTargets
 
 
 class Staged:
@@ -251,6 +271,9 @@ def _to_json(change: Change) -> dict[str, Any]:
             }
         case RemoveSigner():
             return {"kind": "remove-signer", "name": change.name}
+        case SpreadTargets():
+            keys = [{"keyid": key.keyid, **key.to_dict()} for key in change.keys]
+            return {"kind": "spread", "count": change.count, "keys": keys}
 
 
 def _from_json(item: dict[str, Any]) -> Change:
@@ -277,6 +300,9 @@ def _from_json(item: dict[str, Any]) -> Change:
             )
         case "remove-signer":
             return RemoveSigner(item["name"])
+        case "spread":
+            keys = tuple(load_public_key(json.dumps(key).encode()) for key in item["keys"])
+            return SpreadTargets(int(item["count"]), keys)
     raise ValueError(f"unknown kind {str(item['kind'])[:40]!r}")
 
 

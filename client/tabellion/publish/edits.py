@@ -8,14 +8,29 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from securesystemslib.signer import Key
-from tuf.api.metadata import DelegatedRole, Delegations, Role, TargetFile, Targets
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Role,
+    SuccinctRoles,
+    TargetFile,
+    Targets,
+)
 
+from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_search import released_by
 from tabellion.core.roles import delegated_roles, role_keys, roles_asked
 from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
-from tabellion.publish import notary_edits
-from tabellion.publish.changes import AddSigner, Change, RemoveSigner, RevokeTarget, SignTarget
+from tabellion.publish import notary_edits, spreading
+from tabellion.publish.changes import (
+    AddSigner,
+    Change,
+    RemoveSigner,
+    RevokeTarget,
+    SignTarget,
+    SpreadTargets,
+)
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.state import Current
 
@@ -47,12 +62,20 @@ class Draft:
         if role in self.payloads:
             return self.payloads[role]
         published = self.current.roles.get(role)
+        if published is None and is_bin(self.current.bins, role):
+            # Taken for empty, all that it lists would be lost.
+            raise RuntimeError(f"bin {role} wasn't read before it was asked for")
         return published.signed if published is not None else self._empty()
 
     @property
     def is_notary(self) -> bool:
         """Tell whether docker's rules decide who signs what."""
         return self.current.trusted.dialect is NOTARY
+
+    @property
+    def bins(self) -> SuccinctRoles | None:
+        """Give the hash bins as they shall be, None without."""
+        return bins_of(self.of("targets"))
 
     def _empty(self) -> Targets:
         # Notary's readers want the member, empty or not.
@@ -100,6 +123,8 @@ class Draft:
         for payload, child in self.delegations():
             if child.name == role:
                 return role_keys(payload, role)
+        if is_bin(self.bins, role):
+            return role_keys(self.of("targets"), role)
         names = ", ".join(["targets", *(child.name for _, child in self.delegations())])
         raise UsageError(
             f"{self.current.gun} has no role {role[:80]!r}", hint=f"its roles: {names[:300]}"
@@ -148,6 +173,11 @@ def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
         KeyStoreError: No key here may do it.
     """
     for change in changes:
+        if isinstance(change, AddSigner | RemoveSigner) and draft.bins is not None:
+            raise UsageError(
+                f"{draft.current.gun} has hash bins, which take the place of other delegations",
+                hint="give a signer a GUN of its own",
+            )
         if draft.is_notary:
             notary_edits.apply(draft, change, again=again)
             continue
@@ -160,6 +190,8 @@ def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
                 _add_signer(draft, change)
             case RemoveSigner():
                 _remove_signer(draft, change, again=again)
+            case SpreadTargets():
+                spreading.spread(draft, change)
 
 
 def _sign(draft: Draft, change: SignTarget) -> None:
@@ -174,6 +206,8 @@ def _sign(draft: Draft, change: SignTarget) -> None:
 
 def _role_for(draft: Draft, path: str) -> str:
     covering = list(draft.asked(path))
+    if draft.bins is not None:
+        covering.remove("targets")  # it's there to delegate, and stays small
     for role in covering:
         if draft.may_sign(role):
             return role
@@ -203,6 +237,8 @@ def _revoke(draft: Draft, change: RevokeTarget, *, again: bool) -> None:
         listing = [change.role] if change.target in draft.of(change.role).targets else []
     else:
         names = dict.fromkeys(["targets", *(child.name for _, child in draft.delegations())])
+        if draft.bins is not None:
+            names[draft.bins.get_role_for_target(change.target)] = None
         listing = [role for role in names if change.target in draft.of(role).targets]
         mine = [role for role in listing if draft.may_sign(role)]
         if listing and not mine:

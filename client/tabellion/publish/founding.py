@@ -12,6 +12,7 @@ from typing import Final, cast
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
+from tabellion.core.bins import bits_of
 from tabellion.core.dialect import NOTARY, Dialect
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun
@@ -72,6 +73,7 @@ class Founder:
         thresholds: Mapping[str, int],
         *,
         local_snapshot: bool,
+        bins: int = 0,
     ) -> Initialized:
         """Found it, or go on where an earlier try was cut off; refused, it leaves nothing.
 
@@ -79,10 +81,13 @@ class Founder:
             named: Role to ids or names of keys; none where they are found or made.
             thresholds: Role to threshold.
             local_snapshot: The publisher signs snapshots.
+            bins: Number of hash bins, 0 for none; ``bins`` in ``named`` are their keys.
 
         Raises:
-            UsageError: It exists already, a threshold can't be met, or a key is missing.
+            UsageError: It exists already, a threshold can't be met, a key is missing, or there
+                can't be so many bins.
         """
+        self._check_bins(bins, named.get("bins", ()))
         files = await asyncio.to_thread(self._pending.read)
         if not files:
             if await self._api.exists(self._gun):
@@ -90,13 +95,23 @@ class Founder:
             online = {"timestamp": [await self._online_key("timestamp")]}
             if not local_snapshot:
                 online["snapshot"] = [await self._online_key("snapshot")]
-            files = await asyncio.to_thread(self._prepare, named, thresholds, online)
+            files = await asyncio.to_thread(self._prepare, named, thresholds, online, bins)
             self._is_fresh = True
         await self._send(files)
         async with self._cache.locked():
             await asyncio.to_thread(_pin, self._cache, files[0].data)
         await asyncio.to_thread(self._pending.drop)
         return await asyncio.to_thread(self._told, files[0].data)
+
+    def _check_bins(self, bins: int, keys: Sequence[str]) -> None:
+        if bins:
+            bits_of(bins)
+        if bins and self._dialect is NOTARY:
+            raise UsageError(
+                "Notary's format has no hash bins", hint="leave --bins or --dialect notary out"
+            )
+        if keys and not bins:
+            raise UsageError("keys are given for bins, but no bins", hint="give --bins N, too")
 
     async def _online_key(self, role: str) -> Key:
         return await self._api.online_key(self._gun, role, self._dialect)
@@ -143,6 +158,7 @@ class Founder:
         named: Mapping[str, Sequence[str]],
         thresholds: Mapping[str, int],
         online: Mapping[str, Sequence[Key]],
+        bins: int,
     ) -> list[UploadedFile]:
         """Make keys and files, and keep the files until the server has them."""
         roles = ["root", "targets", *({"snapshot"} - online.keys())]
@@ -160,9 +176,13 @@ class Founder:
                 role: [self._listed(role, info) for info in found[role] or self._make(role)]
                 for role in roles
             }
+            bins_keys = [
+                self._dialect.adopt_key(self._ring.keystore.find(text).key)
+                for text in named.get("bins", ())
+            ]
             files = first_files(
                 self._dialect,
-                Plan({**keys, **online}, thresholds),
+                Plan({**keys, **online}, thresholds, bins, bins_keys),
                 self._ring,
                 expiries=self._expiries,
                 now=self._clock(),

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from tuf.api.metadata import Targets
 
+from tabellion.core.bins import bins_of
 from tabellion.core.dialect import NOTARY, Dialect, dialect_of
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
@@ -117,7 +118,7 @@ class LostFiles:
         """Walk the delegations as the newest files make them; give what the server lacks."""
         found: list[UploadedFile] = []
         pending, seen = ["targets"], {"targets"}
-        while pending and len(seen) <= self._limits.delegations:
+        while pending and len(seen) <= self._limits.roles:
             role = pending.pop(0)
             served = await self._served(dialect, role)
             newest = await asyncio.to_thread(self._newest, dialect, role)
@@ -126,7 +127,7 @@ class LostFiles:
             else:
                 newest = served
             if newest is not None:
-                names = [child.name for child in delegated_roles(cast("Targets", newest.signed))]
+                names = await asyncio.to_thread(self._children, cast("Targets", newest.signed))
                 pending += [name for name in names if name not in seen]
                 seen.update(names)
         snapshot = await asyncio.to_thread(self._published.load, "snapshot")
@@ -136,6 +137,13 @@ class LostFiles:
             newer = self._parse(dialect, "snapshot", snapshot).version > served.version
             found += [UploadedFile("snapshot", snapshot)] if newer else []
         return found
+
+    def _children(self, targets: Targets) -> list[str]:
+        bins = bins_of(targets)
+        if bins is None:
+            return [child.name for child in delegated_roles(targets)]
+        kept = (self._read, self._published)
+        return [name for name in bins.get_roles() if any(files.load(name) for files in kept)]
 
     def _newest(self, dialect: Dialect, role: str) -> UnverifiedMetadata[Any] | None:
         files = (self._read.load(role), self._published.load(role))

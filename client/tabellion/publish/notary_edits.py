@@ -26,7 +26,14 @@ from tabellion.errors import (
     NotSignedError,
     UsageError,
 )
-from tabellion.publish.changes import AddSigner, Change, RemoveSigner, RevokeTarget, SignTarget
+from tabellion.publish.changes import (
+    AddSigner,
+    Change,
+    RemoveSigner,
+    RevokeTarget,
+    SignTarget,
+    SpreadTargets,
+)
 
 if TYPE_CHECKING:
     from tabellion.publish.edits import Draft
@@ -46,6 +53,11 @@ def apply(draft: Draft, change: Change, *, again: bool) -> None:
             _add_signer(draft, change)
         case RemoveSigner():
             _remove_signer(draft, change, again=again)
+        case SpreadTargets():
+            raise UsageError(
+                f"{draft.current.gun} is a Notary GUN, whose format has no hash bins",
+                hint="found a GUN in the tuf dialect for so many targets",
+            )
 
 
 def _sign(draft: Draft, change: SignTarget) -> None:

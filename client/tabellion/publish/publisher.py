@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial as partial_of
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -38,6 +39,7 @@ from tabellion.publish.changes import (
     RemoveSigner,
     RevokeTarget,
     SignTarget,
+    SpreadTargets,
     Staged,
 )
 from tabellion.publish.cosigning import add_signatures, changes_in_words
@@ -60,6 +62,7 @@ from tabellion.publish.signing import (
     judge,
     no_key,
 )
+from tabellion.publish.spreading import bins_changed, bins_uploaded
 from tabellion.publish.state import Current, StateReader, Trust
 from tabellion.publish.stolen import Doubt, survey, take_over
 from tabellion.publish.survey import role_states, signer_infos
@@ -126,6 +129,8 @@ class Publisher:
         targets_threshold: int = 1,
         snapshot: Literal["server", "local"] = "server",
         dialect: Dialect = TUF,
+        bins: int = 0,
+        bins_keys: Sequence[str] = (),
     ) -> Initialized:
         """Make a GUN: root, empty targets; publish it and pin its root in the cache.
 
@@ -138,9 +143,12 @@ class Publisher:
             targets_threshold: Targets keys needed.
             snapshot: Who signs snapshots.
             dialect: TUF, or NOTARY for docker's and notary's clients.
+            bins: Spread targets over so many hash bins, a power of two; 0 for none.
+            bins_keys: Keys of the bins, each enough alone; by default those of targets.
 
         Raises:
-            UsageError: It exists already, a threshold can't be met, or a key is missing.
+            UsageError: It exists already, a threshold can't be met, a key is missing, or there
+                can't be so many bins.
         """
         name = parse_gun(gun)
         founder = Founder(
@@ -154,10 +162,26 @@ class Publisher:
         )
         async with self._locks[name]:
             return await founder.found(
-                {"root": root_keys, "targets": targets_keys},
+                {"root": root_keys, "targets": targets_keys, "bins": bins_keys},
                 {"root": root_threshold, "targets": targets_threshold},
                 local_snapshot=snapshot == "local",
+                bins=bins,
             )
+
+    async def rebin(self, gun: str, bins: int, *, keys: Sequence[Key] = ()) -> Published:
+        """Spread all targets of a GUN over so many hash bins, in one publication.
+
+        With as many bins and the same keys as before, those that expire soon are signed anew.
+
+        Args:
+            gun: The GUN.
+            bins: A power of two.
+            keys: Keys of the bins, each enough alone; by default those of the targets role.
+
+        Raises:
+            UsageError: The GUN has signers, or is a Notary GUN, or there can't be so many bins.
+        """
+        return await self._take(gun, SpreadTargets(bins, tuple(keys)), publish=True)
 
     async def sign(
         self,
@@ -396,7 +420,9 @@ class Publisher:
         held = await asyncio.to_thread(partial.read, file)
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.with_left(await self._reader.read(held.gun))
+            current = await self._reader.with_left(
+                await self._reader.read(held.gun, bins=partial_of(bins_uploaded, held.files))
+            )
             now = self._clock()
             if show is not None and not is_retry:
                 show(await asyncio.to_thread(changes_in_words, current, held.files))
@@ -450,12 +476,14 @@ class Publisher:
     async def _stage(self, gun: Gun, change: Change) -> Published:
         """Keep a change that fits what is current with what is staged; away, keep any."""
         try:
-            current = await self._reader.read(gun)
+            staged = await asyncio.to_thread(self._staged.read, gun)
+            chosen = partial_of(bins_changed, [*staged, change])
+            current = await self._reader.read(gun, bins=chosen)
         except UnreachableError:
             outcome = Published(gun, {}, is_staged=True, is_checked=False)
         else:
             draft = Draft(current, await asyncio.to_thread(self._ring.held))
-            apply(draft, await asyncio.to_thread(self._staged.read, gun), again=True)
+            apply(draft, staged, again=True)
             draft.signed_as.clear()
             draft.withdrawn.clear()
             apply(draft, [change], again=False)
@@ -503,7 +531,8 @@ class Publisher:
     async def _build(
         self, gun: Gun, changes: Sequence[Change], *, again: bool
     ) -> tuple[Draft, Built]:
-        current = await self._reader.with_left(await self._reader.read(gun))
+        current = await self._reader.read(gun, bins=partial_of(bins_changed, changes))
+        current = await self._reader.with_left(current)
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
         now = self._clock()

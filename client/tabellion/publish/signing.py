@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Role, Root, Targets
 
+from tabellion.core.bins import is_bin
 from tabellion.core.dialect import Dialect
 from tabellion.core.publication import OnlineKeys, UploadedFile
 from tabellion.core.release import next_snapshot
@@ -36,6 +37,7 @@ class Expiries:
     root: timedelta = timedelta(days=1825)
     targets: timedelta = timedelta(days=365)
     snapshot: timedelta = timedelta(days=90)
+    bins: timedelta = timedelta(days=1825)  # a bin that nothing is signed in isn't signed anew
 
 
 NOTARY_EXPIRIES: Final = Expiries(
@@ -128,11 +130,14 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
     files: list[UploadedFile] = []
     versions: dict[str, int] = {}
     missing: dict[str, int] = {}
+    opened: dict[int, list[Signer]] = {}
     for role, payload in (payloads | inherited).items():
         payload.version = current.version_of(role) + 1
-        payload.expires = now + expiries.targets
+        payload.expires = now + _life(draft, role, expiries)
         keys, entry = draft.keys_of(role)
-        signers = ring.open(dialect, keys, entry.keyids, at_most=entry.threshold)
+        if id(entry) not in opened:  # bins have one entry together, and there are thousands
+            opened[id(entry)] = ring.open(dialect, keys, entry.keyids, at_most=entry.threshold)
+        signers = opened[id(entry)]
         if not signers and role not in inherited:
             raise no_key(current.gun, role, entry)
         data = dialect.sign(payload, signers)
@@ -230,9 +235,14 @@ def _to_renew(
     found: dict[str, Targets] = {}
     for role in sorted(draft.touched.difference(changed)):
         published = draft.current.roles.get(role)
-        if published is None or published.expires_at - now < expiries.targets * _RENEW_BELOW:
+        life = _life(draft, role, expiries)
+        if published is None or published.expires_at - now < life * _RENEW_BELOW:
             found[role] = draft.edit(role)
     return found
+
+
+def _life(draft: Draft, role: str, expiries: Expiries) -> timedelta:
+    return expiries.bins if is_bin(draft.bins, role) else expiries.targets
 
 
 def _first_files(draft: Draft, written: Collection[str]) -> dict[str, bytes]:

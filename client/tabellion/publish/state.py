@@ -9,17 +9,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from tuf.api.metadata import MetaFile, Root, Targets
+from tuf.api.metadata import MetaFile, Root, SuccinctRoles, Targets
 
+from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.dialect import NOTARY
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata
-from tabellion.core.publication import CurrentSet
+from tabellion.core.publication import CurrentSet, ServedFiles
 from tabellion.core.role_requests import RoleRequest
 from tabellion.core.roles import delegated_roles
-from tabellion.core.search import walk_roles
+from tabellion.core.search import BinChoice, walk_roles
 from tabellion.core.trusted_set import TrustedSet, verify_hashes
 from tabellion.errors import ExpiredMetadataError, NotFoundError, UnknownGunError
 from tabellion.publish.server_api import ServerApi
+from tabellion.publish.spreading import no_bins
 from tabellion.verify.cache import MetadataCache
 
 _ONLINE = frozenset({"root", "timestamp", "snapshot"})
@@ -29,7 +31,9 @@ _EXPIRIES_OF_A_ROOT = 2  # its own, and its certificate's
 class Trust(Protocol):
     """The part of ``TrustClient`` that a publisher needs."""
 
-    async def refresh(self, gun: str, *, as_of: datetime | None = None) -> TrustedSet:
+    async def refresh(
+        self, gun: str, *, as_of: datetime | None = None, bins: BinChoice | None = None
+    ) -> TrustedSet:
         """Give the verified current state, or what it would be at another moment."""
 
 
@@ -40,7 +44,8 @@ class Current:
     Attributes:
         gun: The GUN.
         trusted: The trusted set.
-        roles: Published targets roles in the order they are asked.
+        roles: Published targets roles in the order they are asked; of hash bins those that were
+            to be read.
         delegators: Role to the role that delegates to it; unpublished ones too.
         left: Files of removed roles: the snapshot lists them for ever (TUF 5.5.5), and what is
             published next has to follow them.
@@ -66,8 +71,19 @@ class Current:
         named = meta.get(f"{role}.json")
         return named.version if named is not None else 0
 
+    @property
+    def bins(self) -> SuccinctRoles | None:
+        """Give the hash bins it has, None without."""
+        targets = self.roles.get("targets")
+        return bins_of(targets.signed) if targets is not None else None
+
+    def published(self) -> frozenset[str]:
+        """Give the roles that the snapshot lists."""
+        meta = self.trusted.snapshot.signed.meta if self.trusted.snapshot is not None else {}
+        return frozenset(name.removesuffix(".json") for name in meta)
+
     def as_served(self) -> CurrentSet:
-        """Give the files, to judge a publication against."""
+        """Give the files, to judge a publication against; bins that weren't read by name only."""
         found = {role: item.data for role, item in self.left.items()}
         found |= {role: item.data for role, item in self.roles.items()}
         found["root"] = self.trusted.root.data
@@ -75,7 +91,15 @@ class Current:
             found["snapshot"] = self.trusted.snapshot.data
         if self.trusted.timestamp is not None:
             found["timestamp"] = self.trusted.timestamp.data
-        return CurrentSet.parse(found, self.trusted.dialect, limits=self.trusted.limits)
+        dialect, limits = self.trusted.dialect, self.trusted.limits
+
+        def read(role: str) -> UnverifiedMetadata[Any]:
+            if role not in found:
+                raise RuntimeError(f"{role} wasn't read before the publication was judged")
+            return dialect.parse(role, found[role], max_bytes=limits.max_bytes(role))
+
+        unread = self.published() if self.bins is not None else ()
+        return CurrentSet(ServedFiles({*found, *unread}, read), dialect)
 
     def versions(self, roles: Sequence[str]) -> dict[str, int]:
         """Give the current versions of some roles."""
@@ -91,19 +115,22 @@ class StateReader:
         self._home = home
         self._seen: dict[tuple[str, str], tuple[str, bytes]] = {}
 
-    async def read(self, gun: str, *, renews_root: bool = False) -> Current:
+    async def read(
+        self, gun: str, *, renews_root: bool = False, bins: BinChoice = no_bins
+    ) -> Current:
         """Verify and read the current state.
 
         Args:
             gun: The GUN.
             renews_root: The caller is here to follow an expired root by a new one.
+            bins: Chooses the hash bins to read.
 
         Raises:
             VerificationError: It must not be built upon.
             TransportError: No usable answer.
         """
         try:
-            trusted = await self._refresh(gun, renews_root=renews_root)
+            trusted = await self._refresh(gun, renews_root=renews_root, bins=bins)
         except ExpiredMetadataError as error:
             if error.role in _ONLINE:
                 raise
@@ -115,7 +142,7 @@ class StateReader:
             ) from error
         # A verifier may leave roles out; who publishes builds on each as its delegator knows it.
         trusted.unusable.clear()
-        walk = walk_roles(trusted)
+        walk = walk_roles(trusted, bins=bins)
         while True:
             try:
                 request = next(walk)
@@ -123,16 +150,16 @@ class StateReader:
                 return _current(gun, trusted, stop.value)
             await self._load(gun, trusted, request)
 
-    async def _refresh(self, gun: str, *, renews_root: bool) -> TrustedSet:
+    async def _refresh(self, gun: str, *, renews_root: bool, bins: BinChoice) -> TrustedSet:
         as_of: datetime | None = None
         for _ in range(_EXPIRIES_OF_A_ROOT):
             try:
-                return await self._trust.refresh(gun, as_of=as_of)
+                return await self._trust.refresh(gun, as_of=as_of, bins=bins)
             except ExpiredMetadataError as error:
                 if error.role != "root" or not renews_root:
                     raise
                 as_of = error.expired_at - timedelta(seconds=1)
-        return await self._trust.refresh(gun, as_of=as_of)
+        return await self._trust.refresh(gun, as_of=as_of, bins=bins)
 
     async def with_left(self, current: Current) -> Current:
         """Add the files of removed roles, as the snapshot names them.
@@ -141,6 +168,8 @@ class StateReader:
             VerificationError: One isn't as the snapshot names it.
             TransportError: No usable answer.
         """
+        if current.bins is not None:
+            return current  # earlier bins: their names are never taken again
         trusted, snapshot = current.trusted, current.trusted.snapshot
         names = [name.removesuffix(".json") for name in snapshot.signed.meta] if snapshot else []
         left: dict[str, UnverifiedMetadata[Targets]] = {}
@@ -204,4 +233,7 @@ def _current(gun: str, trusted: TrustedSet, found: Sequence[TrustedMetadata[Targ
     for item in found:
         for child in delegated_roles(item.signed):
             delegators.setdefault(child.name, item.role)
+        bins = bins_of(item.signed)
+        for name in (each.role for each in found if is_bin(bins, each.role)):
+            delegators.setdefault(name, item.role)
     return Current(gun, trusted, {item.role: item for item in found}, delegators)

@@ -23,6 +23,7 @@ from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
 from tabellion.core.pinning import TrustPinning
 from tabellion.core.role_requests import RoleRequest, TargetMatch
 from tabellion.core.search import (
+    BinChoice,
     find_all,
     find_digest,
     find_target,
@@ -252,18 +253,21 @@ class TrustClient:
             matches = await view.search(find_all(view.trusted, released=released))
             return Listing(tuple(matches), tuple(view.trusted.unusable.values()))
 
-    async def refresh(self, gun: str, *, as_of: datetime | None = None) -> TrustedSet:
+    async def refresh(
+        self, gun: str, *, as_of: datetime | None = None, bins: BinChoice | None = None
+    ) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted.
 
         With ``as_of``, expiry is judged at that moment instead of now: for an owner who comes to
         follow an expired root by a new one, never to decide whether something may be used.
+        ``bins`` chooses the hash bins to read, by default all.
 
         A delegated role whose file is missing or must not be trusted is left out; the set's
         ``unusable`` tells why.
         """
         name = parse_gun(gun)
         async with self._updated(name, as_of) as view:
-            await view.search(walk_roles(view.trusted))
+            await view.search(walk_roles(view.trusted, bins=bins))
             # Whoever gets the set may change it; the next verification reads anew.
             self._views.pop(name, None)
             return view.trusted

@@ -254,7 +254,7 @@ class _Gun:
             if "targets" not in after:
                 continue
             at = self.stored_at["timestamp", version]
-            if events := tag_events(before, after, at=at):
+            if events := tag_events(before, after, new=after.keys(), at=at):
                 history.append((version, events))
             before = after
         return history

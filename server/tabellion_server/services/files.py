@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from tabellion.core.dialect import Dialect, dialect_named
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.publication import CurrentSet
+from tabellion.core.publication import CurrentSet, ServedFiles
+from tabellion.core.roles import TOP_LEVEL_ROLES
 from tabellion_server.services.cache import SizedCache
 from tabellion_server.storage.interface import Head, Store, StoreCorruptionError, StoredFile
 
 _CACHE_BYTES: Final = 64 * 1024 * 1024
 _PARSED_BYTES: Final = 8 * 1024 * 1024  # of the files; parsed, they take some seven times as much
+_FEW_ROLES: Final = 64
 
 Parsed = UnverifiedMetadata[Any]
 
@@ -88,9 +90,8 @@ class MetadataFiles:
         dialect = dialect_named(head.dialect)
         held: dict[str, Parsed] = {}
         missing: dict[str, bytes] = {}
-        for role, ref in head.files.items():
-            if roles is not None and role not in roles:
-                continue
+        for role in head.files if roles is None else head.files.keys() & set(roles):
+            ref = head.files[role]
             found = self._parsed.get((dialect.name, role, ref.sha256))
             if found is not None:
                 held[role] = found
@@ -102,6 +103,28 @@ class MetadataFiles:
                 self.keep_parsed(dialect, file, head.files[role].sha256)
             held.update(parsed.files)
         return CurrentSet(held, dialect)
+
+    async def served(self, head: Head, wanted: Collection[str]) -> CurrentSet:
+        """Give all that a head names; where that's much, only ``wanted`` is read ahead.
+
+        The rest is read when looked at, for which the reader has to be in a thread of its own.
+
+        Raises:
+            StorageError: The store failed or lost one.
+            VerificationError: A stored file can't be read.
+        """
+        if len(head.files) <= _FEW_ROLES:
+            return await self.current_set(head)
+        ahead = await self.current_set(head, {*wanted, *TOP_LEVEL_ROLES})
+        loop = asyncio.get_running_loop()
+
+        def read(role: str) -> Parsed:
+            if role in ahead.files:
+                return ahead.files[role]
+            asked = asyncio.run_coroutine_threadsafe(self.current_set(head, {role}), loop)
+            return asked.result().files[role]
+
+        return CurrentSet(ServedFiles(head.files.keys(), read), ahead.dialect)
 
     def keep_parsed(self, dialect: Dialect, item: Parsed, sha256: str) -> None:
         """Hold a file that was parsed, and hashed, elsewhere and will be current."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 
 from securesystemslib.signer import Key
 
@@ -172,7 +173,8 @@ class Publisher:
         self, gun: str, head: Head | None, upload: Sequence[UploadedFile]
     ) -> _Prepared:
         now = self._clock()
-        current = await self._files.current_set(head) if head else None
+        wanted = {item.role for item in upload}
+        current = await self._files.served(head, wanted) if head else None
         online = await self._signer.public_keys(gun, current.dialect if current else None)
         restored = await self._store.restoration(gun)
 
@@ -234,8 +236,10 @@ class Publisher:
             skip=skip,
         )
         added.append(timestamp)
-        after = {**held, **publication.targets}
-        events = await asyncio.to_thread(tag_events, held, after, at=now)
+        after = ChainMap(dict(publication.targets), cast("dict[str, Parsed]", held))
+        events = await asyncio.to_thread(
+            tag_events, held, after, new=publication.targets.keys(), at=now
+        )
         return _Prepared(added, events, publication)
 
 

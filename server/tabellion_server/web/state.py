@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
 
+from tabellion.core.bins import bins_of
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys
 from tabellion.errors import UnknownGunError, UsageError
+from tabellion_server.services.files import MetadataFiles
 from tabellion_server.storage.interface import Head, TagEvent
 from tabellion_server.web.addresses import parse_gun_path
 from tabellion_server.web.context import CONTEXT
@@ -44,7 +46,7 @@ async def show_gun(request: web.Request) -> web.Response:
     head = await context.renewer.fresh_head(gun)
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
-    current = await context.files.current_set(head)
+    current = await context.files.current_set(head, await _described(context.files, head))
     roles = await asyncio.to_thread(_roles, head, current.files)
     return web.json_response({**_summary(head), "roles": roles}, headers=_NO_STORE)
 
@@ -69,6 +71,13 @@ async def show_history(request: web.Request) -> web.Response:
         },
         headers=_NO_STORE,
     )
+
+
+async def _described(files: MetadataFiles, head: Head) -> Collection[str]:
+    """Give the roles to be described one by one: all but bins."""
+    targets = (await files.current_set(head, {"targets"})).files.get("targets")
+    bins = bins_of(targets.signed) if targets is not None else None
+    return head.files.keys() if bins is None else TOP_LEVEL_ROLES
 
 
 def _text(request: web.Request, name: str) -> str | None:
@@ -125,6 +134,9 @@ def _roles(head: Head, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> dict[st
             }
             if file.signed.type == "targets":
                 item["targets"] = len(file.signed.targets)
+                bins = bins_of(file.signed)
+                if bins is not None:
+                    item["bins"] = {"prefix": bins.name_prefix, "count": bins.number_of_bins}
                 pending += [(role, child.name) for child in delegated_roles(file.signed)]
         item["keys"] = {
             keyid: {"keytype": keys[keyid].keytype, "scheme": keys[keyid].scheme}

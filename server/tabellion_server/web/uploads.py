@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import BodyPartReader, ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from tabellion.core.bins import MAX_BITS
 from tabellion.core.limits import Limits
 from tabellion.core.notary_delegations import is_delegation_name
 from tabellion.core.publication import UploadedFile
@@ -21,7 +22,7 @@ from tabellion.errors import (
 )
 from tabellion_server.web.request_errors import RequestError
 
-_MAX_PARTS: Final = 300
+_MAX_PARTS: Final = 2**MAX_BITS + 300  # all bins of a GUN at once
 _NUMBERED_ROOT: Final = re.compile(r"[1-9][0-9]{0,17}\.root")
 _CHUNK_BYTES: Final = 64 * 1024
 _BODY_SECONDS: Final = 120.0

@@ -356,7 +356,7 @@ def test_a14_no_delegated_role_takes_the_name_of_a_top_level_one(forge: Forge, n
         parse("targets", changed(forge, "targets", change))
 
 
-def test_a17_succinct_bins_are_named_in_lower_case_hex_and_not_published(forge: Forge) -> None:
+def test_a17_hash_bins_are_named_in_lower_case_hex_within_their_number(forge: Forge) -> None:
     forge.targets.delegations = Delegations({}, None, SuccinctRoles([], 1, 8, "bin"))
     keys, entry = role_keys(forge.targets, "bin-0a")
     assert (keys, entry.threshold) == ({}, 1)
@@ -364,9 +364,10 @@ def test_a17_succinct_bins_are_named_in_lower_case_hex_and_not_published(forge: 
         with pytest.raises(MalformedMetadataError, match="delegates"):
             role_keys(forge.targets, name)
     assert roles_for_path(forge.targets, "1.2") == [("bin-77", True)]
-    with pytest.raises(RefusedPublicationError) as caught:
-        verify_targets_fit("targets", forge.targets)
-    assert caught.value.rule == "succinct-roles"
+    forge.targets.delegations = Delegations({}, None, SuccinctRoles([], 1, 5, "bin"))
+    assert role_keys(forge.targets, "bin-1f")
+    with pytest.raises(MalformedMetadataError, match="delegates"):
+        role_keys(forge.targets, "bin-20")
 
 
 def test_a_role_without_delegations_covers_nothing(forge: Forge) -> None:
