@@ -107,6 +107,8 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _tell(settings: Settings, gun: Gun, made: Initialized) -> None:
+    for name, why in made.lacking.items():
+        output.warn(f"{gun} lacks {name}, which is declared for it: {why}")
     fingerprints = [info.fingerprint for info in made.root_keys]
     if Options.of().json:
         output.answer_json(
@@ -118,6 +120,8 @@ def _tell(settings: Settings, gun: Gun, made: Initialized) -> None:
                 ],
                 "targets_keys": [{"keyid": info.keyid} for info in made.targets_keys],
                 "made": [info.keyid for info in made.made],
+                "declared": list(made.declared),
+                "lacking": dict(made.lacking),
             }
         )
         return
@@ -126,4 +130,6 @@ def _tell(settings: Settings, gun: Gun, made: Initialized) -> None:
     output.say(f"{gun} is founded; those who verify start from this root key:")
     for fingerprint in fingerprints:
         output.answer(fingerprint)
+    if made.declared:
+        output.say(f"as declared for its namespace, these may sign: {', '.join(made.declared)}")
     output.hint("back up the root key, and keep it off the machine that signs releases")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,14 @@ import click
 from tabellion.cli import output
 from tabellion.cli.clients import passphrases, publisher, work
 from tabellion.cli.context import Options, Settings, common_options, settle, trust_options
+from tabellion.cli.namespace import (
+    add_everywhere,
+    begun,
+    check_options,
+    declared,
+    namespace_options,
+    remove_everywhere,
+)
 from tabellion.cli.publishing import no_publish_option, tell
 from tabellion.cli.subject import gun_of
 from tabellion.core.names import Gun
@@ -21,6 +29,8 @@ from tabellion.errors import KeyStoreError, UsageError
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
 
+    from tabellion.publish.changes import AddSigner
+    from tabellion.publish.declared import GunPrefix
     from tabellion.publish.enrolment import SignerRequest
     from tabellion.publish.outcome import Published, SignerInfo
 
@@ -90,6 +100,7 @@ def request(words: tuple[str, ...], gun: str | None, key: str | None, cosign: Pa
 @click.option("--path", "paths", multiple=True, metavar="PATTERN", help="Tags it may sign (all).")
 @click.option("--threshold", type=click.IntRange(1), default=1, help="Keys needed.")
 @click.option("--terminating", is_flag=True, help="Ask no later role for its paths.")
+@namespace_options
 @no_publish_option
 @trust_options
 @common_options
@@ -100,23 +111,41 @@ def add(  # noqa: PLR0917  # click passes by keyword
     threshold: int,
     terminating: bool,  # noqa: FBT001  # click passes by keyword
     staged: bool,  # noqa: FBT001  # click passes by keyword
+    prefix: str | None,
+    resume: bool,  # noqa: FBT001  # click passes by keyword
+    dry_run: bool,  # noqa: FBT001  # click passes by keyword
 ) -> None:
     """Delegate to NAME, whose keys are in FILEs.
 
     A FILE is what `tabellion signer request` printed, or a public key (PEM, or a key of TUF
     metadata). With keys alone, tags that no earlier role signed aren't found until NAME has
     published. A signer of that name gets these keys and paths instead of its old ones.
+    With --gun-prefix all GUNs under it get the signer, a few at a time, and GUNs founded from this
+    home later, too; what failed is taken up with --resume.
 
     \b
     Examples:
       tabellion signer add registry.example/team/app alice alice.json
+      tabellion signer add --gun-prefix 'registry.example/team/**' alice alice.json
       tabellion signer add registry.example/team/app qa a.pub b.pub c.pub --threshold 2
       tabellion signer add registry.example/team/app nightly ci.pub --path 'nightly-*'
     """  # noqa: D301  # \b is click's mark
     settings = settle()
+    check_options(prefix=prefix, gun=gun, single=resume or dry_run)
+    if prefix is not None:
+        _refuse_staging(staged)
+        _, (name, *files) = _split(words, prefix, least=1 if resume else 2)
+        under = _prefix(prefix)
+        if files:
+            keys, first_file = _offered(under.covers, f"under {under}", name, files)
+            signer = _add_signer(name, keys, paths, threshold, terminating, first_file)
+        else:
+            signer = _begun_signer(settings, under, name)
+        add_everywhere(settings, under, signer, resume=resume, dry_run=dry_run)
+        return
     target_gun, (name, *files) = _split(words, gun, least=2)
     wanted = gun_of(target_gun, gun)
-    keys, first_file = _offered(wanted, name, files)
+    keys, first_file = _offered(wanted.__eq__, f"in {wanted}", name, files)
 
     async def delegate() -> Published:
         async with publisher(settings) as author:
@@ -137,21 +166,36 @@ def add(  # noqa: PLR0917  # click passes by keyword
 @command.command("remove")
 @click.argument("words", metavar="GUN NAME", nargs=-1, required=True)
 @_gun_option
+@namespace_options
 @no_publish_option
 @trust_options
 @common_options
-def remove(words: tuple[str, ...], gun: str | None, staged: bool) -> None:  # noqa: FBT001
+def remove(  # noqa: PLR0917  # click passes by keyword
+    words: tuple[str, ...],
+    gun: str | None,
+    staged: bool,  # noqa: FBT001  # click passes by keyword
+    prefix: str | None,
+    resume: bool,  # noqa: FBT001  # click passes by keyword
+    dry_run: bool,  # noqa: FBT001  # click passes by keyword
+) -> None:
     """Withdraw the delegation to NAME: what only it signed isn't signed any more.
 
     \b
     Examples:
       tabellion signer remove registry.example/team/app alice
+      tabellion signer remove --gun-prefix 'registry.example/team/**' alice
     """  # noqa: D301  # \b is click's mark
     settings = settle()
-    target_gun, rest = _split(words, gun, least=1)
+    check_options(prefix=prefix, gun=gun, single=resume or dry_run)
+    target_gun, rest = _split(words, gun or prefix, least=1)
     if len(rest) != 1:
         raise UsageError("one signer is removed at a time", hint="give GUN NAME")
-    wanted, name = gun_of(target_gun, gun), rest[0]
+    name = rest[0]
+    if prefix is not None:
+        _refuse_staging(staged)
+        remove_everywhere(settings, _prefix(prefix), name, resume=resume, dry_run=dry_run)
+        return
+    wanted = gun_of(target_gun, gun)
 
     async def withdraw() -> Published:
         async with publisher(settings) as author:
@@ -197,6 +241,9 @@ def list_(name: str | None, gun: str | None) -> None:
     output.table(("SIGNER", "THRESHOLD", "KEYS", "PATHS", "STATE"), rows)
 
 
+command.add_command(declared)
+
+
 def _own_signer(settings: Settings, text: str | None) -> Signer:
     from tabellion.core.dialect import TUF  # noqa: PLC0415  # not needed for help
     from tabellion.publish.keystore import KeyStore  # noqa: PLC0415
@@ -213,7 +260,44 @@ def _own_signer(settings: Settings, text: str | None) -> Signer:
     return KeyRing(store, passphrases()).open(TUF, keys, list(keys), at_most=1)[0]
 
 
-def _offered(gun: Gun, name: str, files: Sequence[str]) -> tuple[list[Key], bytes | None]:
+def _prefix(text: str) -> GunPrefix:
+    from tabellion.publish.declared import GunPrefix  # noqa: PLC0415  # not needed for help
+
+    return GunPrefix(text)
+
+
+def _refuse_staging(staged: bool) -> None:  # noqa: FBT001  # one option
+    if staged:
+        raise UsageError(
+            "--no-publish stages for one GUN", hint="to see what would be: --gun-prefix --dry-run"
+        )
+
+
+def _begun_signer(settings: Settings, prefix: GunPrefix, name: str) -> AddSigner:
+    from tabellion.publish.changes import AddSigner  # noqa: PLC0415  # not needed for help
+
+    change = begun(settings, prefix, name).change
+    if not isinstance(change, AddSigner):
+        raise UsageError(f"what was begun is to {change}", hint="give the signer's FILEs to add it")
+    return change
+
+
+def _add_signer(  # noqa: PLR0917  # in the order of its fields
+    name: str,
+    keys: Sequence[Key],
+    paths: tuple[str, ...],
+    threshold: int,
+    terminating: bool,  # noqa: FBT001  # same
+    file: bytes | None,
+) -> AddSigner:
+    from tabellion.publish.changes import AddSigner  # noqa: PLC0415  # not needed for help
+
+    return AddSigner(name, tuple(keys), paths or ("*",), threshold, terminating, file)
+
+
+def _offered(
+    fits: Callable[[str], bool], where: str, name: str, files: Sequence[str]
+) -> tuple[list[Key], bytes | None]:
     """Read keys and requests; the first file of a role can only be one."""
     from tabellion.publish.enrolment import is_request, read_request  # noqa: PLC0415
     from tabellion.publish.public_keys import load_public_key  # noqa: PLC0415
@@ -224,7 +308,8 @@ def _offered(gun: Gun, name: str, files: Sequence[str]) -> tuple[list[Key], byte
         data = _read(Path(file))
         if is_request(data):
             held = read_request(data, what=f"request {file}")
-            _check_subject(held, gun, name, file)
+            if not fits(held.gun) or held.role != name:
+                raise _other_subject(held, name, where, file)
             keys.extend(held.keys)
             first_files.append(held.file)
         else:
@@ -234,10 +319,14 @@ def _offered(gun: Gun, name: str, files: Sequence[str]) -> tuple[list[Key], byte
 
 def _check_subject(held: SignerRequest, gun: Gun, name: str, file: str) -> None:
     if (held.gun, held.role) != (gun, name):
-        raise UsageError(
-            f"{file} asks to sign as {held.role[:80]} in {held.gun}, not as {name[:80]} in {gun}",
-            hint="ask the signer for a request of that GUN and name",
-        )
+        raise _other_subject(held, name, f"in {gun}", file)
+
+
+def _other_subject(held: SignerRequest, name: str, where: str, file: str) -> UsageError:
+    return UsageError(
+        f"{file} asks to sign as {held.role[:80]} in {held.gun}, not as {name[:80]} {where}",
+        hint="ask the signer for a request of that GUN and name",
+    )
 
 
 def _split(words: tuple[str, ...], gun: str | None, *, least: int) -> tuple[str | None, list[str]]:

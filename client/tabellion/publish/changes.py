@@ -186,7 +186,7 @@ class Staged:
             content = strict_json.parse(data, max_bytes=_MAX_STAGED_BYTES, what="staged changes")
             if content.get("gun") != gun:
                 raise ValueError("it's of another GUN")  # noqa: TRY301  (one message for all)
-            return [_from_json(item) for item in content["changes"]]
+            return [change_from_json(item) for item in content["changes"]]
         except (TabellionError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CacheError(
                 f"staged changes {path} can't be read: {error}",
@@ -219,7 +219,7 @@ class Staged:
 
     def _write(self, gun: str, changes: Sequence[Change]) -> None:
         path = self._path(gun)
-        content = {"gun": gun, "changes": [_to_json(change) for change in changes]}
+        content = {"gun": gun, "changes": [change_to_json(change) for change in changes]}
         try:
             if changes:
                 atomic_file.write_atomic(path, json.dumps(content, indent=1).encode())
@@ -246,7 +246,8 @@ def _check_role(role: str | None) -> None:
         check_role_name(role)
 
 
-def _to_json(change: Change) -> dict[str, Any]:
+def change_to_json(change: Change) -> dict[str, Any]:
+    """Write a change as JSON."""
     match change:
         case SignTarget():
             return {
@@ -276,7 +277,8 @@ def _to_json(change: Change) -> dict[str, Any]:
             return {"kind": "spread", "count": change.count, "keys": keys}
 
 
-def _from_json(item: dict[str, Any]) -> Change:
+def change_from_json(item: dict[str, Any]) -> Change:
+    """Read a change; raises ValueError, KeyError, TypeError or a TabellionError if it isn't one."""
     match item["kind"]:
         case "sign":
             return SignTarget(

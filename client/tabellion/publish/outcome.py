@@ -54,6 +54,8 @@ class Initialized:
         targets_keys: Keys of the targets role.
         root: Bytes of root version 1, for verifiers to start from.
         made: Keys that were generated for it.
+        declared: Signers it got as declared for its namespace.
+        lacking: Signer it didn't get to why not.
     """
 
     gun: str
@@ -61,6 +63,8 @@ class Initialized:
     targets_keys: tuple[KeyInfo, ...]
     root: bytes
     made: tuple[KeyInfo, ...]
+    declared: tuple[str, ...] = ()
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

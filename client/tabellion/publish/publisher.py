@@ -27,6 +27,7 @@ from securesystemslib.signer import Key
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.names import Digest, Gun, parse_gun
 from tabellion.errors import (
+    TabellionError,
     UnknownGunError,
     UnreachableError,
     UsageError,
@@ -43,6 +44,7 @@ from tabellion.publish.changes import (
     Staged,
 )
 from tabellion.publish.cosigning import add_signatures, changes_in_words
+from tabellion.publish.declared import Declared, GunPrefix
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
 from tabellion.publish.founding import Founder
@@ -104,6 +106,7 @@ class Publisher:
         self._ring = KeyRing(self._keystore, self._passphrases)
         self._reader = StateReader(self._api, trust, home)
         self._staged = Staged(home)
+        self._declared = Declared(home)
         self._expiries = expiries
         self._clock = clock or (lambda: datetime.now(UTC))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -161,12 +164,30 @@ class Publisher:
             clock=self._clock,
         )
         async with self._locks[name]:
-            return await founder.found(
+            made = await founder.found(
                 {"root": root_keys, "targets": targets_keys, "bins": bins_keys},
                 {"root": root_threshold, "targets": targets_threshold},
                 local_snapshot=snapshot == "local",
                 bins=bins,
             )
+        return await self._declare(name, made)
+
+    async def _declare(self, gun: Gun, made: Initialized) -> Initialized:
+        """Give a new GUN the signers that are declared for its namespace."""
+        added: list[str] = []
+        lacking: dict[str, str] = {}
+        for declaration in await asyncio.to_thread(self._declared.of, gun):
+            name = declaration.signer.name
+            try:
+                outcome = await self.apply(gun, declaration.for_gun_founded(self._clock()))
+            except TabellionError as error:
+                lacking[name] = error.message  # the GUN is there, and its keys have to be told
+            else:
+                if outcome.missing:
+                    lacking[name] = f"signatures are missing: pass {outcome.incomplete} on"
+                else:
+                    added.append(name)
+        return replace(made, declared=tuple(added), lacking=lacking)
 
     async def rebin(self, gun: str, bins: int, *, keys: Sequence[Key] = ()) -> Published:
         """Spread all targets of a GUN over so many hash bins, in one publication.
@@ -296,6 +317,33 @@ class Publisher:
         """List delegated roles in the order they are asked."""
         current = await self._reader.read(parse_gun(gun))
         return signer_infos(current, await asyncio.to_thread(self._ring.held))
+
+    async def guns(self, prefix: GunPrefix) -> list[str]:
+        """List the GUNs there are under a prefix, by the server's word."""
+        return await self._api.guns(prefix.beginning)
+
+    async def apply(self, gun: str, change: Change) -> Published:
+        """Publish a change, or nothing if it's so already."""
+        return await self._publish(parse_gun(gun), [change], again=True)
+
+    async def would_change(self, gun: str, change: Change) -> bool:
+        """Tell whether a change makes a difference; raises as publishing it would."""
+        current = await self._reader.read(parse_gun(gun), bins=partial_of(bins_changed, [change]))
+        return bool((await self._try(current, [], change, again=True)).changed())
+
+    async def _try(
+        self, current: Current, before: Sequence[Change], change: Change, *, again: bool = False
+    ) -> Draft:
+        """Apply a change after others; all of them have to fit, and keys for them to be here."""
+        draft = Draft(current, await asyncio.to_thread(self._ring.held))
+        apply(draft, before, again=True)
+        draft.signed_as.clear()
+        draft.withdrawn.clear()
+        apply(draft, [change], again=again)
+        for role in draft.changed():
+            if not draft.may_sign(role):
+                raise no_key(current.gun, role, draft.keys_of(role)[1])
+        return draft
 
     async def rotate(
         self, gun: str, role: str, *, keys: Sequence[str] = (), server: bool = False
@@ -482,14 +530,7 @@ class Publisher:
         except UnreachableError:
             outcome = Published(gun, {}, is_staged=True, is_checked=False)
         else:
-            draft = Draft(current, await asyncio.to_thread(self._ring.held))
-            apply(draft, staged, again=True)
-            draft.signed_as.clear()
-            draft.withdrawn.clear()
-            apply(draft, [change], again=False)
-            for role in draft.changed():
-                if not draft.may_sign(role):
-                    raise no_key(gun, role, draft.keys_of(role)[1])
+            draft = await self._try(current, staged, change)
             outcome = Published(
                 gun,
                 {},

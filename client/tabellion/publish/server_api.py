@@ -15,12 +15,14 @@ from securesystemslib.signer import Key
 
 from tabellion.core import strict_json
 from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.names import parse_gun
 from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import key_material
 from tabellion.errors import (
     AccessDeniedError,
     ConflictError,
+    InvalidNameError,
     NotFoundError,
     PublicationError,
     RefusedPublicationError,
@@ -34,6 +36,9 @@ from tabellion.transport.fetcher import HttpFetcher
 
 _MAX_ANSWER: Final = 4_000_000
 _MAX_TEXT: Final = 500
+_MAX_GUNS: Final = 1_000_000
+_GUNS_AT_ONCE: Final = 50
+_MAX_GUNS_ANSWER: Final = 16_000_000  # with the versions of all roles
 _OK: Final = range(200, 300)
 _DENIED: Final = frozenset({401, 403})
 _SERVER_FAULTS: Final = range(500, 600)
@@ -196,6 +201,32 @@ class ServerApi:
             return [_history_entry(item) for item in content["events"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ServerAnswerError(f"{url} isn't a history", status=200) from error
+
+    async def guns(self, prefix: str) -> list[str]:
+        """List the GUNs whose names begin so, by the server's word.
+
+        Raises:
+            TransportError: No usable answer.
+        """
+        found: dict[str, None] = {}
+        after = ""
+        while True:
+            query: dict[str, str | int] = {"prefix": prefix, "limit": _GUNS_AT_ONCE}
+            query |= {"after": after} if after else {}
+            url = f"{self._server}/v1/guns?{urlencode(query, quote_via=quote)}"
+            body = await self._fetcher.fetch(url, max_bytes=_MAX_GUNS_ANSWER)
+            content = strict_json.parse(body, max_bytes=_MAX_GUNS_ANSWER, what=url)
+            try:
+                names = [parse_gun(str(item["gun"])) for item in content["guns"]]
+                follows = content["next"]
+            except (KeyError, TypeError, InvalidNameError) as error:
+                raise ServerAnswerError(f"{url} isn't a list of GUNs", status=200) from error
+            found.update(dict.fromkeys(name for name in names if name.startswith(prefix)))
+            if not isinstance(follows, str):
+                return list(found)
+            if follows <= after or len(found) > _MAX_GUNS:
+                raise ServerAnswerError(f"{url}: the list of GUNs doesn't end", status=200)
+            after = follows
 
     async def changefeed(self, gun: str, limit: int) -> list[dict[str, Any]]:
         """Give the newest changes of a GUN as Notary tells them, oldest first.

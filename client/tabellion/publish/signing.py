@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -70,6 +71,7 @@ class KeyRing:
         self.keystore = keystore
         self.passphrases = passphrases
         self._open: dict[str, PrivateKeyTypes] = {}
+        self._opening = threading.Lock()
 
     def held(self) -> HeldKeys:
         """Tell which keys' private part is here."""
@@ -106,13 +108,14 @@ class KeyRing:
             PassphraseError: Its passphrase is missing or wrong.
             KeyStoreError: Its file can't be used.
         """
-        if info.keyid not in self._open:
-            passphrase = self.passphrases.existing(info.role, info.keyid, info.name)
-            try:
-                self._open[info.keyid] = self.keystore.private_key(info.keyid, passphrase)
-            except PassphraseError:
-                self.passphrases.forget(info.keyid)
-                raise
+        with self._opening:  # several GUNs at once must not ask for several passphrases at once
+            if info.keyid not in self._open:
+                passphrase = self.passphrases.existing(info.role, info.keyid, info.name)
+                try:
+                    self._open[info.keyid] = self.keystore.private_key(info.keyid, passphrase)
+                except PassphraseError:
+                    self.passphrases.forget(info.keyid)
+                    raise
         return self._open[info.keyid]
 
 
