@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -113,11 +114,11 @@ async def test_one_gun_that_fails_stops_no_other_and_is_taken_up_again(
         # The owner gets that GUN's root and targets key, and goes on.
         owner.trust.cache(f"{gun}/theirs").save_root(1, made.root)
         for path in (tmp_path / "other" / "keys").iterdir():
-            (tmp_path / "owner" / "keys" / path.name).write_bytes(path.read_bytes())
+            shutil.copy2(path, tmp_path / "owner" / "keys" / path.name)
         resumed = journal.read()
         assert resumed.left() == [f"{gun}/theirs"]
         await rollout.run(owner.publisher, resumed, journal)
-        assert states(resumed) == {"mine": "done", "theirs": "done"}
+        assert states(resumed) == {"mine": "done", "theirs": "done"}, resumed.guns
         assert await names(other, f"{gun}/theirs") == ["alice"]
 
 

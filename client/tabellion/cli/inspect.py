@@ -83,22 +83,11 @@ def _show_image(verified: VerifiedImage) -> None:
 
 def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
     from tabellion.core.bins import bins_of  # noqa: PLC0415  # not needed for help
-    from tabellion.core.notary_delegations import patterns_of  # noqa: PLC0415  # same
-    from tabellion.core.roles import delegated_roles  # noqa: PLC0415  # same
 
     roles = [_role(trusted, name) for name in ("root", "targets", "snapshot", "timestamp")]
     targets = trusted.role("targets", "root")
-    for child in delegated_roles(targets.signed) if targets is not None else []:
-        content: dict[str, Any] = {
-            "role": child.name,
-            "threshold": child.threshold,
-            "keyids": list(child.keyids),
-            "paths": patterns_of(child),
-        }
-        published = trusted.role(child.name, "targets")
-        if published is not None:
-            content |= {"version": published.version, "expires": published.expires_at}
-        roles.append(content)
+    if targets is not None:
+        roles.extend(_delegated(trusted, targets))
     bins = bins_of(targets.signed) if targets is not None else None
     if bins is not None:
         content = {
@@ -120,9 +109,39 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
         if "version" in role:
             output.answer(f"{'':12}version {role['version']}, {_until(role['expires'])}")
         if "paths" in role:
-            output.answer(f"{'':12}paths {' '.join(role['paths'])}")
+            under = "" if role["under"] == "targets" else f", under {role['under']}"
+            output.answer(f"{'':12}paths {' '.join(role['paths'])}{under}")
         if "bins" in role:
             output.answer(f"{'':12}{role['bins']} hash bins")
+
+
+def _delegated(trusted: TrustedSet, top: TrustedMetadata[Any]) -> list[dict[str, Any]]:
+    """Describe every delegated role, each after the one that delegates to it."""
+    from tabellion.core.notary_delegations import patterns_of  # noqa: PLC0415  # not needed for help
+    from tabellion.core.roles import delegated_roles  # noqa: PLC0415  # same
+
+    found: dict[str, dict[str, Any]] = {}
+
+    def describe(delegator: TrustedMetadata[Any]) -> None:
+        for child in delegated_roles(delegator.signed):
+            if child.name in found:
+                continue
+            content: dict[str, Any] = {
+                "role": child.name,
+                "threshold": child.threshold,
+                "keyids": list(child.keyids),
+                "paths": patterns_of(child),
+                "under": delegator.role,
+            }
+            published = trusted.role(child.name, delegator.role)
+            if published is not None:
+                content |= {"version": published.version, "expires": published.expires_at}
+            found[child.name] = content
+            if published is not None:
+                describe(published)
+
+    describe(top)
+    return list(found.values())
 
 
 def _role(trusted: TrustedSet, name: str) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def tell(
             f"{target} is signed by {role} too, which is asked before "
             f"{published.signed_as[target]}: verifiers see what {role} signed"
         )
+    if published.gone_too:
+        output.warn(f"nobody asks these any more, either: {', '.join(published.gone_too)}")
     if not published.is_checked:
         output.warn("the server can't be reached: whether it fits is seen when it's published")
     if Options.of().json:
@@ -81,4 +83,5 @@ def as_json(published: Published) -> dict[str, Any]:
         "incomplete": str(published.incomplete) if published.incomplete else None,
         "missing": dict(published.missing),
         "shadowed": dict(published.shadowed),
+        "gone_too": list(published.gone_too),
     }

@@ -100,6 +100,7 @@ def request(words: tuple[str, ...], gun: str | None, key: str | None, cosign: Pa
 @click.option("--path", "paths", multiple=True, metavar="PATTERN", help="Tags it may sign (all).")
 @click.option("--threshold", type=click.IntRange(1), default=1, help="Keys needed.")
 @click.option("--terminating", is_flag=True, help="Ask no later role for its paths.")
+@click.option("--under", default="targets", metavar="ROLE", help="This signer delegates to it.")
 @namespace_options
 @no_publish_option
 @trust_options
@@ -110,6 +111,7 @@ def add(  # noqa: PLR0917  # click passes by keyword
     paths: tuple[str, ...],
     threshold: int,
     terminating: bool,  # noqa: FBT001  # click passes by keyword
+    under: str,
     staged: bool,  # noqa: FBT001  # click passes by keyword
     prefix: str | None,
     resume: bool,  # noqa: FBT001  # click passes by keyword
@@ -129,19 +131,20 @@ def add(  # noqa: PLR0917  # click passes by keyword
       tabellion signer add --gun-prefix 'registry.example/team/**' alice alice.json
       tabellion signer add registry.example/team/app qa a.pub b.pub c.pub --threshold 2
       tabellion signer add registry.example/team/app nightly ci.pub --path 'nightly-*'
+      tabellion signer add registry.example/team/app carol carol.json --under alice
     """  # noqa: D301  # \b is click's mark
     settings = settle()
     check_options(prefix=prefix, gun=gun, single=resume or dry_run)
     if prefix is not None:
         _refuse_staging(staged)
         _, (name, *files) = _split(words, prefix, least=1 if resume else 2)
-        under = _prefix(prefix)
+        guns = _prefix(prefix)
         if files:
-            keys, first_file = _offered(under.covers, f"under {under}", name, files)
-            signer = _add_signer(name, keys, paths, threshold, terminating, first_file)
+            keys, first_file = _offered(guns.covers, f"under {guns}", name, files)
+            signer = _add_signer(name, keys, paths, threshold, terminating, first_file, under)
         else:
-            signer = _begun_signer(settings, under, name)
-        add_everywhere(settings, under, signer, resume=resume, dry_run=dry_run)
+            signer = _begun_signer(settings, guns, name)
+        add_everywhere(settings, guns, signer, resume=resume, dry_run=dry_run)
         return
     target_gun, (name, *files) = _split(words, gun, least=2)
     wanted = gun_of(target_gun, gun)
@@ -157,6 +160,7 @@ def add(  # noqa: PLR0917  # click passes by keyword
                 threshold=threshold,
                 terminating=terminating,
                 file=first_file,
+                under=under,
                 publish=not staged,
             )
 
@@ -235,10 +239,11 @@ def list_(name: str | None, gun: str | None) -> None:
             " ".join(key.keyid[:16] for key in signer.keys),
             " ".join(signer.paths),
             "nothing published" if signer.version is None else f"version {signer.version}",
+            signer.under,
         )
         for signer in found
     ]
-    output.table(("SIGNER", "THRESHOLD", "KEYS", "PATHS", "STATE"), rows)
+    output.table(("SIGNER", "THRESHOLD", "KEYS", "PATHS", "STATE", "UNDER"), rows)
 
 
 command.add_command(declared)
@@ -289,10 +294,11 @@ def _add_signer(  # noqa: PLR0917  # in the order of its fields
     threshold: int,
     terminating: bool,  # noqa: FBT001  # same
     file: bytes | None,
+    under: str,
 ) -> AddSigner:
     from tabellion.publish.changes import AddSigner  # noqa: PLC0415  # not needed for help
 
-    return AddSigner(name, tuple(keys), paths or ("*",), threshold, terminating, file)
+    return AddSigner(name, tuple(keys), paths or ("*",), threshold, terminating, file, under)
 
 
 def _offered(
@@ -356,4 +362,5 @@ def _as_json(signer: SignerInfo) -> dict[str, object]:
         "version": signer.version,
         "expires": signer.expires_at,
         "held": list(signer.held),
+        "under": signer.under,
     }

@@ -94,6 +94,7 @@ class AddSigner:
         threshold: Keys needed.
         terminating: Whether no later role is asked for its paths.
         file: Its first file, signed by its holders; without it the role is silent at first.
+        under: The role that delegates to it.
     """
 
     name: str
@@ -102,9 +103,13 @@ class AddSigner:
     threshold: int = 1
     terminating: bool = False
     file: bytes | None = None
+    under: str = "targets"
 
     def __post_init__(self) -> None:
         check_role_name(self.name)
+        _check_role(self.under)
+        if self.under == self.name:
+            raise UsageError(f"{self.name} can't be under itself", hint="give another role")
         if not self.paths:
             raise InvalidNameError(f"signer {self.name} gets no path", hint="give '*' for all")
         for pattern in self.paths:
@@ -117,7 +122,10 @@ class AddSigner:
 
     def __str__(self) -> str:
         keys = ", ".join(key.keyid[:12] for key in self.keys)
-        return f"add signer {self.name} for {' '.join(self.paths)} ({self.threshold} of {keys})"
+        under = "" if self.under == "targets" else f" under {self.under}"
+        return (
+            f"add signer {self.name}{under} for {' '.join(self.paths)} ({self.threshold} of {keys})"
+        )
 
 
 @dataclass(frozen=True)
@@ -269,6 +277,7 @@ def change_to_json(change: Change) -> dict[str, Any]:
                 "threshold": change.threshold,
                 "terminating": change.terminating,
                 "file": None if change.file is None else change.file.decode("ascii"),
+                "under": change.under,
             }
         case RemoveSigner():
             return {"kind": "remove-signer", "name": change.name}
@@ -299,6 +308,7 @@ def change_from_json(item: dict[str, Any]) -> Change:
                 int(item["threshold"]),
                 item["terminating"] is True,
                 item["file"].encode("ascii") if item.get("file") is not None else None,
+                item.get("under", "targets"),
             )
         case "remove-signer":
             return RemoveSigner(item["name"])

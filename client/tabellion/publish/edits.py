@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from securesystemslib.signer import Key
 from tuf.api.metadata import (
@@ -34,6 +36,8 @@ from tabellion.publish.changes import (
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.state import Current
 
+_MAX_DEPTH: Final = 8
+
 
 @dataclass
 class Draft:
@@ -47,6 +51,7 @@ class Draft:
         signed_as: Target to the role that signs it.
         withdrawn: Target to the roles that don't sign it any more.
         first_files: New role to its first file, as its holders signed it.
+        gone_too: Roles beneath those removed, to which nothing delegates any more.
     """
 
     current: Current
@@ -56,6 +61,7 @@ class Draft:
     signed_as: dict[str, str] = field(default_factory=dict)
     withdrawn: dict[str, list[str]] = field(default_factory=dict)
     first_files: dict[str, bytes] = field(default_factory=dict)
+    gone_too: list[str] = field(default_factory=list)
 
     def of(self, role: str) -> Targets:
         """Give a role's payload to be read: changed, current, or empty."""
@@ -107,10 +113,8 @@ class Draft:
 
     def delegations(self) -> Iterator[tuple[Targets, DelegatedRole]]:
         """List every delegation with the payload it's in."""
-        for name in dict.fromkeys([*self.current.roles, *self.payloads]):
-            payload = self.of(name)
-            for child in delegated_roles(payload):
-                yield payload, child
+        for by, child in self._tree():
+            yield self.of(by), child
 
     def keys_of(self, role: str) -> tuple[Mapping[str, Key], Role]:
         """Give a role's keys, key ids and threshold as its delegator will say.
@@ -129,6 +133,47 @@ class Draft:
         raise UsageError(
             f"{self.current.gun} has no role {role[:80]!r}", hint=f"its roles: {names[:300]}"
         )
+
+    def delegator_of(self, role: str) -> str | None:
+        """Give the role that delegates to one, None if nothing does."""
+        return next((by for by, child in self._tree() if child.name == role), None)
+
+    def beneath(self, role: str) -> list[str]:
+        """List the roles that are reached through one only, nearest first."""
+        return [child.name for _, child in self._tree(role)]
+
+    def check_may_delegate(self, role: str) -> None:
+        """Refuse a delegation so deep that searches for other targets would be cut short.
+
+        Raises:
+            UsageError: Nothing delegates to the role, or it's too far from the targets role.
+        """
+        depth, above = 0, role
+        while above != "targets":
+            self.keys_of(above)
+            depth, above = depth + 1, self.delegator_of(above) or "targets"
+        if depth >= _MAX_DEPTH:
+            raise UsageError(
+                f"{role} is {depth} delegations away from the targets role",
+                hint=f"at most {_MAX_DEPTH} in a row are made: delegate nearer to it",
+            )
+
+    def forget(self, roles: Sequence[str]) -> None:
+        """Drop what was to be signed as roles that are removed."""
+        for role in roles:
+            self.payloads.pop(role, None)
+            self.first_files.pop(role, None)
+            self.touched.discard(role)
+
+    def _tree(self, top: str = "targets") -> Iterator[tuple[str, DelegatedRole]]:
+        pending, seen = deque([top]), {top}
+        while pending:
+            by = pending.popleft()
+            for child in delegated_roles(self.of(by)):
+                if child.name not in seen:
+                    seen.add(child.name)
+                    pending.append(child.name)
+                    yield by, child
 
     def may_sign(self, role: str) -> bool:
         """Tell whether a key of the role is here."""
@@ -262,53 +307,56 @@ def _revoke(draft: Draft, change: RevokeTarget, *, again: bool) -> None:
 
 
 def _add_signer(draft: Draft, change: AddSigner) -> None:
-    draft.touched.add("targets")
+    draft.touched.add(change.under)
+    draft.check_may_delegate(change.under)
     keyids = list(dict.fromkeys(key.keyid for key in change.keys))
     wanted = DelegatedRole(
         change.name, keyids, change.threshold, change.terminating, list(change.paths)
     )
-    elsewhere = draft.current.delegators.get(change.name, "targets")
-    if elsewhere != "targets":
+    elsewhere = draft.delegator_of(change.name)
+    if elsewhere not in {None, change.under}:
         raise UsageError(
             f"{elsewhere} delegates to {change.name} already", hint="choose another name"
         )
     if change.file is not None:
         draft.first_files[change.name] = change.file
-    held = {role.name: role for role in delegated_roles(draft.of("targets"))}.get(change.name)
+    held = {role.name: role for role in delegated_roles(draft.of(change.under))}.get(change.name)
     if held == wanted:
         return
-    targets = draft.edit("targets")
-    if targets.delegations is None or targets.delegations.roles is None:
-        targets.delegations = Delegations({}, {})
-    roles = targets.delegations.roles
+    parent = draft.edit(change.under)
+    if parent.delegations is None or parent.delegations.roles is None:
+        parent.delegations = Delegations({}, {})
+    roles = parent.delegations.roles
     assert roles is not None  # noqa: S101  (made just above; for the type checker)
     gone = [keyid for keyid in held.keyids if keyid not in keyids] if held is not None else []
     for keyid in gone:
-        targets.revoke_key(keyid, change.name)
+        parent.revoke_key(keyid, change.name)
     roles[change.name] = wanted  # a new one comes last: it can't take paths from those before
     for key in change.keys:
-        targets.delegations.keys[key.keyid] = key
+        parent.delegations.keys[key.keyid] = key
 
 
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
-    draft.touched.add("targets")
-    names = [role.name for role in delegated_roles(draft.of("targets"))]
-    if change.name not in names:
+    delegator = draft.delegator_of(change.name)
+    if delegator is None:
+        draft.touched.add("targets")
         if again:
             return
+        names = [role.name for _, role in draft.delegations()]
         raise UsageError(
             f"{draft.current.gun} has no signer {change.name!r}",
             hint=f"its signers: {', '.join(names)[:300]}" if names else "it has none",
         )
-    targets = draft.edit("targets")
-    delegations = targets.delegations
+    draft.touched.add(delegator)
+    beneath = draft.beneath(change.name)
+    parent = draft.edit(delegator)
+    delegations = parent.delegations
     assert delegations is not None  # noqa: S101  (it lists the name; for the type checker)
     assert delegations.roles is not None  # noqa: S101
     for keyid in list(delegations.roles[change.name].keyids):
-        targets.revoke_key(keyid, change.name)
+        parent.revoke_key(keyid, change.name)
     del delegations.roles[change.name]
-    draft.payloads.pop(change.name, None)
-    draft.first_files.pop(change.name, None)
-    draft.touched.discard(change.name)
+    draft.forget([change.name, *beneath])
+    draft.gone_too.extend(beneath)
     if not delegations.roles:
-        targets.delegations = None
+        parent.delegations = None

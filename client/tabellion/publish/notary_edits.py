@@ -95,8 +95,9 @@ def _named_roles(draft: Draft, change: SignTarget, children: dict[str, Delegated
     is_exact = named == "targets" or named.startswith(_PREFIX)
     role = named if is_exact else f"{_PREFIX}{named}"
     draft.keys_of(role)
-    if role in children and not children[role].is_delegated_path(change.target):
-        paths = " ".join(f"{path}*" for path in children[role].paths or ())
+    child = {each.name: each for _, each in draft.delegations()}.get(role)
+    if child is not None and not child.is_delegated_path(change.target):
+        paths = " ".join(f"{path}*" for path in child.paths or ())
         raise NotDelegatedError(
             f"{role} of {draft.current.gun} may sign {paths[:200]}, not {change.target[:80]!r}",
             hint="sign as another role, or ask the holder of the targets key for that path",
@@ -134,7 +135,56 @@ def _revoke(draft: Draft, change: RevokeTarget, *, again: bool) -> None:
         del draft.edit(role).targets[change.target]
 
 
+def _full_name(name: str, under: str = "targets") -> str:
+    """Give a role's name in the tree: ``targets/a/b`` for ``b`` under ``a``."""
+    parent = under if under == "targets" or under.startswith(_PREFIX) else f"{_PREFIX}{under}"
+    return name if name.startswith(_PREFIX) else f"{parent}/{name}"
+
+
+def _add_nested(draft: Draft, change: AddSigner, role: str) -> None:
+    parent, _, name = role.rpartition("/")
+    if _full_name("x", change.under) != f"{parent}/x" and change.under != "targets":
+        raise UsageError(
+            f"{role[:80]} isn't under {change.under[:80]}",
+            hint="in a Notary GUN a role's name begins with its delegator's",
+        )
+    if not _NAME.fullmatch(name) or change.threshold != 1 or change.terminating:
+        raise UsageError(
+            f"{role[:80]} can't be delegated to so in a Notary GUN",
+            hint="use lower-case letters, digits, _ and -, threshold 1, and not --terminating",
+        )
+    draft.touched.add(parent)
+    draft.check_may_delegate(parent)
+    keys = [NOTARY.adopt_key(key) for key in change.keys]
+    paths = [_beginning(pattern) for pattern in change.paths]
+    _delegate(draft, role, keys, paths, keep=(), parent=parent)
+
+
+def _remove_nested(draft: Draft, role: str, *, again: bool) -> None:
+    parent = role.rpartition("/")[0]
+    draft.touched.add(parent)
+    if role not in {child.name for child in delegated_roles(draft.of(parent))}:
+        if again:
+            return
+        raise UsageError(
+            f"{draft.current.gun} has no signer {role!r}",
+            hint=f"see its signers: tabellion signer list {draft.current.gun}",
+        )
+    beneath = draft.beneath(role)
+    delegations = draft.edit(parent).delegations
+    assert delegations is not None  # noqa: S101  (it lists the name; for the type checker)
+    assert delegations.roles is not None  # noqa: S101
+    del delegations.roles[role]
+    _drop_unused_keys(delegations)
+    draft.forget([role, *beneath])
+    draft.gone_too.extend(beneath)
+
+
 def _add_signer(draft: Draft, change: AddSigner) -> None:
+    role = _full_name(change.name, change.under)
+    if role.count("/") > 1:
+        _add_nested(draft, change, role)
+        return
     name = change.name.removeprefix(_PREFIX)
     if not _NAME.fullmatch(name) or name == "releases":
         raise InvalidNameError(
@@ -156,14 +206,20 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
 
 
 def _delegate(
-    draft: Draft, role: str, keys: Sequence[Key], paths: Sequence[str], *, keep: Sequence[str]
+    draft: Draft,
+    role: str,
+    keys: Sequence[Key],
+    paths: Sequence[str],
+    *,
+    keep: Sequence[str],
+    parent: str = "targets",
 ) -> None:
     keyids = list(dict.fromkeys([*keep, *(key.keyid for key in keys)]))
     wanted = NOTARY.delegated_role(role, keyids, 1, paths=paths)
-    current = {child.name: child for child in delegated_roles(draft.of("targets"))}.get(role)
+    current = {child.name: child for child in delegated_roles(draft.of(parent))}.get(role)
     if current == wanted:
         return
-    targets = draft.edit("targets")
+    targets = draft.edit(parent)
     if targets.delegations is None or targets.delegations.roles is None:
         targets.delegations = Delegations({}, {})
     roles = targets.delegations.roles
@@ -174,7 +230,11 @@ def _delegate(
 
 
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
-    role = f"{_PREFIX}{change.name.removeprefix(_PREFIX)}"
+    role = _full_name(change.name)
+    if role.count("/") > 1:
+        _remove_nested(draft, role, again=again)
+        return
+    draft.gone_too.extend(draft.beneath(role))
     draft.touched.add("targets")
     names = [child.name for child in delegated_roles(draft.of("targets"))]
     if role not in names:

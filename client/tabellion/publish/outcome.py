@@ -28,6 +28,7 @@ class Published:
         withdrawn: Target to the roles that don't sign it any more.
         shadowed: Target to the role whose word verifiers take instead: it's asked earlier, or
             goes on signing what was withdrawn elsewhere.
+        gone_too: Roles beneath a removed one, which nobody asks any more.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
     """
@@ -40,6 +41,7 @@ class Published:
     signed_as: Mapping[str, str] = field(default_factory=dict)
     withdrawn: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shadowed: Mapping[str, str] = field(default_factory=dict)
+    gone_too: Sequence[str] = ()
     is_staged: bool = False
     is_checked: bool = True
 
@@ -80,6 +82,7 @@ class SignerInfo:
         version: Current version, None if it published nothing yet.
         expires_at: When that expires, None if it published nothing yet.
         held: Key ids whose private part is in this key store.
+        under: The role that delegates to it.
     """
 
     name: str
@@ -90,6 +93,7 @@ class SignerInfo:
     version: int | None
     expires_at: datetime | None
     held: tuple[str, ...]
+    under: str = "targets"
 
 
 @dataclass(frozen=True)

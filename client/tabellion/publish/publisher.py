@@ -289,6 +289,7 @@ class Publisher:
         threshold: int = 1,
         terminating: bool = False,
         file: bytes | None = None,
+        under: str = "targets",
         publish: bool = True,
     ) -> Published:
         """Delegate paths to a role; an existing one gets these keys and paths instead.
@@ -301,12 +302,13 @@ class Publisher:
             threshold: Keys needed.
             terminating: Whether no later role is asked for its paths.
             file: Its first file, from a ``SignerRequest``.
+            under: The role that delegates to it, one whose key is here.
             publish: False stages the change.
 
         Raises:
             InvalidNameError: A role name or a pattern isn't portable.
         """
-        change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating, file)
+        change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating, file, under)
         return await self._take(gun, change, publish=publish)
 
     async def remove_signer(self, gun: str, name: str, *, publish: bool = True) -> Published:
@@ -537,6 +539,7 @@ class Publisher:
                 signed_as=draft.signed_as,
                 withdrawn=draft.withdrawn,
                 shadowed=draft.shadowed(),
+                gone_too=draft.gone_too,
                 is_staged=True,
             )
         await asyncio.to_thread(self._staged.add, gun, [change])
@@ -562,6 +565,7 @@ class Publisher:
             signed_as=draft.signed_as,
             withdrawn=draft.withdrawn,
             shadowed=draft.shadowed(),
+            gone_too=draft.gone_too,
         )
         if not built.missing:
             return outcome

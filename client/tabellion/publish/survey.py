@@ -49,6 +49,7 @@ def signer_infos(current: Current, held: HeldKeys) -> list[SignerInfo]:
                 file.version if file is not None else None,
                 file.expires_at if file is not None else None,
                 tuple(held.among(keys, entry.keyids)),
+                current.delegators.get(role.name, "targets"),
             )
         )
     return found
