@@ -216,6 +216,11 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
         "status": [f"status {gun}"],
         "reset": [f"sign {gun}:4 {signed} --no-publish > staged; tabellion --json reset {gun}"],
         "signer list": [f"signer list {gun}"],
+        "signer add, signer remove with --gun-prefix": [
+            "signer add --gun-prefix 'manual.example/**' all a.pub --dry-run",
+            "signer add --gun-prefix 'manual.example/**' all a.pub",
+        ],
+        "signer declared": ["signer declared --check", "signer declared"],
         "key list, key generate, key import": [
             "key list",
             "key generate --name b",

@@ -179,7 +179,9 @@ def _roll_out(
 def _tell(done: Rollout, *, dry_run: bool) -> None:
     failed = {gun: it.why for gun, it in done.guns.items() if it.state == "failed"}
     if Options.of().json:
-        guns = {gun: {"state": it.state, "why": it.why or None} for gun, it in done.guns.items()}
+        guns = [
+            {"gun": gun, "state": it.state, "why": it.why or None} for gun, it in done.guns.items()
+        ]
         output.answer_json({"prefix": done.prefix.text, "change": str(done.change), "guns": guns})
     elif not done.guns:
         output.say(f"the server holds no GUN under {done.prefix}")
