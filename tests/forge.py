@@ -25,6 +25,7 @@ from tabellion.core.dialect import TUF
 from tabellion.core.publication import CurrentSet, OnlineKeys
 from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.trusted_set import TrustedSet
+from tabellion.publish.spreading import make_bins
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 LATER = NOW + timedelta(days=365)
@@ -73,6 +74,24 @@ class Forge:
         self.targets.add_key(signer.public_key, name)
         self.delegated[name] = Targets(expires=LATER)
         return signer
+
+    def spread(self, bits: int, prefix: str, *paths: str, holder: CryptoSigner) -> None:
+        """Have 2^bits hash bins with these paths in, of one key, in the place of delegations."""
+        self.targets.delegations, self.delegated = make_bins(
+            {path: target(path.encode(), path) for path in paths},
+            [holder.public_key],
+            threshold=1,
+            bits=bits,
+            prefix=prefix,
+        )
+        for name, payload in self.delegated.items():
+            self.signers[name] = [holder]
+            payload.expires = LATER
+
+    def bin_of(self, path: str) -> str:
+        assert self.targets.delegations is not None
+        assert self.targets.delegations.succinct_roles is not None
+        return self.targets.delegations.succinct_roles.get_role_for_target(path)
 
     def sign(self, role: str, payload: Signed) -> bytes:
         self.files[role] = TUF.sign(payload, self.signers[role])

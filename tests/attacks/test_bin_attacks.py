@@ -24,7 +24,6 @@ from tabellion.errors import (
     ThresholdError,
     VerificationError,
 )
-from tabellion.publish.spreading import make_bins
 
 HOLDER = CryptoSigner.generate_ed25519()
 
@@ -38,22 +37,7 @@ def binned(bits: int = 2, prefix: str = "bin1", *paths: str) -> Forge:
 
 
 def fill(forge: Forge, bits: int, prefix: str, *paths: str) -> None:
-    forge.targets.delegations, forge.delegated = make_bins(
-        {path: target(path.encode(), path) for path in paths},
-        [HOLDER.public_key],
-        threshold=1,
-        bits=bits,
-        prefix=prefix,
-    )
-    for name, payload in forge.delegated.items():
-        forge.signers[name] = [HOLDER]
-        payload.expires = LATER
-
-
-def bin_of(forge: Forge, path: str) -> str:
-    assert forge.targets.delegations is not None
-    assert forge.targets.delegations.succinct_roles is not None
-    return forge.targets.delegations.succinct_roles.get_role_for_target(path)
+    forge.spread(bits, prefix, *paths, holder=HOLDER)
 
 
 def judge(forge: Forge, *roles: str) -> Publication:
@@ -96,7 +80,7 @@ def read(forge: Forge, *, but: str = "") -> Callable[[TrustedSet], list[str]]:
 
 def test_a_bin_is_published_by_its_key_alone() -> None:
     forge = binned(2, "bin1", "1.0", "1.1")
-    name = bin_of(forge, "1.2")
+    name = forge.bin_of("1.2")
     forge.delegated[name].targets["1.2"] = target(b"two")
     judged = judge(forge, name)
     assert judged.targets.keys() == {name}
@@ -105,7 +89,7 @@ def test_a_bin_is_published_by_its_key_alone() -> None:
 
 def test_a_target_in_the_wrong_bin_is_refused_and_never_found() -> None:
     forge = binned()
-    wrong = next(name for name in forge.delegated if name != bin_of(forge, "1.2"))
+    wrong = next(name for name in forge.delegated if name != forge.bin_of("1.2"))
     forge.delegated[wrong].targets["1.2"] = target(b"evil")
     assert refused(forge, wrong) == "path-not-delegated"
     forge.release()  # a server that doesn't judge
@@ -114,7 +98,7 @@ def test_a_target_in_the_wrong_bin_is_refused_and_never_found() -> None:
 
 def test_a_bin_that_delegates_further_is_refused() -> None:
     forge = binned()
-    name = bin_of(forge, "1.2")
+    name = forge.bin_of("1.2")
     forge.delegated[name].delegations = Delegations({}, {})
     assert refused(forge, name) == "bin-delegates"
 
@@ -133,7 +117,7 @@ def test_bins_of_a_delegated_role_are_refused() -> None:
 
 def test_a_bin_signed_by_another_key_is_refused() -> None:
     forge = binned()
-    name = bin_of(forge, "1.2")
+    name = forge.bin_of("1.2")
     forge.signers[name] = [CryptoSigner.generate_ed25519()]
     with pytest.raises(ThresholdError):
         judge(forge, name)
@@ -217,15 +201,15 @@ def test_who_signs_in_a_bin_that_was_replaced_meanwhile_is_told_to_read_again() 
     forge.release()
     forge.delegated |= old
     with pytest.raises(ConflictError):
-        judge(forge, bin_of(binned(1), "1.0"))
+        judge(forge, binned(1).bin_of("1.0"))
 
 
 def test_a_bin_that_is_withheld_hides_its_targets_alone_and_is_told() -> None:
     forge = binned(2, "bin1", *(f"1.{n}" for n in range(9)))
-    gone = bin_of(forge, "1.2")
+    gone = forge.bin_of("1.2")
     trusted = forge.trusted()
     found = read(forge, but=gone)(trusted)
-    assert found == [path for path in (f"1.{n}" for n in range(9)) if bin_of(forge, path) != gone]
+    assert found == [path for path in (f"1.{n}" for n in range(9)) if forge.bin_of(path) != gone]
     assert found
     assert trusted.unusable.keys() == {("targets", gone)}
     search = find_target(forge.trusted(), "1.2")

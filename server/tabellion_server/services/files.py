@@ -15,7 +15,7 @@ from tabellion_server.storage.interface import Head, Store, StoreCorruptionError
 
 _CACHE_BYTES: Final = 64 * 1024 * 1024
 _PARSED_BYTES: Final = 8 * 1024 * 1024  # of the files; parsed, they take some seven times as much
-_FEW_ROLES: Final = 64
+FEW_ROLES: Final = 64
 
 Parsed = UnverifiedMetadata[Any]
 
@@ -113,7 +113,7 @@ class MetadataFiles:
             StorageError: The store failed or lost one.
             VerificationError: A stored file can't be read.
         """
-        if len(head.files) <= _FEW_ROLES:
+        if len(head.files) <= FEW_ROLES:
             return await self.current_set(head)
         ahead = await self.current_set(head, {*wanted, *TOP_LEVEL_ROLES})
         loop = asyncio.get_running_loop()

@@ -15,11 +15,11 @@ from securesystemslib.signer import Key
 
 from tabellion.core.dialect import NOTARY
 from tabellion.core.publication import CurrentSet, Publication, UploadedFile, holds_threshold
-from tabellion.core.roles import key_material
+from tabellion.core.roles import TOP_LEVEL_ROLES, key_material
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import ConflictError, RefusedPublicationError
 from tabellion_server.keys.example_keys import EXAMPLE_KEY_FINGERPRINTS
-from tabellion_server.services.files import MetadataFiles, Parsed
+from tabellion_server.services.files import FEW_ROLES, MetadataFiles, Parsed
 from tabellion_server.services.history import tag_events
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
@@ -43,7 +43,7 @@ class Published:
     """What a publication came to.
 
     Attributes:
-        versions: Role to current version.
+        versions: Role to current version; of many roles those that were published to.
         unchanged: Everything uploaded was served already.
         is_new: The GUN didn't exist before.
     """
@@ -130,10 +130,10 @@ class Publisher:
                 head = await self._store.head(gun)
                 fresh = await self._without_known_roots(gun, head, upload)
                 if head is not None and upload and not fresh:
-                    return Published(_versions(head), unchanged=True, is_new=False)
+                    return Published(_versions(head, upload), unchanged=True, is_new=False)
                 prepared = await self._prepare(gun, head, fresh)
                 if prepared.publication.unchanged and head is not None:
-                    return Published(_versions(head), unchanged=True, is_new=False)
+                    return Published(_versions(head, upload), unchanged=True, is_new=False)
                 try:
                     after = await self._store.commit(
                         gun,
@@ -145,10 +145,10 @@ class Publisher:
                     )
                 except StaleHeadError:
                     continue  # another process of this server came first: judge again
-                return Published(_versions(after), unchanged=False, is_new=head is None)
+                return Published(_versions(after, upload), unchanged=False, is_new=head is None)
         raise ConflictError(
             f"{gun} is being published to by too many others at once",
-            versions=_versions(head) if head else {},
+            versions=_versions(head, upload) if head else {},
         )
 
     async def _without_known_roots(
@@ -253,8 +253,11 @@ def _stored(item: Parsed, now: datetime) -> StoredFile:
     return StoredFile(item.role, item.version, item.sha256, item.data, now)
 
 
-def _versions(head: Head) -> dict[str, int]:
-    return {role: ref.version for role, ref in head.files.items()}
+def _versions(head: Head, upload: Sequence[UploadedFile]) -> dict[str, int]:
+    """Give what is current; of thousands of bins only those that were published to."""
+    told = {*TOP_LEVEL_ROLES, *(item.role for item in upload)}
+    is_much = len(head.files) > FEW_ROLES
+    return {role: ref.version for role, ref in head.files.items() if not is_much or role in told}
 
 
 def _refuse_example_keys(publication: Publication) -> None:
