@@ -191,10 +191,13 @@ class Updater:
         return 0
 
     def _take_root(self, trusted: TrustedSet, data: bytes) -> None:
-        old = trusted.root.signed
+        old, dialect = trusted.root.signed, trusted.dialect
         trusted.update_root(data)
-        if have_online_keys_changed(old, trusted.root.signed):
-            self._must_drop = True  # 5.3.11
+        # 5.3.11. What is kept of a Notary GUN that was converted can't be read any more: nothing
+        # older can be shown in its place, as all there is in the new dialect is newer.
+        is_converted = trusted.dialect is not dialect
+        if is_converted or have_online_keys_changed(old, trusted.root.signed):
+            self._must_drop = True
         self._keep_root(trusted)
 
     def _keep_root(self, trusted: TrustedSet) -> None:

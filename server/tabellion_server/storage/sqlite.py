@@ -95,6 +95,7 @@ class SqliteStore:
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
         replaces: bool = False,
+        converts: str | None = None,
         at: datetime,
     ) -> Head:
         """See ``Store.commit``."""
@@ -102,7 +103,7 @@ class SqliteStore:
 
         def work(connection: sqlite3.Connection) -> Head:
             head = read_head(connection, gun)
-            was = head.dialect if head is not None and replaces else dialect
+            was = head.dialect if head is not None and replaces else converts or dialect
             check_head(gun, head, expected_revision, was)
             write_revision(connection, gun, dialect, head, at)
             if replaces and head is not None:
