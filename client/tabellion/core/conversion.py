@@ -8,7 +8,7 @@ version is never signed twice and whoever published meanwhile isn't overrun. The
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -141,8 +141,9 @@ def conversion_base(current: CurrentSet, upload: Sequence[UploadedFile]) -> Conv
             hint="publish it with: tabellion convert GUN --to tuf",
         )
     files = {role: item for role, item in current.files.items() if role in TOP_LEVEL_ROLES}
+    listed = {name.removesuffix(".json") for name in current.files["snapshot"].signed.meta}
     witnessed: set[str] = set()
-    for role in _delegated(current.files):
+    for role in _delegated(current.files, listed):
         held = current.files[role]
         if tuf_name(role) in given:
             files[tuf_name(role)] = held
@@ -160,7 +161,6 @@ def conversion_base(current: CurrentSet, upload: Sequence[UploadedFile]) -> Conv
             )
         else:
             witnessed.add(role)
-    listed = {name.removesuffix(".json") for name in current.files["snapshot"].signed.meta}
     return ConversionBase(
         files,
         tuple(item for item in upload if item.role not in witnessed),
@@ -196,14 +196,14 @@ def is_notary_upload(upload: Iterable[UploadedFile]) -> bool:
     return True
 
 
-def _delegated(files: Files) -> list[str]:
-    """List the delegated roles that have a file and that readers come to."""
+def _delegated(files: Files, listed: Collection[str]) -> list[str]:
+    """List the delegated roles that readers come to and that the snapshot lists."""
     found: list[str] = []
     pending = ["targets"]
     while pending:
         held = files.get(pending.pop())
         for child in delegated_roles(held.signed) if held is not None else ():
-            if child.name in files:
+            if child.name in files and child.name in listed:
                 found.append(child.name)
                 pending.append(child.name)
     return found

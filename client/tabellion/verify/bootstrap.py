@@ -15,7 +15,7 @@ from pathlib import Path
 
 from securesystemslib.signer import Key
 
-from tabellion.core.dialect import NOTARY, dialect_of
+from tabellion.core.dialect import NOTARY, TUF, dialect_of
 from tabellion.core.limits import Limits
 from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.roles import key_material
@@ -204,18 +204,29 @@ class Bootstrap:
         try:
             return check_is_no_page(self._url, await fetch(1))
         except NotFoundError as error:
-            data = await self._current_notary_root(fetch)
+            data = await self._oldest_notary_root(fetch)
             if data is None:
                 raise unknown_gun(self._gun, self._url, error) from error
             return data
 
-    async def _current_notary_root(self, fetch: FetchRoot) -> bytes | None:
-        """Give the current root of a Notary GUN: its first may be version 2, or be lost."""
+    async def _oldest_notary_root(self, fetch: FetchRoot) -> bytes | None:
+        """Give a root of a Notary GUN to start from: its first may be version 2, or be lost.
+
+        Of one that was converted since, it's the second, or the TUF root that followed a lost one.
+        """
         try:
             data = await fetch(None)
-            return data if dialect_of(data) is NOTARY else None
+            if dialect_of(data) is NOTARY:
+                return data
+            newest = TUF.parse("root", data, max_bytes=self._limits.root_bytes)
         except (NotFoundError, VerificationError):
             return None
+        for version in range(2, min(newest.version, self._limits.root_rotations) + 1):
+            try:
+                return await fetch(version)
+            except NotFoundError:
+                continue
+        return None
 
     def _open_given(self, data: bytes) -> TrustedSet:
         try:
