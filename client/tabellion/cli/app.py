@@ -62,6 +62,7 @@ class Tabellion(LazyGroup):
         "Keys": {
             "signer": Verb("tabellion.cli.signer", "Delegate: request, add, remove, list signers."),
             "rotate": Verb("tabellion.cli.rotate", "Give a top-level role another key."),
+            "convert": Verb("tabellion.cli.convert", "Make a Notary GUN a TUF 1.0 GUN."),
             "key": Verb("tabellion.cli.key", "Make, list, import, export signing keys."),
         },
         "Shell": {
