@@ -12,12 +12,15 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from notary_conversion import Conversion, plain
-from notary_gun import GUN, NOW, NotaryGun, certified, target
+from notary_gun import GUN, LATER, NOW, NotaryGun, certified, target
+from tabellion.core.conversion import tuf_name
 from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.notary_search import RELEASES
+from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ExpiredMetadataError,
+    MixAndMatchError,
     NotFoundError,
     RollbackError,
     ThresholdError,
@@ -45,8 +48,8 @@ class Shop:
             self.files[f"{role}.{hashlib.sha256(data).hexdigest()}.json"] = data
             self.files[f"{role}.json"] = data
 
-    def convert(self) -> Conversion:
-        conversion = Conversion(self.gun)
+    def convert(self, conversion: Conversion | None = None) -> Conversion:
+        conversion = conversion or Conversion(self.gun)
         for role, data in conversion.serve().items():
             version = TUF.parse(role, data, max_bytes=10**6).version
             self.files[f"{version}.{role}.json"] = data
@@ -68,6 +71,22 @@ class Shop:
             fetcher=self,  # type: ignore[arg-type]
             **trust,
         )
+
+
+def shown_by_server(conversion: Conversion) -> dict[str, bytes]:
+    """Sign snapshot and timestamp for it with the server's keys, whatever the rules say."""
+    files = conversion.files()
+    versions = {
+        role: TUF.parse(role, data, max_bytes=10**6).version for role, data in files.items()
+    }
+    roles = {role: (versions[role], data) for role, data in files.items() if role != "root"}
+    snapshot = next_snapshot(TUF, None, roles, expires_at=LATER)
+    snapshot.version = 90
+    data = TUF.sign(snapshot, [conversion.online["snapshot"]])
+    timestamp = next_timestamp(TUF, None, data, 90, expires_at=LATER)
+    found = {f"{versions[role]}.{role}.json": each for role, each in files.items()}
+    signed = TUF.sign(timestamp, [conversion.online["timestamp"]])
+    return found | {"90.snapshot.json": data, "timestamp.json": signed}
 
 
 def made(root_signer: Any = None) -> NotaryGun:
@@ -267,3 +286,28 @@ def test_who_reads_notary_only_is_not_converted(gun: NotaryGun) -> None:
     trusted = TrustedSet(gun.files["root"], now=NOW, gun=GUN, dialect=NOTARY)
     with pytest.raises(VerificationError):
         trusted.update_root(Conversion(gun).files()["root"])
+
+
+@pytest.mark.parametrize("role", ["targets", RELEASES])
+@pytest.mark.parametrize("versions", [1, 2])
+async def test_a_conversion_that_was_signed_once_shows_nothing_older_than_was_seen(
+    shop: Shop, gun: NotaryGun, tmp_path: Path, role: str, versions: int
+) -> None:
+    abandoned = Conversion(gun)
+    for _ in range(versions):
+        gun.targets[role].version += 1
+        gun.targets[role].targets["1.0"] = target(b"newer")
+        gun.release(role)
+        shop.serve_notary()
+    async with shop.client(tmp_path, root=gun.files["root"]) as trust:
+        await trust.verify(IMAGE)
+    honest = dict(shop.files)
+    shop.files |= shown_by_server(abandoned)
+    for _ in range(2):
+        async with shop.client(tmp_path, root=gun.files["root"]) as trust:
+            with pytest.raises((RollbackError, MixAndMatchError), match=tuf_name(role)):
+                await trust.verify(IMAGE)
+    shop.files = honest
+    shop.convert()
+    async with shop.client(tmp_path / "new", root=gun.files["root"]) as trust:
+        assert await trust.verify(IMAGE)

@@ -9,11 +9,12 @@ version is never signed twice and whoever published meanwhile isn't overrun. The
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
-from securesystemslib.signer import Key
-from tuf.api.metadata import Root, Targets
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Key, Signature
+from tuf.api.metadata import Role, Root, Targets
 
 from tabellion.core import strict_json
 from tabellion.core.dialect import NOTARY, TUF, Dialect
@@ -183,6 +184,47 @@ def verify_whole(targets: Mapping[str, UnverifiedMetadata[Targets]]) -> None:
                     role=child.name,
                     hint="its signer signs it, or the owner vouches for what it says",
                 )
+
+
+def notary_name(role: str) -> str:
+    """Give the name that a role had before the conversion."""
+    return role if role == "targets" else f"{_PREFIX}{role}"
+
+
+def version_before(role: str, data: bytes, keys: Mapping[str, Key], entry: Role) -> int:
+    """Give the version of a role's last Notary file; what follows the conversion is above it.
+
+    Else whoever holds the server and a conversion that was signed once, but never published, could
+    show what was right then.
+
+    Args:
+        role: Its name in TUF.
+        data: The file that was seen last.
+        keys: Key id to key, as the role's delegator lists them in TUF.
+        entry: The role's key ids and threshold there.
+
+    Raises:
+        VerificationError: It's no Notary file, or these keys don't stand for it any more.
+    """
+    known = NOTARY.parse(notary_name(role), data, max_bytes=Limits().max_bytes(role))
+    bare = {key.keyid: key for key in (NOTARY.adopt_key(keys[keyid]) for keyid in entry.keyids)}
+    # The file names a certificate's key by another id than the bare key has.
+    signed = {
+        keyid: signature
+        for keyid, key in bare.items()
+        for signature in known.signatures.values()
+        if _holds(key, signature, known.signed_bytes)
+    }
+    verify_threshold(replace(known, signatures=signed), role, bare, list(bare), entry.threshold)
+    return known.version
+
+
+def _holds(key: Key, signature: Signature, data: bytes) -> bool:
+    try:
+        key.verify_signature(signature, data)
+    except (UnverifiedSignatureError, MalformedMetadataError):
+        return False
+    return True
 
 
 def is_notary_upload(upload: Iterable[UploadedFile]) -> bool:

@@ -14,7 +14,11 @@ from typing import Any, TypeVar, cast
 
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
-from tabellion.core.conversion import is_tuf_root, verify_signed_by_notary_root
+from tabellion.core.conversion import (
+    is_tuf_root,
+    verify_signed_by_notary_root,
+    version_before,
+)
 from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_of
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
@@ -193,10 +197,15 @@ class TrustedSet:
     def load_targets(self, data: bytes, role: str, delegator: str) -> None:
         """Take a cached file as a guard against rollback, where the snapshot names no versions.
 
+        After a conversion that is the last Notary file of the role.
+
         Raises:
             VerificationError: Its delegator's keys don't vouch for it any more, or malformed.
         """
-        if isinstance(self.targets_meta(role), UnversionedMeta):
+        if self.dialect is TUF:
+            keys, entry = role_keys(self._delegator(delegator), role)
+            self._seen_files[role] = version_before(role, data, keys, entry), data
+        elif isinstance(self.targets_meta(role), UnversionedMeta):
             known: TrustedMetadata[Targets] = _trust(
                 self._parse(role, data), role, self._delegator(delegator)
             )
