@@ -100,6 +100,8 @@ def _new_gun(name: str | None, gun: str | None) -> Gun | None:
 
 
 def _look(settings: Settings, wish: Wish) -> None:
+    from tabellion.publish.outcome import Published  # noqa: PLC0415  # not needed for help
+
     async def look() -> Preview:
         async with publisher(settings) as author:
             return await author.preview_conversion(wish)
@@ -107,7 +109,8 @@ def _look(settings: Settings, wish: Wish) -> None:
     preview = work(look(), f"looking at {wish.gun}")
     _tell_plan(preview, wish)
     if Options.of().json:
-        output.answer_json({"gun": wish.gun, "state": "planned", **_about(preview)})
+        planned = as_json(Published(wish.beside or wish.gun, {}, missing=preview.missing))
+        output.answer_json({**_about(preview), **planned, "state": "planned"})
 
 
 def _tell_plan(preview: Preview, wish: Wish) -> None:
@@ -161,18 +164,17 @@ def _about(preview: Preview) -> dict[str, Any]:
     return {
         "roles": [
             {
+                "role": role.name,
                 "was": role.was,
-                "name": role.name,
-                "delegator": role.delegator,
-                "keyids": list(role.keys),
+                "delegated_by": role.delegator,
                 "threshold": role.threshold,
-                "patterns": list(role.patterns),
+                "keyids": list(role.keys),
+                "paths": list(role.patterns),
                 "targets": len(role.payload.targets),
-                "missing": preview.missing.get(role.name, 0),
             }
             for role in plan.roles.values()
         ],
-        "left_out": dict(plan.left_out),
+        "left_out": [{"role": name, "reason": reason} for name, reason in plan.left_out.items()],
         "moved": [{"role": role, "target": path} for role, path in plan.moved],
         "unsaid": [{"role": role, "target": path} for role, path in plan.unsaid],
     }

@@ -14,10 +14,11 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import DelegatedRole, TargetFile
 
 from notary_conversion import Conversion, answer, converted_set, current_of, plain
-from notary_gun import GUN, NOW, NotaryGun, certified, new_signer, target
+from notary_gun import GUN, LATER, NOW, NotaryGun, certified, new_signer, target
 from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.core.release import next_snapshot
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import (
     ConflictError,
@@ -261,6 +262,45 @@ def test_a_role_that_could_not_release_does_not_begin_to(gun: NotaryGun) -> None
     assert "no answer to docker" in conversion.plan.left_out["targets/qa"]
     served = conversion.serve()
     assert answer(converted_set(gun, served), served, "rc") is None
+
+
+def test_a_role_with_wider_paths_than_the_release_does_not_go_on(gun: NotaryGun) -> None:
+    delegations = gun.targets["targets"].delegations
+    assert delegations is not None
+    assert delegations.roles is not None
+    delegations.roles[RELEASES].paths = ["1"]
+    delegations.roles["targets/alice"].paths = ["1.", "old"]
+    gun.targets["targets"].version = 2
+    gun.release("targets")
+    assert set(Conversion(gun).payloads) == {"targets", "releases"}
+    delegations.roles["targets/alice"].paths = ["1."]
+    gun.targets["targets"].version = 3
+    gun.release("targets")
+    assert set(Conversion(gun).payloads) == {"targets", "releases", "alice"}
+
+
+def test_the_release_is_asked_before_other_roles(conversion: Conversion) -> None:
+    delegations = conversion.payloads["targets"].delegations
+    assert delegations is not None
+    assert delegations.roles is not None
+    assert list(delegations.roles) == ["releases", "alice"]
+
+
+def test_a_publisher_may_go_on_signing_snapshots(conversion: Conversion, gun: NotaryGun) -> None:
+    own = plain(gun.signers["snapshot"][0])
+    conversion.root.revoke_key(conversion.root.roles["snapshot"].keyids[0], "snapshot")
+    conversion.root.add_key(own.public_key, "snapshot")
+    files = conversion.files()
+    roles = {role: (2, data) for role, data in files.items() if role != "root"}
+    snapshot = next_snapshot(TUF, None, roles, expires_at=LATER)
+    for version in (1, 2):
+        snapshot.version = version
+        upload = files | {"snapshot": TUF.sign(snapshot, [own])}
+        if version == 1:
+            with pytest.raises(ConflictError):
+                conversion.judge(upload)
+        else:
+            assert not conversion.judge(upload).needs_snapshot
 
 
 def test_names_that_tuf_cannot_have_are_refused_in_words(gun: NotaryGun) -> None:
