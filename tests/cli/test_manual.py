@@ -187,9 +187,18 @@ def members(content: Any) -> set[str]:
 
 def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
     gun = "manual.example/app"
+    old, other = "manual.example/old", f"sha256:{'1' * 64}"
     signed = f"--digest {DIGEST} --length 5"
     run("tabellion key generate --name a && tabellion key export a > a.pub")
     run("openssl genpkey -algorithm ed25519 -out plain.pem")
+    how_to_convert = ("--dry-run", "--yes")
+    for line in (
+        f"init {old} --dialect notary",
+        f"sign {old}:1 {signed}",
+        f"signer add {old} alice a.pub",
+        f"sign {old}:1 --digest {other} --length 6",
+    ):
+        run(f"tabellion {line}")
     answers = {
         "init": [f"init {gun}"],
         "sign, revoke, publish, rotate, signer add, signer remove": [
@@ -216,6 +225,7 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
         "status": [f"status {gun}"],
         "reset": [f"sign {gun}:4 {signed} --no-publish > staged; tabellion --json reset {gun}"],
         "signer list": [f"signer list {gun}"],
+        "convert": [f"convert {old} --to tuf --vouch releases {how}" for how in how_to_convert],
         "key list, key generate, key import": [
             "key list",
             "key generate --name b",

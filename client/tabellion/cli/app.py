@@ -63,6 +63,7 @@ class Tabellion(LazyGroup):
             "signer": Verb("tabellion.cli.signer", "Delegate: request, add, remove, list signers."),
             "rotate": Verb("tabellion.cli.rotate", "Give a top-level role another key."),
             "recover": Verb("tabellion.cli.recover", "After theft or loss: keys, lost files."),
+            "convert": Verb("tabellion.cli.convert", "Make a Notary GUN a TUF 1.0 GUN."),
             "key": Verb("tabellion.cli.key", "Make, list, import, export signing keys."),
         },
         "Shell": {

@@ -60,7 +60,7 @@ def add_signatures(
             )
         # A file speaks for the roles it delegates to once its own threshold is reached.
         keys, entry = draft.keys_of(role)
-        _verify_unchanged(item, keys, entry)
+        verify_unchanged(item, keys, entry)
         fresh = [keyid for keyid in entry.keyids if keyid not in item.signatures]
         lacking = signatures_missing(dialect, role, item.data, keys, entry)
         signers = ring.open(dialect, keys, fresh, at_most=lacking)
@@ -93,12 +93,13 @@ def changes_in_words(current: Current, files: Sequence[UploadedFile]) -> list[st
             item.role, item.data, max_bytes=Limits().targets_bytes
         )
         held = current.roles.get(item.role)
-        found = list(_differences(held.signed if held is not None else None, parsed.signed))
+        found = list(differences(held.signed if held is not None else None, parsed.signed))
         lines += [f"{item.role}: {line}" for line in found or ["nothing but version and expiry"]]
     return lines
 
 
-def _differences(old: Targets | None, new: Targets) -> Iterator[str]:
+def differences(old: Targets | None, new: Targets) -> Iterator[str]:
+    """Say what differs between two payloads of a role, a line each."""
     before, after = (old.targets if old is not None else {}), new.targets
     for path in sorted(before.keys() | after.keys()):
         if path not in after:
@@ -118,8 +119,12 @@ def _differences(old: Targets | None, new: Targets) -> Iterator[str]:
             yield f"let {name} sign {paths} with {role.threshold} of the keys {keys}"
 
 
-def _verify_unchanged(item: UnverifiedMetadata[Any], keys: Mapping[str, Key], entry: Role) -> None:
-    """Refuse a file that isn't the one that others signed."""
+def verify_unchanged(item: UnverifiedMetadata[Any], keys: Mapping[str, Key], entry: Role) -> None:
+    """Refuse a file that isn't the one that others signed.
+
+    Raises:
+        MalformedMetadataError: A signature by one of the keys doesn't hold.
+    """
     for keyid in item.signatures.keys() & set(entry.keyids):
         try:
             keys[keyid].verify_signature(item.signatures[keyid], item.signed_bytes)

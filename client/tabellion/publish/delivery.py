@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from tabellion.core.limits import Limits
-from tabellion.core.names import Gun
 from tabellion.errors import (
     ConflictError,
     NotFoundError,
@@ -36,7 +35,7 @@ class Delivery:
         attempts: How often it was built.
     """
 
-    def __init__(self, api: ServerApi, gun: Gun, *, home: Path) -> None:
+    def __init__(self, api: ServerApi, gun: str, *, home: Path) -> None:
         self._api = api
         self._kept = PublishedFiles(home, gun)
         self._gun = gun

@@ -94,7 +94,7 @@ class Founder:
             self._is_fresh = True
         await self._send(files)
         async with self._cache.locked():
-            await asyncio.to_thread(_pin, self._cache, files[0].data)
+            await asyncio.to_thread(pin_root, self._cache, files[0].data)
         await asyncio.to_thread(self._pending.drop)
         return await asyncio.to_thread(self._told, files[0].data)
 
@@ -240,7 +240,7 @@ def _is_refusal(error: TransportError) -> bool:
     return isinstance(error, AccessDeniedError | NotFoundError)
 
 
-def _pin(cache: MetadataCache, root: bytes) -> None:
+def pin_root(cache: MetadataCache, root: bytes) -> None:
     """Trust the root just made, and nothing that was known of a GUN of that name before."""
     cache.drop("timestamp", "snapshot", "targets")
     for version in cache.root_versions():

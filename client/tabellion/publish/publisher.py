@@ -40,6 +40,7 @@ from tabellion.publish.changes import (
     SignTarget,
     Staged,
 )
+from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.cosigning import add_signatures, changes_in_words
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
@@ -104,6 +105,14 @@ class Publisher:
         self._expiries = expiries
         self._clock = clock or (lambda: datetime.now(UTC))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._converter = Converter(
+            self._api,
+            self._reader,
+            self._ring,
+            home=home,
+            expiries=self._expiries_of(TUF),
+            clock=self._clock,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -394,6 +403,9 @@ class Publisher:
             KeyStoreError: No key here is one of those that are missing.
         """
         held = await asyncio.to_thread(partial.read, file)
+        if held.is_conversion:
+            async with self._locks[parse_gun(held.gun)]:
+                return await self._converter.cosign(file, held, show)
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._reader.with_left(await self._reader.read(held.gun))
@@ -415,12 +427,21 @@ class Publisher:
             return built
 
         async with self._locks[parse_gun(held.gun)]:
-            delivery = Delivery(self._api, parse_gun(held.gun), home=self._home)
+            delivery = Delivery(self._api, held.gun, home=self._home)
             built = await delivery.bring(build)
             if built.missing:
                 return Published(held.gun, {}, delivery.attempts, file, built.missing)
             await asyncio.to_thread(partial.remove, file)
         return Published(held.gun, built.versions, delivery.attempts)
+
+    async def preview_conversion(self, wish: Wish) -> Preview:
+        """Tell what ``convert`` would do; raises as that does."""
+        return await self._converter.preview(wish)
+
+    async def convert(self, wish: Wish, agree: Agree) -> Published:
+        """Make a Notary GUN a TUF GUN, or found one with its content; see ``Converter.convert``."""
+        async with self._locks[wish.beside or wish.gun]:
+            return await self._converter.convert(wish, agree)
 
     async def history(
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from tabellion.core.dialect import NOTARY, dialect_of
+from tabellion.core.dialect import NOTARY, TUF, dialect_of
 from tabellion.core.limits import Limits
 from tabellion.core.pinning import RootPin, TrustPinning, fingerprints, parse_fingerprint
 from tabellion.core.trusted_set import TrustedSet
@@ -214,12 +214,13 @@ class Bootstrap:
         """Find a root that the GUN's pin allows, as far as the way there goes.
 
         Of a Notary GUN that is the current one, as Notary has it: the way there may have begun with
-        keys that nobody pins any more.
+        keys that nobody pins any more. One that was converted since is walked to its TUF roots.
         """
         first = await self._first(fetch)
         if dialect_of(first) is NOTARY:
-            current = await self._current_notary_root(fetch)
-            return await asyncio.to_thread(self._open, first if current is None else current, pin)
+            current = await self._current_root(fetch)
+            if current is not None and dialect_of(current) is NOTARY:
+                return await asyncio.to_thread(self._open, current, pin)
 
         refusal: list[UntrustedRootError] = []
 
@@ -261,18 +262,38 @@ class Bootstrap:
         try:
             return check_is_no_page(self._url, await fetch(1))
         except NotFoundError as error:
-            data = await self._current_notary_root(fetch)
+            data = await self._oldest_notary_root(fetch)
             if data is None:
                 raise unknown_gun(self._gun, self._url, error) from error
             return data
 
-    async def _current_notary_root(self, fetch: FetchRoot) -> bytes | None:
-        """Give the current root of a Notary GUN: its first may be version 2, or be lost."""
+    async def _oldest_notary_root(self, fetch: FetchRoot) -> bytes | None:
+        """Give a root of a Notary GUN to start from: its first may be version 2, or be lost.
+
+        Of one that was converted since, it's the second, or the TUF root that followed a lost one.
+        """
+        data = await self._current_root(fetch)
+        if data is None or dialect_of(data) is NOTARY:
+            return data
+        try:
+            newest = TUF.parse("root", data, max_bytes=self._limits.root_bytes)
+        except VerificationError:
+            return None
+        for version in range(2, min(newest.version, self._limits.root_rotations) + 1):
+            try:
+                return await fetch(version)
+            except NotFoundError:
+                continue
+        return None
+
+    async def _current_root(self, fetch: FetchRoot) -> bytes | None:
+        """Give what the server shows as its current root, None if that's no root of either kind."""
         try:
             data = await fetch(None)
-            return data if dialect_of(data) is NOTARY else None
+            dialect_of(data)
         except (NotFoundError, VerificationError):
             return None
+        return data
 
     def _open_given(self, data: bytes) -> TrustedSet:
         try:

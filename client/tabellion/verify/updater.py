@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from tuf.api.metadata import MetaFile
 
+from tabellion.core.conversion import notary_name
+from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.pinning import RootPin
 from tabellion.core.role_requests import RoleRequest
@@ -130,8 +132,9 @@ class Updater:
         await _off_loop(lambda: self._load_cached(role, take, strict=offline))
         if trusted.role(role, delegator) is not None:
             return
+        seen = notary_name(role) if trusted.dialect is TUF else role
         await _off_loop(
-            lambda: self._load_cached(role, lambda old: trusted.load_targets(old, role, delegator))
+            lambda: self._load_cached(seen, lambda old: trusted.load_targets(old, role, delegator))
         )
         data = await self._fetch_named(trusted, role, meta)
 
@@ -196,10 +199,13 @@ class Updater:
         return 0
 
     def _take_root(self, trusted: TrustedSet, data: bytes) -> None:
-        old = trusted.root.signed
+        old, dialect = trusted.root.signed, trusted.dialect
         trusted.update_root(data)
-        if have_online_keys_changed(old, trusted.root.signed):
-            self._must_drop = True  # 5.3.11
+        # 5.3.11. The timestamp and snapshot of a Notary GUN that was converted can't be read any
+        # more, and its new ones have new keys; what was seen of its targets roles still counts.
+        is_converted = trusted.dialect is not dialect
+        if is_converted or have_online_keys_changed(old, trusted.root.signed):
+            self._must_drop = True
         self._keep_root(trusted)
 
     def _keep_root(self, trusted: TrustedSet) -> None:

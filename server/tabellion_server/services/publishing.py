@@ -12,9 +12,10 @@ from typing import Final
 
 from securesystemslib.signer import Key
 
-from tabellion.core.dialect import NOTARY
+from tabellion.core.conversion import is_conversion
+from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.publication import CurrentSet, Publication, UploadedFile, holds_threshold
-from tabellion.core.roles import key_material
+from tabellion.core.roles import TOP_LEVEL_ROLES, key_material
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import ConflictError, RefusedPublicationError
 from tabellion_server.keys.example_keys import EXAMPLE_KEY_FINGERPRINTS
@@ -57,6 +58,8 @@ class _Prepared:
     added: Sequence[StoredFile]
     events: Sequence[TagEvent]
     publication: Publication
+    removed: Sequence[str] = ()
+    converts: str | None = None  # the dialect that the GUN had before
 
 
 class Publisher:
@@ -139,6 +142,8 @@ class Publisher:
                         dialect=prepared.publication.dialect.name,
                         expected_revision=head.revision if head else None,
                         added=prepared.added,
+                        removed_heads=prepared.removed,
+                        converts=prepared.converts,
                         events=prepared.events,
                         at=prepared.added[-1].stored_at,
                     )
@@ -173,7 +178,9 @@ class Publisher:
     ) -> _Prepared:
         now = self._clock()
         current = await self._files.current_set(head) if head else None
-        online = await self._signer.public_keys(gun, current.dialect if current else None)
+        dialect = current.dialect if current else None
+        converts = await asyncio.to_thread(is_conversion, dialect, upload)
+        online = await self._signer.public_keys(gun, TUF if converts else dialect)
         restored = await self._store.restoration(gun)
 
         def judge() -> Publication:
@@ -192,7 +199,11 @@ class Publisher:
             # Versions are passed over in both at once: the next commit knows of nothing lost.
             is_ours = holds_threshold(publication.root.signed, "snapshot", online.snapshot)
             publication = replace(publication, needs_snapshot=is_ours)
-        return await self._complete(gun, held, publication, now, skip=restored.skip)
+        prepared = await self._complete(gun, held, publication, now, skip=restored.skip)
+        if not converts or head is None:
+            return prepared
+        gone = head.files.keys() - publication.targets.keys() - TOP_LEVEL_ROLES
+        return replace(prepared, removed=sorted(gone), converts=head.dialect)
 
     async def _complete(
         self,

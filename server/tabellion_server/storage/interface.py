@@ -241,6 +241,7 @@ class Store(Protocol):
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
         replaces: bool = False,
+        converts: str | None = None,
         at: datetime,
     ) -> Head:
         """Publish in one transaction; give the new head.
@@ -252,7 +253,7 @@ class Store(Protocol):
 
         Args:
             gun: The collection.
-            dialect: Its dialect, the same in every commit but one that replaces the GUN.
+            dialect: Its dialect, the same in every commit but one that replaces or converts it.
             expected_revision: Revision it was judged on; None if the GUN must not exist.
             added: Files to add, of any number of roles and versions.
             removed_heads: Roles to have no current file any more.
@@ -260,7 +261,8 @@ class Store(Protocol):
             changes: What the changefeed tells instead, with moments of its own: an import keeps
                 the feed of the server it comes from. Their ids are given anew.
             replaces: Drop the GUN's files and history first, and tell the deletion in the
-                changefeed: a conversion to another dialect. Its online keys and revision stay.
+                changefeed: a GUN made anew. Its online keys and revision stay.
+            converts: The dialect that the GUN had, where this gives it another: all else stays.
             at: The moment of the commit, aware.
 
         Raises:

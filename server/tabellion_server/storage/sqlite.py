@@ -117,6 +117,7 @@ class SqliteStore:
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
         replaces: bool = False,
+        converts: str | None = None,
         at: datetime,
     ) -> Head:
         """See ``Store.commit``."""
@@ -126,7 +127,7 @@ class SqliteStore:
             if self._water is not None:
                 verify_complete(connection, self._water)
             head = read_head(connection, gun)
-            was = head.dialect if head is not None and replaces else dialect
+            was = head.dialect if head is not None and replaces else converts or dialect
             check_head(gun, head, expected_revision, was)
             write_revision(connection, gun, dialect, head, at)
             if replaces and head is not None:
