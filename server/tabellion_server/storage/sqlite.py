@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tabellion_server.storage.interface import (
+    AuditEntry,
     Change,
     Head,
     OnlineKeyRow,
@@ -21,6 +22,11 @@ from tabellion_server.storage.interface import (
 )
 from tabellion_server.storage.sqlite_file import open_store_file
 from tabellion_server.storage.sqlite_heads import HeadReader
+from tabellion_server.storage.sqlite_pending import (
+    PendingTables,
+    close_row,
+    drop_rows,
+)
 from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
     MAX_INTEGER,
@@ -45,7 +51,7 @@ T = TypeVar("T")
 _READERS: Final = 4
 
 
-class SqliteStore:
+class SqliteStore(PendingTables):
     """A ``Store`` in one file, which several processes of one machine may share."""
 
     def __init__(self, path: Path, writer: GroupWriter, readers: Readers) -> None:
@@ -95,6 +101,7 @@ class SqliteStore:
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
         replaces: bool = False,
+        closes: AuditEntry | None = None,
         at: datetime,
     ) -> Head:
         """See ``Store.commit``."""
@@ -106,6 +113,7 @@ class SqliteStore:
             check_head(gun, head, expected_revision, was)
             write_revision(connection, gun, dialect, head, at)
             if replaces and head is not None:
+                drop_rows(connection, gun, at)
                 for table in ("current", "metadata", "events"):
                     # The text is ours alone; values are bound.
                     connection.execute(f"DELETE FROM {table} WHERE gun = ?", (gun,))  # noqa: S608
@@ -116,6 +124,8 @@ class SqliteStore:
                 [(gun, role) for role in removed_heads],
             )
             write_events(connection, gun, events)
+            if closes is not None:
+                close_row(connection, closes)
             written = read_head(connection, gun)
             if written is None:
                 raise StoreCorruptionError(f"{gun} vanished while it was written")
@@ -150,7 +160,9 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO retired SELECT gun, revision FROM heads WHERE gun = ?",
                 (gun,),
             )
-            deleted = [
+            now = datetime.now(UTC)
+            deleted = [drop_rows(connection, gun, now)]
+            deleted += [
                 connection.execute(statement, (gun,)).rowcount
                 for statement in (
                     "DELETE FROM current WHERE gun = ?",
@@ -161,7 +173,7 @@ class SqliteStore:
                 )
             ]
             if any(deleted):
-                write_change(connection, Change(gun, 0, "", "deletion", datetime.now(UTC)))
+                write_change(connection, Change(gun, 0, "", "deletion", now))
             return any(deleted)
 
         return await self._write(work)
