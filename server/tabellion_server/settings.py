@@ -43,7 +43,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     "server.tls": {"certificate": "path", "key": "path"},
     "storage": {"url": "text"},
     "keys": {"master_key_file": "path"},
-    "expiry": {"timestamp": "duration", "snapshot": "duration"},
+    "expiry": {"timestamp": "duration", "snapshot": "duration", "pending": "duration"},
     "auth": {
         "type": "text",
         "realm": "text",
@@ -96,6 +96,7 @@ class Settings:
         master_key_file: What seals the online keys.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
+        pending_life: How long a proposal waits for signatures.
         auth: Whose tokens are demanded; None demands none.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
@@ -117,6 +118,7 @@ class Settings:
     master_key_file: Path = Path("master.key")
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
+    pending_life: timedelta = timedelta(days=14)
     auth: TokenAuth | None = None
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
@@ -231,6 +233,7 @@ class _Reader:
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
+            pending_life=get("expiry.pending", default.pending_life),
             auth=read_token_auth(self.values, self.places, self.fault),
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),

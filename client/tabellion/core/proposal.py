@@ -21,6 +21,7 @@ from tuf.api.metadata import Root, Targets
 
 from tabellion.core import strict_json
 from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.holders import holders_of
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.notary_dialect import is_delegation_name
@@ -51,6 +52,7 @@ class Standing:
         delegator_version: That file's version.
         threshold: Distinct keys needed.
         keys: The role's keys by id.
+        holders: Key id to its holder's name, as the delegator gives it.
         signed_by: Ids of the keys whose signatures count.
     """
 
@@ -59,6 +61,7 @@ class Standing:
     delegator_version: int
     threshold: int
     keys: Mapping[str, Key]
+    holders: Mapping[str, str]
     signed_by: tuple[str, ...]
 
     @property
@@ -151,6 +154,14 @@ class Proposal:
                 found[standing.role] = max(found.get(standing.role, 0), standing.lacking)
         return found
 
+    def is_served(self, current: CurrentSet | None) -> bool:
+        """Tell whether just this is published, whoever's signatures it has there."""
+        held = current.files if current is not None else {}
+        return all(
+            role in held and held[role].signed_bytes == item.signed_bytes
+            for role, item in self.files.items()
+        )
+
     def merged(self, other: Proposal) -> Proposal:
         """Add the signatures that another copy has; verify them first."""
         upload = [
@@ -200,7 +211,13 @@ def standing_of(item: UnverifiedMetadata[Any], delegator: UnverifiedMetadata[Any
     # A threshold of none: who signed, however few.
     signed_by = verify_threshold(item, item.role, listed, list(listed), 0)
     return Standing(
-        item.role, delegator.role, delegator.version, entry.threshold, listed, signed_by
+        item.role,
+        delegator.role,
+        delegator.version,
+        entry.threshold,
+        listed,
+        holders_of(delegator.signed),
+        signed_by,
     )
 
 
