@@ -49,7 +49,7 @@ _MAX_NAME: Final = 255
 _MAX_SIGNATURES: Final = 8  # of one key: each costs a verification
 _MAX_INTEGER: Final = 2**53  # beyond, Go's verifiers see another number than was signed
 _HASH_BYTES: Final = {"sha256": 32, "sha512": 64}
-_WRITTEN_TEXT: Final = "notary-expires"  # a payload's expiry as it was written, and what it means
+WRITTEN_TEXT: Final = "notary-expires"  # a payload's expiry as it was written, and what it means
 _HTML: Final = (
     ("<", "\\u003c"),
     (">", "\\u003e"),
@@ -269,7 +269,7 @@ def parse_moment(text: object) -> datetime:
 
 def _expires_text(signed: Signed) -> str:
     """Give the expiry as it was written, unless it was changed since: then whole seconds, UTC."""
-    text, moment = signed.unrecognized_fields.get(_WRITTEN_TEXT, ("", None))
+    text, moment = signed.unrecognized_fields.get(WRITTEN_TEXT, ("", None))
     return text if moment == signed.expires else f"{signed.expires:%Y-%m-%dT%H:%M:%SZ}"
 
 
@@ -287,7 +287,7 @@ def _common(role: str, content: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": version,
         "expires": expires,
-        "unrecognized_fields": {_WRITTEN_TEXT: (content["expires"], expires)},
+        "unrecognized_fields": {WRITTEN_TEXT: (content["expires"], expires)},
     }
 
 

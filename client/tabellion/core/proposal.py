@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from securesystemslib.signer import Key, Signature
 from tuf.api.metadata import Root, Targets
@@ -127,6 +127,12 @@ class Proposal:
     def versions(self) -> dict[str, int]:
         """Give the version of each role."""
         return {role: item.version for role, item in self.files.items()}
+
+    @property
+    def root(self) -> Root | None:
+        """Give the root that it holds."""
+        item = self.files.get("root")
+        return cast("Root", item.signed) if item is not None else None
 
     @property
     def upload(self) -> list[UploadedFile]:

@@ -75,7 +75,7 @@ def read(path: Path) -> Partial:
         raise UsageError(f"{path} isn't a partly signed publication", hint=hint)
     found: list[UploadedFile] = []
     for role, text in content.items():
-        if not isinstance(text, str) or role in {"root", "snapshot", "timestamp"}:
+        if not isinstance(text, str) or role in {"snapshot", "timestamp"}:
             raise UsageError(f"{path} holds an odd file {role[:80]!r}", hint=hint)
         found.append(UploadedFile(role, text.encode()))
     return Partial(parse_gun(gun), tuple(found))
