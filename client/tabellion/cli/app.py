@@ -46,6 +46,8 @@ class Tabellion(LazyGroup):
             "sign": Verb("tabellion.cli.sign", "Sign an image or data, and publish it."),
             "revoke": Verb("tabellion.cli.revoke", "Take a signature back."),
             "publish": Verb("tabellion.cli.publish", "Publish what was staged."),
+            "cosign": Verb("tabellion.cli.cosign", "Sign what waits for more signatures."),
+            "pending": Verb("tabellion.cli.pending", "See and withdraw what waits at the server."),
             "status": Verb("tabellion.cli.status", "Show staged changes and expiry."),
             "reset": Verb("tabellion.cli.reset", "Drop staged changes."),
         },
@@ -62,6 +64,8 @@ class Tabellion(LazyGroup):
         "Keys": {
             "signer": Verb("tabellion.cli.signer", "Delegate: request, add, remove, list signers."),
             "rotate": Verb("tabellion.cli.rotate", "Give a top-level role another key."),
+            "root": Verb("tabellion.cli.root", "Ceremonies: several holders change the root."),
+            "witness": Verb("tabellion.cli.witness", "Sign roles anew as they are."),
             "key": Verb("tabellion.cli.key", "Make, list, import, export signing keys."),
         },
         "Shell": {

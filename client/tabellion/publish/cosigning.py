@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from securesystemslib.signer import Signer
@@ -51,20 +52,23 @@ def add_signatures(
     return Built(dialect, tuple(complete), versions, {})
 
 
-def sign_proposal(proposal: Proposal, current: CurrentSet | None, ring: KeyRing) -> Proposal:
+def sign_proposal(
+    proposal: Proposal, current: CurrentSet | None, ring: KeyRing, *, knows_all: bool = True
+) -> Proposal:
     """Add the signatures of keys here that some threshold still lacks.
 
     Args:
         proposal: From anybody.
         current: What it's built on, or as much of it as is known; None if it founds the GUN.
         ring: The keys here.
+        knows_all: What ``current`` doesn't hold isn't there; else it may be.
 
     Raises:
         UsageError: It was made for another state.
         MalformedMetadataError: It was changed after somebody signed it.
         KeyStoreError: No key here is one of those that are missing.
     """
-    verify_untouched(proposal, current)
+    verify_untouched(proposal, current, knows_all=knows_all)
     standings = proposal.standings(current)
     signers: dict[str, dict[str, Signer]] = {}
     for standing in standings:
@@ -90,15 +94,21 @@ def sign_proposal(proposal: Proposal, current: CurrentSet | None, ring: KeyRing)
     return Proposal.parse(proposal.gun, proposal.dialect, upload)
 
 
-def verify_untouched(proposal: Proposal, current: CurrentSet | None) -> None:
+def verify_untouched(
+    proposal: Proposal, current: CurrentSet | None, *, knows_all: bool = True
+) -> None:
     """Refuse a proposal for another state, or one that isn't what others signed.
 
     Raises:
         UsageError: It doesn't follow what is current.
         MalformedMetadataError: It was changed after somebody signed it.
     """
+    held = current.files if current is not None else {}
+    known = [role for role in proposal.files if knows_all or role in held]
     try:
-        verify_base(proposal, current)
+        verify_base(
+            replace(proposal, files={role: proposal.files[role] for role in known}), current
+        )
     except ConflictError as error:
         raise UsageError(
             error.message, hint="make it anew: tabellion sign or root prepare"

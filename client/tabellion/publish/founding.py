@@ -34,7 +34,7 @@ from tabellion.errors import (
 from tabellion.publish.birth import Pending, Plan, first_files
 from tabellion.publish.delivery import may_pass
 from tabellion.publish.key_notes import KeyInfo
-from tabellion.publish.named_keys import NamedKey
+from tabellion.publish.named_keys import NamedKey, list_keys
 from tabellion.publish.outcome import Initialized
 from tabellion.publish.pending_api import Offer, PendingApi
 from tabellion.publish.retries import Retries
@@ -176,15 +176,10 @@ class Founder:
                     hint=f"name more {role} keys, or lower the threshold",
                 )
         try:
-            holders: dict[str, str] = {}
-            keys: dict[str, list[Key]] = {}
-            for role in roles:
-                keys[role] = []
-                for named_key in found[role] or self._make(role):
-                    listed = self._listed(role, named_key)
-                    keys[role].append(listed)
-                    if named_key.holder:
-                        holders[listed.keyid] = named_key.holder
+            named_keys = {role: found[role] or self._make(role) for role in roles}
+            keys, holders = list_keys(
+                named_keys, self._dialect, self._ring, self._gun, now=self._clock()
+            )
             files = first_files(
                 self._dialect,
                 Plan({**keys, **online}, thresholds, holders),
@@ -217,9 +212,6 @@ class Founder:
                 f"{len(found)} root keys are here", hint="name those that shall sign the root"
             )
         return [NamedKey(info.key, info) for info in found]
-
-    def _listed(self, role: str, named: NamedKey) -> Key:
-        return named.listed(role, self._dialect, self._ring, self._gun, now=self._clock())
 
     def _make(self, role: str) -> list[NamedKey]:
         passphrase = self._ring.passphrases.new(role)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -80,6 +81,30 @@ class NamedKey:
             "a Notary root lists its keys as certificates, and this is a bare key",
             hint=f"its holder makes one: tabellion root certificate {gun} KEY",
         )
+
+
+def list_keys(
+    named: Mapping[str, Sequence[NamedKey]],
+    dialect: Dialect,
+    ring: KeyRing,
+    gun: str,
+    *,
+    now: datetime,
+) -> tuple[dict[str, list[Key]], dict[str, str]]:
+    """Give each role's keys as metadata will list them, and key id to holder. It blocks.
+
+    Raises:
+        KeyStoreError: A Notary root key of somebody else that isn't a certificate.
+        PassphraseError: To certify a key here, its passphrase is missing or wrong.
+    """
+    listed: dict[str, list[Key]] = {}
+    holders: dict[str, str] = {}
+    for role, items in named.items():
+        listed[role] = [item.listed(role, dialect, ring, gun, now=now) for item in items]
+        for item, key in zip(items, listed[role], strict=True):
+            if item.holder:
+                holders[key.keyid] = item.holder
+    return listed, holders
 
 
 def _read(path: Path) -> Key:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from tabellion.core.dialect import Dialect
@@ -26,6 +26,7 @@ from tabellion.publish import partial
 from tabellion.publish.cosigning import add_signatures, sign_proposal, verify_untouched
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.examining import Examined, Show, chosen, examined, worded
+from tabellion.publish.named_keys import NamedKey, list_keys
 from tabellion.publish.outcome import Published
 from tabellion.publish.pending_api import AuditRecord, PendingApi, PendingInfo
 from tabellion.publish.root_edits import RootEdit, build_root_edit
@@ -60,35 +61,56 @@ class Proposals:
     async def prepare_root(
         self,
         gun: str,
-        edit_of: Callable[[Current], RootEdit],
         *,
+        added: Mapping[str, Sequence[str]] | None = None,
+        removed: Sequence[str] = (),
+        thresholds: Mapping[str, int] | None = None,
+        life: timedelta | None = None,
         out: Path | None = None,
     ) -> Published:
         """Make the next root, signed by the keys here; publish it if that's enough.
 
         Args:
             gun: The GUN.
-            edit_of: Tells what is to change; called in a thread.
+            added: Role to keys it gets, as ``NamedKey`` reads them.
+            removed: Ids, or beginnings of ids, of keys that no role has any more.
+            thresholds: Role to threshold.
+            life: How long it lasts; None for as long as is usual.
             out: Write it there instead, and tell no server.
 
         Raises:
             UsageError: A role would have fewer keys than its threshold.
+            KeyStoreError: A key that was named can't be used.
         """
         name = parse_gun(gun)
 
+        def build_on(current: Current) -> Built:
+            dialect, now = current.trusted.dialect, self._clock()
+            store = self._ring.keystore
+            named = {
+                role: [NamedKey.read(text, store) for text in texts]
+                for role, texts in (added or {}).items()
+            }
+            keys, holders = list_keys(named, dialect, self._ring, name, now=now)
+            edit = RootEdit(
+                added=keys,
+                removed=removed,
+                thresholds=thresholds or {},
+                holders=holders,
+                life=life,
+            )
+            return build_root_edit(
+                current,
+                edit,
+                self._ring,
+                expiries=self._expiries_of(dialect),
+                now=now,
+                may_be_unsigned=True,
+            )
+
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._reader.read(name, renews_root=True)
-            current = await self._reader.with_left(current)
-            return await asyncio.to_thread(
-                lambda: build_root_edit(
-                    current,
-                    edit_of(current),
-                    self._ring,
-                    expiries=self._expiries_of(current.trusted.dialect),
-                    now=self._clock(),
-                    may_be_unsigned=True,
-                )
-            )
+            return await asyncio.to_thread(build_on, await self._reader.with_left(current))
 
         async with self._locks[name]:
             if out is not None:

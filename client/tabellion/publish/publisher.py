@@ -37,6 +37,7 @@ from tabellion.publish.changes import (
     RevokeTarget,
     SignTarget,
     Staged,
+    Witness,
 )
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
@@ -280,6 +281,35 @@ class Publisher:
         current = await self._reader.read(parse_gun(gun))
         return signer_infos(current, await asyncio.to_thread(self._ring.held))
 
+    async def witness(self, gun: str, roles: Sequence[str], *, publish: bool = True) -> Published:
+        """Sign roles anew as they are: another version, a new expiry.
+
+        Revives one that expired or, in a delegated role, has too few valid signatures.
+
+        Args:
+            gun: The GUN.
+            roles: ``root`` alone, or targets roles.
+            publish: False stages it; a root isn't staged.
+
+        Raises:
+            UsageError: A role is the server's, or has published nothing.
+            KeyStoreError: No key of one is here.
+        """
+        online = {"snapshot", "timestamp"}.intersection(roles)
+        if not roles or online or ("root" in roles and (len(roles) > 1 or not publish)):
+            raise UsageError(
+                f"{' '.join(roles)[:80] or 'nothing'} can't be witnessed",
+                hint="name root alone, or targets roles; the server renews snapshot and timestamp",
+            )
+        if "root" in roles:
+            return await self.proposals.prepare_root(gun)
+        changes = [Witness(role) for role in roles]
+        if publish:
+            return await self._publish(parse_gun(gun), changes, again=False)
+        for change in changes[:-1]:
+            await self._stage(parse_gun(gun), change)
+        return await self._stage(parse_gun(gun), changes[-1])
+
     async def rotate(
         self, gun: str, role: str, *, keys: Sequence[str] = (), server: bool = False
     ) -> Published:
@@ -433,7 +463,8 @@ class Publisher:
     async def _build(
         self, gun: Gun, changes: Sequence[Change], *, again: bool
     ) -> tuple[Draft, Built]:
-        current = await self._reader.with_left(await self._reader.read(gun))
+        revives = [change.role for change in changes if isinstance(change, Witness)]
+        current = await self._reader.with_left(await self._reader.read(gun, revives=revives))
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
         now = self._clock()

@@ -246,7 +246,12 @@ def _to_renew(
     found: dict[str, Targets] = {}
     for role in sorted(draft.touched.difference(changed)):
         published = draft.current.roles.get(role)
-        if published is None or published.expires_at - now < expiries.targets * _RENEW_BELOW:
+        is_due = role in draft.witnessed
+        if (
+            is_due
+            or published is None
+            or published.expires_at - now < expiries.targets * _RENEW_BELOW
+        ):
             found[role] = draft.edit(role)
     return found
 
