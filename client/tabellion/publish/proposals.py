@@ -125,7 +125,11 @@ class Proposals:
             return Published(gun, built.versions, attempts)
         path = partial.path_for(self._home, gun, built.versions, built.files)
         await asyncio.to_thread(partial.write, path, gun, built.files)
-        return await self._offer(gun, built.files, built.missing, path)
+        try:
+            return await self._offer(gun, built.files, path)
+        except (PublicationError, TransportError) as error:
+            # A notary-server keeps none, ours may be away: the file is what counts.
+            return Published(gun, {}, attempts, path, built.missing, not_kept=error.message)
 
     async def cosign_file(self, file: Path, *, show: Show | None = None) -> Published:
         """Add the signatures of keys here to a file's proposal; publish it when enough.
@@ -146,7 +150,7 @@ class Proposals:
                 await asyncio.to_thread(partial.write, file, gun, built.files)
                 return Published(gun, {}, attempts, file, built.missing)
             if not await self._is_founded(gun):
-                return await self._offer(gun, built.files, {}, file)
+                return await self._offer(gun, built.files, file)
             await asyncio.to_thread(partial.remove, file)
         return Published(gun, built.versions, attempts)
 
@@ -169,7 +173,7 @@ class Proposals:
             files = await self._files(name, info.id)
             built, attempts = await self._sign(name, files, show)
             if built.missing or not await self._is_founded(name):
-                return await self._offer(name, built.files, built.missing, None)
+                return await self._offer(name, built.files, None)
         return Published(name, built.versions, attempts)
 
     async def publish_file(self, file: Path) -> Published:
@@ -190,12 +194,11 @@ class Proposals:
 
         async with self._locks[gun]:
             if not await self._is_founded(gun):
-                examined = await self.examine(gun, held.files)
-                missing = examined.proposal.missing(None)
-                return await self._offer(gun, held.files, missing, file)
+                await self.examine(gun, held.files)
+                return await self._offer(gun, held.files, file)
             built = await delivery.bring(build)
             if built.missing:
-                return await self._offer(gun, built.files, built.missing, file)
+                return await self._offer(gun, built.files, file)
             await asyncio.to_thread(partial.remove, file)
         return Published(gun, built.versions, delivery.attempts)
 
@@ -304,16 +307,10 @@ class Proposals:
         self,
         gun: Gun,
         files: Sequence[UploadedFile],
-        missing: Mapping[str, int],
         file: Path | None,
     ) -> Published:
-        """Let the server keep a proposal; what only a file holds stays in it, whatever it says."""
-        try:
-            offer = await self._pending.offer(gun, files)
-        except (PublicationError, TransportError) as error:
-            if file is None or not missing:
-                raise
-            return Published(gun, {}, 1, file, missing, not_kept=error.message)
+        """Let the server keep a proposal, or publish it if that's enough."""
+        offer = await self._pending.offer(gun, files)
         if offer.state != "published":
             return Published(gun, {}, 1, file, offer.missing, offer.id)
         if file is not None:
