@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 from structlog.testing import capture_logs
 from tuf.api.metadata import Root
@@ -17,6 +18,12 @@ from tuf.api.metadata import Root
 from forge import Forge, resign, target
 from http_site import Site, new_signer, signed
 from tabellion.core.dialect import TUF
+from tabellion_server.app import make_app
+from tabellion_server.settings import Settings
+from tabellion_server.storage.sqlite import SqliteStore
+from tabellion_server.web.context import CONTEXT
+
+PROBLEMS = {"Accept": "application/problem+json"}
 
 
 async def two_of_three(site: Site) -> tuple[Forge, list[CryptoSigner]]:
@@ -328,6 +335,57 @@ async def test_the_last_signature_from_two_at_once_publishes_once(site: Site) ->
     head = await site.store.head(site.gun)
     assert head is not None
     assert head.revision == 2
+
+
+async def test_the_last_signature_by_two_processes_at_once_publishes_once(
+    site: Site, settings: Settings
+) -> None:
+    forge, (ann, bob, eve) = await two_of_three(site)
+    await opened(site, next_root(forge, [ann]))
+    store = await SqliteStore.open(site.store._path)
+    online = site.client.app[CONTEXT].online
+    app = make_app(settings, store=store, online_keys=online, clock=site.clock)
+    async with TestClient(TestServer(app), headers=PROBLEMS) as client:
+        other = Site(client, store, site.clock)
+        responses = await asyncio.gather(
+            *(each.offer(next_root(forge, [who])) for who in (bob, eve) for each in (site, other))
+        )
+        answers = [await response.json() for response in responses]
+    await store.close()
+    assert {answer["state"] for answer in answers} == {"published"}, answers
+    assert await actions(site) == ["opened", "published"]
+    head = await site.store.head(site.gun)
+    assert head is not None
+    assert head.revision == 2
+
+
+async def test_signatures_that_two_processes_take_at_once_are_all_kept(
+    site: Site, settings: Settings
+) -> None:
+    forge, holders = await two_of_three(site)
+    more = [new_signer() for _ in range(6)]
+
+    def grow(root: Root) -> None:
+        for holder in more:
+            root.add_key(holder.public_key, "root")
+        root.roles["root"].threshold = 9
+
+    await opened(site, next_root(forge, [holders[0]], grow))
+    store = await SqliteStore.open(site.store._path)
+    online = site.client.app[CONTEXT].online
+    app = make_app(settings, store=store, online_keys=online, clock=site.clock)
+    async with TestClient(TestServer(app), headers=PROBLEMS) as client:
+        sites = (site, Site(client, store, site.clock))
+        await asyncio.gather(
+            *(
+                sites[number % 2].offer(next_root(forge, [holder], grow))
+                for number, holder in enumerate(more)
+            )
+        )
+    await store.close()
+    (proposal,) = await listed(site)
+    assert len(proposal["standing"][1]["signed"]) == 7
+    assert await actions(site) == ["opened"] + ["signed"] * 6
 
 
 async def test_a_gun_whose_name_ends_like_an_address_of_proposals_has_its_own(site: Site) -> None:

@@ -246,6 +246,28 @@ async def test_a_notary_root_gets_a_second_holder(
         assert await reader.digest(gun, "1") == digest("1").hex
 
 
+async def test_a_rotation_that_several_have_to_sign_waits_for_them(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        ann, bob = await people(stack, server, tmp_path, ["ann", "bob"])
+        made = await ann.publisher.init(gun)
+        await ann.sign(gun, "1")
+        bobs = public_key(bob, tmp_path)
+        await ann.publisher.proposals.prepare_root(gun, added={"root": [bobs]})
+        grown = await ann.publisher.proposals.prepare_root(gun, thresholds={"root": 2})
+        assert grown.missing == {"root": 1}
+        bob = await stack.enter_async_context(await with_root(server, bob, made.root))
+        await bob.publisher.proposals.cosign(gun)
+        half = await ann.publisher.rotate(gun, "targets")
+        assert half.missing == {"root": 1}
+        assert await ann.digest(gun, "1") == digest("1").hex
+        done = await bob.publisher.proposals.cosign(gun)
+        assert done.versions == {"root": 4, "targets": 3}
+        reader = await stack.enter_async_context(Person(server.url, tmp_path / "r", made.root))
+        assert await reader.digest(gun, "1") == digest("1").hex
+
+
 async def test_a_file_edited_after_a_signature_is_signed_by_nobody(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:

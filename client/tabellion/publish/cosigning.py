@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -37,19 +37,59 @@ def add_signatures(
         MalformedMetadataError: It was changed after somebody signed it.
         KeyStoreError: No key here is one of those that are missing.
     """
-    dialect = current.trusted.dialect
-    proposal, served = Proposal.parse(current.gun, dialect, files), current.as_served()
+    return _build(current, files, ring, sign_proposal, expiries=expiries, now=now)
+
+
+def complete(
+    current: Current,
+    files: Sequence[UploadedFile],
+    ring: KeyRing,
+    *,
+    expiries: Expiries,
+    now: datetime,
+) -> Built:
+    """Make of a proposal what is to be uploaded: nothing is signed here but a snapshot.
+
+    Raises:
+        UsageError: It was made for an older state, or nothing delegates to a role.
+        MalformedMetadataError: It was changed after somebody signed it.
+    """
+
+    def verified(proposal: Proposal, served: CurrentSet, _: KeyRing) -> Proposal:
+        verify_untouched(proposal, served)
+        return proposal
+
+    return _build(current, files, ring, verified, expiries=expiries, now=now)
+
+
+def _build(
+    current: Current,
+    files: Sequence[UploadedFile],
+    ring: KeyRing,
+    sign: Callable[[Proposal, CurrentSet, KeyRing], Proposal],
+    *,
+    expiries: Expiries,
+    now: datetime,
+) -> Built:
+    dialect, served = current.trusted.dialect, current.as_served()
+    proposal = Proposal.parse(current.gun, dialect, files)
     if proposal.is_served(served):
         return Built(dialect, (), proposal.versions, {})
-    signed = sign_proposal(proposal, served, ring)
+    signed = sign(proposal, served, ring)
     missing = signed.missing(served)
     if missing:
         return Built(dialect, tuple(signed.upload), signed.versions, missing)
-    complete, versions = with_snapshot(
-        current, signed.upload, signed.versions, ring, expiries=expiries, now=now, root=signed.root
+    whole, versions = with_snapshot(
+        current,
+        signed.upload,
+        signed.versions,
+        ring,
+        expiries=expiries,
+        now=now,
+        root=signed.root,
     )
-    judge(current, complete, now=now, root=signed.root)
-    return Built(dialect, tuple(complete), versions, {})
+    judge(current, whole, now=now, root=signed.root)
+    return Built(dialect, tuple(whole), versions, {})
 
 
 def sign_proposal(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tabellion.core.dialect import Dialect
 from tabellion.core.names import Gun, parse_gun
-from tabellion.core.proposal import Proposal
 from tabellion.core.publication import CurrentSet, UploadedFile
 from tabellion.errors import (
     NotFoundError,
@@ -23,15 +22,15 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish import partial
-from tabellion.publish.cosigning import add_signatures, sign_proposal, verify_untouched
+from tabellion.publish.cosigning import add_signatures, complete, sign_proposal
 from tabellion.publish.delivery import Delivery
+from tabellion.publish.edit_requests import EditRequest
 from tabellion.publish.examining import Examined, Show, chosen, examined, worded
-from tabellion.publish.named_keys import NamedKey, list_keys
 from tabellion.publish.outcome import Published
 from tabellion.publish.pending_api import AuditRecord, PendingApi, PendingInfo
-from tabellion.publish.root_edits import RootEdit, build_root_edit
+from tabellion.publish.root_edits import build_root_edit
 from tabellion.publish.server_api import ServerApi
-from tabellion.publish.signing import Built, Expiries, KeyRing, judge, with_snapshot
+from tabellion.publish.signing import Built, Expiries, KeyRing
 from tabellion.publish.state import Current, StateReader
 
 
@@ -84,24 +83,13 @@ class Proposals:
         """
         name = parse_gun(gun)
 
+        wanted = EditRequest(added or {}, removed, thresholds or {}, life)
+
         def build_on(current: Current) -> Built:
             dialect, now = current.trusted.dialect, self._clock()
-            store = self._ring.keystore
-            named = {
-                role: [NamedKey.read(text, store) for text in texts]
-                for role, texts in (added or {}).items()
-            }
-            keys, holders = list_keys(named, dialect, self._ring, name, now=now)
-            edit = RootEdit(
-                added=keys,
-                removed=removed,
-                thresholds=thresholds or {},
-                holders=holders,
-                life=life,
-            )
             return build_root_edit(
                 current,
-                edit,
+                wanted.resolve(current, self._ring, now=now),
                 self._ring,
                 expiries=self._expiries_of(dialect),
                 now=now,
@@ -190,7 +178,14 @@ class Proposals:
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._reader.read(gun, renews_root=True)
             current = await self._reader.with_left(current)
-            return await asyncio.to_thread(self._complete, current, held.files)
+            return await asyncio.to_thread(
+                complete,
+                current,
+                held.files,
+                self._ring,
+                expiries=self._expiries_of(current.trusted.dialect),
+                now=self._clock(),
+            )
 
         async with self._locks[gun]:
             if not await self._is_founded(gun):
@@ -279,29 +274,6 @@ class Proposals:
             )
 
         return await delivery.bring(build), delivery.attempts
-
-    def _complete(self, current: Current, files: Sequence[UploadedFile]) -> Built:
-        """Make what is to be uploaded of a file's proposal, nothing signed but a snapshot."""
-        dialect, now = current.trusted.dialect, self._clock()
-        proposal, served = Proposal.parse(current.gun, dialect, files), current.as_served()
-        if proposal.is_served(served):
-            return Built(dialect, (), proposal.versions, {})
-        verify_untouched(proposal, served)
-        missing = proposal.missing(served)
-        if missing:
-            return Built(dialect, tuple(files), proposal.versions, missing)
-        root = proposal.root
-        complete, versions = with_snapshot(
-            current,
-            files,
-            proposal.versions,
-            self._ring,
-            expiries=self._expiries_of(dialect),
-            now=now,
-            root=root,
-        )
-        judge(current, complete, now=now, root=root)
-        return Built(dialect, tuple(complete), versions, {})
 
     async def _offer(
         self,
