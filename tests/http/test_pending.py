@@ -19,6 +19,7 @@ from forge import Forge, resign, target
 from http_site import Site, new_signer, signed
 from tabellion.core.dialect import TUF
 from tabellion_server.app import make_app
+from tabellion_server.services import pending
 from tabellion_server.settings import Settings
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.web.context import CONTEXT
@@ -256,6 +257,18 @@ async def test_the_seventeenth_proposal_is_refused(site: Site) -> None:
     await refused(site, next_root(forge, [ann], numbered(16)), 422, "too-many-pending")
     response = await site.offer(next_root(forge, [bob], numbered(3)))
     assert (await response.json())["state"] == "published"
+
+
+async def test_proposals_too_large_together_are_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge, (ann, bob, _) = await two_of_three(site)
+    files = next_root(forge, [ann])
+    monkeypatch.setattr(pending, "MAX_PENDING_BYTES", len(files["root"]) + 100)
+    await opened(site, files)
+    other = next_root(forge, [ann], lambda root: root.unrecognized_fields.update(x=1))
+    await refused(site, other, 422, "too-many-pending")
+    assert (await (await site.offer(next_root(forge, [bob]))).json())["state"] == "published"
 
 
 async def test_an_expired_proposal_is_gone_and_not_taken_again(site: Site) -> None:

@@ -8,14 +8,13 @@ with the step itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from tabellion.core.proposal import Proposal, Standing
-from tabellion.core.proposal_rules import verify_base, verify_fit, verify_signatures
-from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile
+from tabellion.core.proposal import Proposal
+from tabellion.core.publication import UploadedFile
 from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import (
     ConflictError,
@@ -26,54 +25,22 @@ from tabellion.errors import (
 from tabellion_server.logs import log
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.offers import (
+    Offered,
+    Scene,
+    Shown,
+    judge_offer,
+    read_offer,
+    standing_of_row,
+)
 from tabellion_server.services.publishing import Published, Publisher, withdrawn
 from tabellion_server.services.signing import Clock, ReleaseSigner
 from tabellion_server.storage.interface import AuditEntry, PendingFullError, PendingRow, Store
 
 MAX_PENDING: Final = 16
+MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 _ATTEMPTS: Final = 20
 _NOT_AGAIN: Final = frozenset({"withdrawn", "expired"})
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A pending proposal as it stands.
-
-    Attributes:
-        row: What is stored.
-        standings: Whose signatures each file has and lacks.
-        is_stale: Somebody published one of its roles since it was made.
-    """
-
-    row: PendingRow
-    standings: Sequence[Standing]
-    is_stale: bool
-
-
-@dataclass(frozen=True)
-class Offered:
-    """What became of an offer.
-
-    Attributes:
-        state: ``opened``, ``merged`` or ``published``.
-        id: The proposal's.
-        shown: How it stands, None once it's published.
-        versions: Current versions, once it's published.
-    """
-
-    state: Literal["opened", "merged", "published"]
-    id: str
-    shown: Shown | None
-    versions: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """What an offer is judged on."""
-
-    now: datetime
-    current: CurrentSet | None
-    online: OnlineKeys
 
 
 class Pendings:
@@ -128,7 +95,9 @@ class Pendings:
         rows = await self._store.pending(gun)
         if scene.current is None and not rows:
             raise UnknownGunError(f"there is nothing here for {gun}")
-        return await asyncio.to_thread(lambda: [_shown(row, scene.current) for row in rows])
+        return await asyncio.to_thread(
+            lambda: [standing_of_row(row, scene.current) for row in rows]
+        )
 
     async def one(self, gun: str, number: str) -> Shown:
         """Give one pending proposal.
@@ -166,12 +135,12 @@ class Pendings:
         for entry in await self._store.expire_pending(self._clock()):
             log().info("proposal.expired", gun=entry.gun, proposal=entry.proposal)
 
-    async def _scene(self, gun: str) -> _Scene:
+    async def _scene(self, gun: str) -> Scene:
         await self.expire()
         head = await self._store.head(gun)
         current = await self._files.current_set(head) if head is not None else None
         online = await self._signer.public_keys(gun, current.dialect if current else None)
-        return _Scene(self._clock(), current, online)
+        return Scene(self._clock(), current, online)
 
     async def _keep(
         self, gun: str, upload: Sequence[UploadedFile], by: str
@@ -180,7 +149,7 @@ class Pendings:
         scene = await self._scene(gun)
         current = scene.current
         dialect = current.dialect if current is not None else dialect_of_upload(upload)
-        offered = await asyncio.to_thread(Proposal.parse, gun, dialect, upload)
+        offered = await asyncio.to_thread(read_offer, gun, dialect, upload)
         if await asyncio.to_thread(offered.is_served, current):
             return await self._published(offered)
         told = await self._store.audit(gun, proposal=offered.id, limit=1)
@@ -188,7 +157,7 @@ class Pendings:
             raise withdrawn(told[0])
         rows = {row.id: row for row in await self._store.pending(gun)}
         row = rows.get(offered.id)
-        merged, fresh = await asyncio.to_thread(_judged, offered, row, scene)
+        merged, fresh = await asyncio.to_thread(judge_offer, offered, row, scene)
         missing = await asyncio.to_thread(merged.missing, current)
         if not missing and not merged.needs_own_snapshot(current, online=scene.online):
             return merged
@@ -197,23 +166,21 @@ class Pendings:
         if fresh or row is None:
             files = {role: item.data for role, item in merged.files.items()}
             kept = replace(kept, files=files)
+            if row is None and _size(rows.values()) + _size([kept]) > MAX_PENDING_BYTES:
+                raise _too_many(f"the pending proposals of {gun} would be too large together")
             action: Literal["opened", "signed"] = "opened" if row is None else "signed"
             entry = AuditEntry(gun, kept.id, action, kept.versions, fresh, by, scene.now)
             try:
                 if not await self._store.put_pending(kept, entry, at_most=MAX_PENDING):
                     return None
             except PendingFullError as error:
-                raise RefusedPublicationError(
-                    error.message,
-                    rule="too-many-pending",
-                    hint="have them completed, or withdraw some: tabellion pending list GUN",
-                ) from error
+                raise _too_many(error.message) from error
             told_of = {"gun": gun, "proposal": kept.id, "keyids": list(fresh), **_who(by)}
             if row is None:
                 log().info("proposal.opened", **told_of)
             else:
                 log().info("proposal.signed", **told_of)
-        return Offered(state, kept.id, await asyncio.to_thread(_shown, kept, current), {})
+        return Offered(state, kept.id, await asyncio.to_thread(standing_of_row, kept, current), {})
 
     def _new_row(self, proposal: Proposal, by: str, now: datetime) -> PendingRow:
         """Make the row of a new proposal: it lives no longer than what it holds."""
@@ -239,41 +206,16 @@ class Pendings:
         return Offered("published", proposal.id, None, versions)
 
 
-def _judged(
-    offered: Proposal, row: PendingRow | None, scene: _Scene
-) -> tuple[Proposal, Sequence[str]]:
-    """Judge an offer, and merge it into what is held; gives which keys' signatures are new."""
-    verify_base(offered, scene.current)
-    verify_signatures(offered, scene.current)
-    verify_fit(offered, scene.current, online=scene.online, now=scene.now)
-    held = _parsed(row, offered) if row is not None else None
-    merged = held.merged(offered) if held is not None else offered
-    before = held.files if held is not None else {}
-    fresh = {
-        keyid
-        for role, item in merged.files.items()
-        for keyid in item.signatures
-        if role not in before or keyid not in before[role].signatures
-    }
-    return merged, sorted(fresh)
+def _size(rows: Iterable[PendingRow]) -> int:
+    return sum(len(data) for row in rows for data in row.files.values())
 
 
-def _parsed(row: PendingRow, like: Proposal) -> Proposal:
-    upload = [UploadedFile(role, data) for role, data in row.files.items()]
-    return Proposal.parse(row.gun, like.dialect, upload)
-
-
-def _shown(row: PendingRow, current: CurrentSet | None) -> Shown:
-    upload = [UploadedFile(role, data) for role, data in row.files.items()]
-    dialect = current.dialect if current is not None else dialect_of_upload(upload)
-    proposal = Proposal.parse(row.gun, dialect, upload)
-    try:
-        verify_base(proposal, current)
-    except (ConflictError, RefusedPublicationError):
-        is_stale = True
-    else:
-        is_stale = False
-    return Shown(row, proposal.standings(current), is_stale)
+def _too_many(message: str) -> RefusedPublicationError:
+    return RefusedPublicationError(
+        message,
+        rule="too-many-pending",
+        hint="have them completed, or withdraw some: tabellion pending list GUN",
+    )
 
 
 def _not_pending(gun: str, number: str) -> NotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from abc import ABC, abstractmethod
@@ -41,7 +42,7 @@ class PendingTables(ABC):
 
     async def put_pending(self, row: PendingRow, entry: AuditEntry, *, at_most: int) -> bool:
         """See ``Store.put_pending``."""
-        files = json.dumps({role: data.decode("utf-8") for role, data in row.files.items()})
+        files = await asyncio.to_thread(_files_json, row.files)
 
         def work(connection: sqlite3.Connection) -> bool:
             place = (row.gun, row.id)
@@ -141,6 +142,10 @@ def _write_entry(connection: sqlite3.Connection, entry: AuditEntry) -> None:
 
 def _json(versions: Mapping[str, int]) -> str:
     return json.dumps(dict(versions))
+
+
+def _files_json(files: Mapping[str, bytes]) -> str:
+    return json.dumps({role: data.decode("utf-8") for role, data in files.items()})
 
 
 def _pending_of(row: Sequence[Any]) -> PendingRow:

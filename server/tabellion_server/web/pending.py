@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any, Final
 
 from aiohttp import web
 
 from tabellion.core.proposal import Standing
-from tabellion_server.services.pending import Offered, Shown
+from tabellion_server.services.offers import Offered, Shown
 from tabellion_server.storage.interface import AuditEntry
 from tabellion_server.web.access import check_write_access, who
 from tabellion_server.web.addresses import check_gun_prefix, proposal_path
@@ -30,9 +32,12 @@ async def show_pending(request: web.Request) -> web.Response:
     """Answer ``GET /v1/guns/<gun>/pending/<id>``: the same, and the files."""
     gun, number = proposal_path(request)
     shown = await request.app[CONTEXT].pendings.one(gun, number)
-    files = {role: data.decode("utf-8") for role, data in shown.row.files.items()}
-    content = {"gun": gun, **_proposal(shown), "files": files}
-    return web.json_response(content, headers=_NO_STORE)
+
+    def text() -> str:
+        files = {role: data.decode("utf-8") for role, data in shown.row.files.items()}
+        return json.dumps({"gun": gun, **_proposal(shown), "files": files})
+
+    return web.json_response(text=await asyncio.to_thread(text), headers=_NO_STORE)
 
 
 async def offer(request: web.Request) -> web.Response:
