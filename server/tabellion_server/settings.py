@@ -37,7 +37,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     "server.tls": {"certificate": "path", "key": "path"},
     "storage": {"url": "text"},
     "keys": {"master_key_file": "path", "high_water_file": "path"},
-    "expiry": {"timestamp": "duration", "snapshot": "duration"},
+    "expiry": {"timestamp": "duration", "snapshot": "duration", "pending": "duration"},
     "auth": {
         "type": "text",
         "realm": "text",
@@ -75,6 +75,7 @@ class Settings:
         high_water_file: What tells that an old backup of the store was restored.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
+        pending_life: How long a proposal waits for signatures.
         auth: Whose tokens are demanded; None demands none.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
@@ -97,6 +98,7 @@ class Settings:
     high_water_file: Path = Path("high-water.json")
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
+    pending_life: timedelta = timedelta(days=14)
     auth: TokenAuth | None = None
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
@@ -212,6 +214,7 @@ class _Reader:
             high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
+            pending_life=get("expiry.pending", default.pending_life),
             auth=read_token_auth(self.values, self.places, self.fault),
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),

@@ -32,7 +32,9 @@ MANIFEST = json.dumps(
 ).encode()
 DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-BY_ROLE = {"versions", "expires", "missing", "custom"}
+NEW_KEY = "key generate --role root --type ecdsa --name c > made"
+PENDING_ID = "$(tabellion --json pending list manual.example/app | grep -o '[0-9a-f]\\{64\\}')"
+BY_ROLE = {"versions", "expires", "missing", "custom", "pem"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -199,9 +201,11 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
         f"sign {old}:1 --digest {other} --length 6",
     ):
         run(f"tabellion {line}")
+    run("openssl pkey -in plain.pem -pubout -out other.pub")
     answers = {
         "init": [f"init {gun}"],
-        "sign, revoke, publish, rotate, signer add, signer remove": [
+        "sign, revoke, publish, cosign, witness, rotate, root prepare, root publish, signer add, "
+        "signer remove": [
             f"sign {gun}:1 {signed}",
             f"sign {gun}:2 {signed}",
             f"revoke {gun}:2",
@@ -212,6 +216,9 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             f"sign {gun}:3 {signed} --no-publish",
             f"publish {gun}",
             f"rotate {gun} targets",
+            f"witness {gun} targets",
+            f"root prepare {gun} --add-key other.pub --threshold 2",
+            f"root prepare {gun} --add-key other.pub --threshold 2 --out root.json",
         ],
         "signer request": [f"signer request {gun} more --key a"],
         "verify, inspect IMAGE": [
@@ -226,6 +233,11 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
         "reset": [f"sign {gun}:4 {signed} --no-publish > staged; tabellion --json reset {gun}"],
         "signer list": [f"signer list {gun}"],
         "convert": [f"convert {old} --to tuf --vouch releases {how}" for how in how_to_convert],
+        "pending list": [f"pending list {gun}"],
+        "pending show, root show, root sign FILE": [f"pending show {gun}", "root show root.json"],
+        "pending withdraw": [f"pending withdraw {gun} {PENDING_ID}"],
+        "pending audit": [f"pending audit {gun}"],
+        "root certificate": [f"{NEW_KEY}; tabellion --json root certificate {gun} c"],
         "key list, key generate, key import": [
             "key list",
             "key generate --name b",

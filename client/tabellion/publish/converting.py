@@ -26,16 +26,21 @@ from tabellion.core.publication import OnlineKeys, UploadedFile
 from tabellion.core.roles import delegated_roles, role_keys
 from tabellion.core.transitions import judge_publication
 from tabellion.core.trusted_set import verify_converted_root
-from tabellion.errors import KeyStoreError, RollbackError, UsageError
+from tabellion.errors import (
+    KeyStoreError,
+    MalformedMetadataError,
+    RollbackError,
+    UsageError,
+)
 from tabellion.publish import partial
 from tabellion.publish.conversion_plan import ConversionPlan, plan_conversion
-from tabellion.publish.cosigning import differences, verify_unchanged
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.founding import pin_root
 from tabellion.publish.outcome import Published
 from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signing import Built, Expiries, KeyRing, no_key, signatures_missing
 from tabellion.publish.state import Current, StateReader
+from tabellion.publish.words import targets_in_words
 from tabellion.verify.cache import MetadataCache
 
 _ONLINE: Final = ("timestamp", "snapshot")
@@ -301,7 +306,7 @@ class Converter:
         added = 0
         for role, item in parsed.items():
             keys, entry = _keys_of(role, root, parsed)
-            verify_unchanged(item, keys, entry)
+            _verify_unchanged(item, keys, entry)
             lacking = signatures_missing(TUF, role, item.data, keys, entry)
             fresh = [keyid for keyid in entry.keyids if keyid not in item.signatures]
             signers = self._ring.open(TUF, keys, fresh, at_most=lacking)
@@ -314,6 +319,18 @@ class Converter:
             role = next(iter(missing))
             raise no_key(gun, role, _keys_of(role, root, parsed)[1])
         return signed, missing
+
+
+def _verify_unchanged(item: UnverifiedMetadata[Any], keys: Mapping[str, Key], entry: Role) -> None:
+    """Refuse a file that isn't the one that others signed."""
+    for keyid in item.signatures.keys() & set(entry.keyids):
+        try:
+            keys[keyid].verify_signature(item.signatures[keyid], item.signed_bytes)
+        except Exception as error:  # whatever a foreign verifier says: it doesn't fit
+            raise MalformedMetadataError(
+                f"{item.role} version {item.version} was changed after key {keyid[:16]} signed it",
+                hint="nothing was signed; ask for the file anew",
+            ) from error
 
 
 def _outdated(gun: str) -> UsageError:
@@ -345,7 +362,7 @@ def _in_words(current: Current, parsed: Mapping[str, UnverifiedMetadata[Any]]) -
     before = {tuf_name(role): (role, item.signed) for role, item in current.roles.items()}
     for role, item in parsed.items():
         was, old = before.get(role, (role, None))
-        lines += [f"{was} as {role}: {line}" for line in differences(old, item.signed)] or [
+        lines += [f"{was} as {role}: {line}" for line in targets_in_words(old, item.signed)] or [
             f"{was} goes on as {role}, and says the same"
         ]
     return lines

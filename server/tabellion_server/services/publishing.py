@@ -14,6 +14,7 @@ from securesystemslib.signer import Key
 
 from tabellion.core.conversion import is_conversion
 from tabellion.core.dialect import NOTARY, TUF
+from tabellion.core.proposal import proposal_id
 from tabellion.core.publication import CurrentSet, Publication, UploadedFile, holds_threshold
 from tabellion.core.roles import TOP_LEVEL_ROLES, key_material
 from tabellion.core.transitions import judge_publication
@@ -27,6 +28,7 @@ from tabellion_server.services.signing import (
     ReleaseSigner,
 )
 from tabellion_server.storage.interface import (
+    AuditEntry,
     Head,
     StaleHeadError,
     Store,
@@ -83,10 +85,11 @@ class Publisher:
         self._allow_example_keys = allow_example_keys
         self._running: set[asyncio.Task[Published]] = set()
 
-    async def publish(self, gun: str, upload: Sequence[UploadedFile]) -> Published:
+    async def publish(self, gun: str, upload: Sequence[UploadedFile], *, by: str = "") -> Published:
         """Accept an upload whole, or refuse it and change nothing.
 
-        A role may be given as ``3.root`` where several roots come at once.
+        A role may be given as ``3.root`` where several roots come at once. If it is a pending
+        proposal, that isn't pending any more; ``by`` is who completed it.
 
         Raises:
             ConflictError: Built on versions that aren't current any more.
@@ -94,7 +97,7 @@ class Publisher:
             VerificationError: A file is malformed, too large, expired or wrongly signed.
             StorageError: The store failed.
         """
-        task = asyncio.create_task(self._publish(gun, upload))
+        task = asyncio.create_task(self._publish(gun, upload, by))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
@@ -125,7 +128,7 @@ class Publisher:
         while self._running:
             await asyncio.wait(self._running)
 
-    async def _publish(self, gun: str, upload: Sequence[UploadedFile]) -> Published:
+    async def _publish(self, gun: str, upload: Sequence[UploadedFile], by: str) -> Published:
         head: Head | None = None
         for _ in range(_ATTEMPTS):
             async with self._locks.of(gun):
@@ -136,6 +139,8 @@ class Publisher:
                 prepared = await self._prepare(gun, head, fresh)
                 if prepared.publication.unchanged and head is not None:
                     return Published(_versions(head), unchanged=True, is_new=False)
+                at = prepared.added[-1].stored_at
+                closes = await self._closing(gun, prepared.publication, by, at)
                 try:
                     after = await self._store.commit(
                         gun,
@@ -145,7 +150,8 @@ class Publisher:
                         removed_heads=prepared.removed,
                         converts=prepared.converts,
                         events=prepared.events,
-                        at=prepared.added[-1].stored_at,
+                        closes=closes,
+                        at=at,
                     )
                 except StaleHeadError:
                     continue  # another process of this server came first: judge again
@@ -153,6 +159,32 @@ class Publisher:
         raise ConflictError(
             f"{gun} is being published to by too many others at once",
             versions=_versions(head) if head else {},
+        )
+
+    async def _closing(
+        self, gun: str, publication: Publication, by: str, at: datetime
+    ) -> AuditEntry | None:
+        """Give what is to be told of the proposal that a publication is, if one is pending.
+
+        Raises:
+            RefusedPublicationError: It was withdrawn: whoever kept a copy can't bring it back.
+        """
+        files: dict[str, Parsed] = {item.role: item for item in publication.roots[-1:]}
+        files |= publication.targets
+        if len(publication.roots) > 1 or not files:
+            return None
+        number = await asyncio.to_thread(proposal_id, files)
+        told = await self._store.audit(gun, proposal=number, limit=1)
+        if told and told[0].action == "withdrawn":
+            raise withdrawn(told[0])
+        return AuditEntry(
+            gun,
+            number,
+            "published",
+            {role: item.version for role, item in files.items()},
+            sorted({keyid for item in files.values() for keyid in item.signatures}),
+            by,
+            at,
         )
 
     async def _without_known_roots(
@@ -248,6 +280,16 @@ class Publisher:
         after = {**held, **publication.targets}
         events = await asyncio.to_thread(tag_events, held, after, at=now)
         return _Prepared(added, events, publication)
+
+
+def withdrawn(entry: AuditEntry) -> RefusedPublicationError:
+    """Give the error for a proposal that was withdrawn, or expired, and is offered again."""
+    return RefusedPublicationError(
+        f"proposal {entry.proposal[:16]} of {entry.gun} was {entry.action} at "
+        f"{entry.at:%Y-%m-%d %H:%M} UTC",
+        rule="proposal-closed",
+        hint="make it anew: what is signed then has another id",
+    )
 
 
 def _named(publication: Publication) -> Iterable[Parsed]:

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from tabellion_server.storage.high_water import HighWater
 from tabellion_server.storage.interface import (
+    AuditEntry,
     Change,
     Head,
     OnlineKeyRow,
@@ -23,6 +24,11 @@ from tabellion_server.storage.interface import (
 )
 from tabellion_server.storage.sqlite_file import open_store_file, storage_error
 from tabellion_server.storage.sqlite_heads import HeadReader
+from tabellion_server.storage.sqlite_pending import (
+    PendingTables,
+    close_row,
+    drop_rows,
+)
 from tabellion_server.storage.sqlite_restoration import (
     begin,
     last_change,
@@ -55,7 +61,7 @@ T = TypeVar("T")
 _READERS: Final = 4
 
 
-class SqliteStore:
+class SqliteStore(PendingTables):
     """A ``Store`` in one file, which several processes of one machine may share."""
 
     def __init__(
@@ -118,6 +124,7 @@ class SqliteStore:
         changes: Sequence[Change] | None = None,
         replaces: bool = False,
         converts: str | None = None,
+        closes: AuditEntry | None = None,
         at: datetime,
     ) -> Head:
         """See ``Store.commit``."""
@@ -131,6 +138,7 @@ class SqliteStore:
             check_head(gun, head, expected_revision, was)
             write_revision(connection, gun, dialect, head, at)
             if replaces and head is not None:
+                drop_rows(connection, gun, at)
                 for table in ("current", "metadata", "events"):
                     # The text is ours alone; values are bound.
                     connection.execute(f"DELETE FROM {table} WHERE gun = ?", (gun,))  # noqa: S608
@@ -141,6 +149,8 @@ class SqliteStore:
                 [(gun, role) for role in removed_heads],
             )
             write_events(connection, gun, events)
+            if closes is not None:
+                close_row(connection, closes)
             written = read_head(connection, gun)
             if written is None:
                 raise StoreCorruptionError(f"{gun} vanished while it was written")
@@ -177,7 +187,9 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO retired SELECT gun, revision FROM heads WHERE gun = ?",
                 (gun,),
             )
-            deleted = [
+            now = datetime.now(UTC)
+            deleted = [drop_rows(connection, gun, now)]
+            deleted += [
                 connection.execute(statement, (gun,)).rowcount
                 for statement in (
                     "DELETE FROM current WHERE gun = ?",
@@ -188,7 +200,7 @@ class SqliteStore:
                 )
             ]
             if any(deleted):
-                write_change(connection, Change(gun, 0, "", "deletion", datetime.now(UTC)))
+                write_change(connection, Change(gun, 0, "", "deletion", now))
             return any(deleted)
 
         return await self._write(work)
