@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("words", metavar="GUN ROLE", nargs=-1, required=True)
+@click.argument("words", metavar="GUN ROLE...", nargs=-1, required=True)
 @click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Its new key; else one is made.")
 @click.option(
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @trust_options
 @common_options
 def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], online: bool) -> None:  # noqa: FBT001  # click passes by keyword
-    """Give ROLE of GUN another key, and sign anew what depends on it.
+    """Give each ROLE of GUN another key by one new root, and sign anew what depends on it.
 
     ROLE is root, targets, snapshot or timestamp. The new root is signed by the old and the new root
     keys, so that all who trust the old one follow. The timestamp's key is the server's.
@@ -36,15 +36,16 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
       tabellion rotate registry.example/team/app targets
       tabellion rotate registry.example/team/app root --key 3f1c
       tabellion rotate registry.example/team/app snapshot --server-managed
+      tabellion rotate registry.example/team/app snapshot timestamp --server-managed
     """  # noqa: D301  # \b is click's mark
     settings = settle()
     name, rest = (None, words) if gun is not None else (words[0], words[1:])
-    if len(rest) != 1:
-        raise UsageError("a GUN and one role are needed", hint="give GUN ROLE")
-    wanted, role = gun_of(name, gun), rest[0]
+    if not rest:
+        raise UsageError("a GUN and a role are needed", hint="give GUN ROLE")
+    wanted, what = gun_of(name, gun), " and ".join(rest)
 
     async def rotate() -> Published:
         async with publisher(settings) as author:
-            return await author.rotate(wanted, role, keys=keys, server=online)
+            return await author.rotate(wanted, *rest, keys=keys, server=online)
 
-    tell(work(rotate(), f"rotating {role}"), f"{role} of {wanted} has a new key", wanted)
+    tell(work(rotate(), f"rotating {what}"), f"{what} of {wanted} has a new key", wanted)

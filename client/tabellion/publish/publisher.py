@@ -323,14 +323,19 @@ class Publisher:
         return await self._stage(parse_gun(gun), changes[-1])
 
     async def rotate(
-        self, gun: str, role: str, *, keys: Sequence[str] = (), server: bool = False
+        self,
+        gun: str,
+        *roles: str,
+        keys: Sequence[str] = (),
+        server: bool = False,
     ) -> Published:
-        """Give a top-level role other keys, with all that has to be signed anew for it.
+        """Give top-level roles other keys in one root, with all that has to be signed anew for it.
 
         Args:
             gun: The GUN.
-            role: ``root``, ``targets``, ``snapshot`` or ``timestamp``.
-            keys: Ids or names of its new keys in the key store; one is made if none is given.
+            roles: Of ``root``, ``targets``, ``snapshot`` and ``timestamp``.
+            keys: Ids or names of the new keys of a single role in the key store; one is made if
+                none is given.
             server: Let the server make and hold it: a snapshot key, or the timestamp's always.
 
         With fewer than the thresholds of keys here, it becomes a proposal.
@@ -340,37 +345,32 @@ class Publisher:
             KeyStoreError: No root key is here.
         """
         name = parse_gun(gun)
-        is_online = role == "timestamp" or server
-        if role not in ROLES or (server and role not in {"snapshot", "timestamp"}):
-            raise UsageError(
-                f"the server can't hold the key of {role[:40]!r}",
-                hint="it holds those of snapshot and timestamp; rotate the others with --key",
-            )
-        if is_online and keys:
-            raise UsageError(
-                f"the {role} key is the server's to make", hint="leave --key or --server out"
-            )
+        online = _online_of(roles, keys, server=server)
         delivery = Delivery(self._api, name, home=self._home)
-        made: list[Key] = []
+        made: dict[str, list[Key]] = {}
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(name, renews_root=role == "root")
+            current = await self._reader.read(name, renews_root="root" in roles)
             current = await self._reader.with_left(current)
-            if not made and is_online:
-                dialect = current.trusted.dialect
-                made.append(await self._api.rotate_online_key(name, role, dialect))
-            elif not made:
-                made.extend(await asyncio.to_thread(self._new_keys, current, role, keys))
-            if {key.keyid for key in made} == set(current.root.roles[role].keyids):
-                raise UsageError(
-                    f"those are the keys that {role} has already", hint="give another --key"
-                )
+            dialect = current.trusted.dialect
+            for role in roles:
+                if role in made:
+                    continue
+                if role in online:
+                    made[role] = [await self._api.rotate_online_key(name, role, dialect)]
+                else:
+                    made[role] = await asyncio.to_thread(self._new_keys, current, role, keys)
+            for role, new in made.items():
+                if {key.keyid for key in new} == set(current.root.roles[role].keyids):
+                    raise UsageError(
+                        f"those are the keys that {role} has already", hint="give another --key"
+                    )
             return await asyncio.to_thread(
                 build_root_edit,
                 current,
-                RootEdit(keys={role: made}),
+                RootEdit(keys=made),
                 self._ring,
-                expiries=self._expiries_of(current.trusted.dialect),
+                expiries=self._expiries_of(dialect),
                 now=self._clock(),
             )
 
@@ -532,3 +532,29 @@ class Publisher:
         if built.files and not built.missing:
             await asyncio.to_thread(judge, current, built.files, now=now)
         return draft, built
+
+
+def _online_of(roles: Sequence[str], keys: Sequence[str], *, server: bool) -> set[str]:
+    """Tell for which roles the server makes the key.
+
+    Raises:
+        UsageError: The roles and options don't go together.
+    """
+    odd = [role for role in roles if role not in ROLES]
+    if odd or not roles:
+        raise UsageError(
+            f"{odd[0][:40]!r} is no role of a root" if odd else "no role is given",
+            hint=f"its roles are {', '.join(ROLES)}; signers get other keys by signer add",
+        )
+    online = {"timestamp", "snapshot"} if server else {"timestamp"}
+    if server and not online.intersection(roles):
+        raise UsageError(
+            f"the server can't hold the key of {' or '.join(roles)}",
+            hint="it holds those of snapshot and timestamp; rotate the others with --key",
+        )
+    if keys and (len(roles) > 1 or online.intersection(roles)):
+        raise UsageError(
+            "--key is for one role whose key isn't the server's",
+            hint="rotate that role alone, or leave --key out",
+        )
+    return online.intersection(roles)
