@@ -114,11 +114,12 @@ def list_(role: str | None, gun: str | None) -> None:
             info.name or "-",
             info.gun or "any",
             f"{info.created_at:%Y-%m-%d}",
+            info.uri or "file",
             info.canonical_id,
         )
         for info in found
     ]
-    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID"), rows)
+    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "WHERE", "CANONICAL ID"), rows)
 
 
 @command.command("import")
@@ -168,7 +169,7 @@ def import_(
     done = _transfer().take(found, role=role, gun=_gun(gun), name=name)
     if file is not None and len(done) == 1 and not done[0].is_new:
         info = done[0].info
-        raise KeyStoreError(f"key {info.keyid[:12]} is here already: {info.path}")
+        raise KeyStoreError(f"key {info.keyid[:12]} is here already: {info.where}")
     if Options.of().json and file is not None and len(done) == 1:
         output.answer_json(_as_json(done[0].info))
     elif Options.of().json:
@@ -176,6 +177,34 @@ def import_(
     else:
         for key in done:
             _tell(key.info, "in" if key.is_new else "is here already:")
+
+
+@command.command("add")
+@click.argument("uri")
+@click.option("--role", type=_ROLES, default="signer", show_default=True, help="What it's for.")
+@_gun_option
+@_name_option
+@common_options
+def add(uri: str, role: str, gun: str | None, name: str) -> None:
+    """Note a key that a token, a key management service or GnuPG holds, and print its id.
+
+    It never leaves there: whatever it signs is sent there. URI is one of hsm:ID?label=TOKEN,
+    hv:NAME, gnupg:FINGERPRINT, awskms:KEY, gcpkms:projects/..., azurekms://VAULT.../keys/NAME; of a
+    key with versions, the newest is noted. A token's PIN comes from TABELLION_PIN or its _FILE, or
+    you're asked; a wrong one is tried once.
+
+    \b
+    Examples:
+      tabellion key add 'hsm:2?label=YubiKey PIV' --name alice
+      tabellion key add hv:release --role targets --gun registry.example/team/app
+    """  # noqa: D301  # \b is click's mark
+    from tabellion.signers.registry import RemoteSigners  # noqa: PLC0415  # not needed for help
+
+    found = RemoteSigners(passphrases().pin).find(uri)
+    info = _store().refer(found.key, found.uri, role, gun=_gun(gun), name=name)
+    if not Options.of().json:
+        output.say(f"fingerprint {info.fingerprint}")
+    _answer(info)
 
 
 @command.command("export")
@@ -248,6 +277,11 @@ def passwd(key: str) -> None:
 
     store = _store()
     info = store.find(key)
+    if info.uri is not None:
+        raise KeyStoreError(
+            f"key {info.keyid[:12]} is at {info.uri}: it has no passphrase here",
+            hint="change its PIN or policy there",
+        )
     old = passphrases().existing(info.role, info.keyid, info.name)
     store.signer(info.keyid, old)  # a wrong one is told before a new one is asked
     new = os.environ.get("TABELLION_NEW_PASSPHRASE", "")
@@ -317,7 +351,7 @@ def _answer(info: KeyInfo) -> None:
 
 
 def _tell(info: KeyInfo, where: str) -> None:
-    output.say(f"{info.role} key ({info.keytype}) {where} {info.path}")
+    output.say(f"{info.role} key ({info.keytype}) {where} {info.where}")
     output.answer(info.keyid)
 
 
@@ -332,4 +366,5 @@ def _as_json(info: KeyInfo) -> dict[str, object]:
         "gun": info.gun,
         "created": info.created_at,
         "path": str(info.path),
+        "uri": info.uri,
     }
