@@ -16,7 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from tabellion.errors import ConfigurationError
+from tabellion.errors import ConfigurationError, KeyStoreError
+from tabellion.signers.uris import parse_signer_uri
 from tabellion_server.token_auth import TokenAuth, read_token_auth
 
 _MIB: Final = 1024 * 1024
@@ -42,7 +43,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "server.tls": {"certificate": "path", "key": "path"},
     "storage": {"url": "text"},
-    "keys": {"master_key_file": "path"},
+    "keys": {"master_key_file": "path", "timestamp_signer": "text", "snapshot_signer": "text"},
     "expiry": {"timestamp": "duration", "snapshot": "duration"},
     "auth": {
         "type": "text",
@@ -94,6 +95,7 @@ class Settings:
         storage_url: As configured.
         sqlite_path: The SQLite file.
         master_key_file: What seals the online keys.
+        online_signers: Role to signer URI, where new keys of the role live elsewhere.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
         auth: Whose tokens are demanded; None demands none.
@@ -115,6 +117,7 @@ class Settings:
     storage_url: str = "sqlite:///tabellion.db"
     sqlite_path: Path = Path("tabellion.db")
     master_key_file: Path = Path("master.key")
+    online_signers: Mapping[str, str] = field(default_factory=dict)
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
     auth: TokenAuth | None = None
@@ -229,6 +232,7 @@ class _Reader:
             storage_url=url,
             sqlite_path=sqlite_path,
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
+            online_signers=self._signers(),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
             auth=read_token_auth(self.values, self.places, self.fault),
@@ -278,6 +282,17 @@ class _Reader:
                 "others can reach this address, so set server.write_token_file or [auth], which "
                 "say who may write",
             )
+
+    def _signers(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for role in ("timestamp", "snapshot"):
+            key = f"keys.{role}_signer"
+            if key in self.values:
+                try:
+                    found[role] = str(parse_signer_uri(self.values[key]))
+                except KeyStoreError as error:
+                    self.fault(key, f"{error.message}: {error.hint}")
+        return found
 
     def _token(self) -> str | None:
         path: Path | None = self.values.get("server.write_token_file")

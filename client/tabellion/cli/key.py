@@ -93,7 +93,7 @@ def generate(
 def list_(role: str | None, gun: str | None) -> None:
     """List the keys here, oldest first.
 
-    Last comes the canonical id, by which Notary and docker know the key.
+    The canonical id is the one by which Notary and docker know the key; last comes where it is.
 
     \b
     Examples:
@@ -114,12 +114,12 @@ def list_(role: str | None, gun: str | None) -> None:
             info.name or "-",
             info.gun or "any",
             f"{info.created_at:%Y-%m-%d}",
-            info.uri or "file",
             info.canonical_id,
+            info.uri or "file",
         )
         for info in found
     ]
-    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "WHERE", "CANONICAL ID"), rows)
+    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID", "WHERE"), rows)
 
 
 @command.command("import")
