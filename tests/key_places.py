@@ -43,28 +43,28 @@ def soft_token(folder: Path, label: str, ids: Mapping[int, str]) -> dict[str, st
     config.write_text(f"directories.tokendir = {store}\nlog.level = ERROR\n")
     environ = {"SOFTHSM2_CONF": str(config), "PYKCS11LIB": str(SOFTHSM)}
     init = ["softhsm2-util", "--init-token", "--free", "--label", label]
-    _run([*init, "--pin", PIN, "--so-pin", "87654321"], environ)
+    told([*init, "--pin", PIN, "--so-pin", "87654321"], environ)
     tool = ["pkcs11-tool", "--module", str(SOFTHSM), "--token-label", label, "--login"]
     for number, kind in ids.items():
         made = ["--keypairgen", "--key-type", kind, "--id", f"{number:02x}"]
-        _run([*tool, "--pin", PIN, *made], environ)
+        told([*tool, "--pin", PIN, *made], environ)
     return environ
 
 
-def gnupg_key(home: Path, kind: str = "nistp256") -> str:
+def gnupg_key(home: Path, kind: str = "nistp256", *, name: str) -> str:
     """Make a key without passphrase; give its fingerprint."""
     need("gpg", "gnupg")
     home.mkdir(mode=0o700, exist_ok=True)
     environ = {"GNUPGHOME": str(home)}
-    made = ["--quick-generate-key", f"{kind} key", kind, "sign", "never"]
-    _run(["gpg", "--batch", "--pinentry-mode", "loopback", "--passphrase", "", *made], environ)
-    listed = _run(["gpg", "--with-colons", "--list-secret-keys", f"{kind} key"], environ)
+    made = ["--quick-generate-key", name, kind, "sign", "never"]
+    told(["gpg", "--batch", "--pinentry-mode", "loopback", "--passphrase", "", *made], environ)
+    listed = told(["gpg", "--with-colons", "--list-secret-keys", f"={name}"], environ)
     return next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
 
 
 def end_gnupg(home: Path) -> None:
     """End the agent of a GnuPG folder."""
-    _run(["gpgconf", "--kill", "gpg-agent"], {"GNUPGHOME": str(home)})
+    told(["gpgconf", "--kill", "gpg-agent"], {"GNUPGHOME": str(home)})
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Bao:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        program = Path(sys.executable).with_name("bao")
+        program = str(Path(sys.executable).with_name("bao"))
         command = [program, "server", "-dev", "-dev-no-store-token"]
         with (self.folder / "bao.log").open("wb") as log:
             self.child = subprocess.Popen(
@@ -160,7 +160,7 @@ async def live(url: str, homes: Path, gun: str, dialect: Dialect, uris: Mapping[
         assert {"1", "2", "targets", "root"} == set(await reader.signed(gun))
 
 
-def _run(command: list[str], environ: Mapping[str, str]) -> str:
+def told(command: list[str], environ: Mapping[str, str]) -> str:
     done = subprocess.run(
         command, env=os.environ | environ, capture_output=True, text=True, timeout=120, check=False
     )

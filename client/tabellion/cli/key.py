@@ -347,7 +347,7 @@ def _answer(info: KeyInfo) -> None:
     if Options.of().json:
         output.answer_json(_as_json(info))
         return
-    _tell(info, "in")
+    _tell(info, "in" if info.uri is None else "at")
 
 
 def _tell(info: KeyInfo, where: str) -> None:
