@@ -16,6 +16,7 @@ from tabellion.cli.app import run
 from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.errors import KeyStoreError, SignerError
+from tabellion.publish.enrolment import read_request
 from tabellion.signers.registry import RemoteSigners
 from tabellion.signers.remote_keys import verify
 
@@ -118,6 +119,11 @@ def test_the_command_line_notes_lists_and_exports_a_key_that_is_elsewhere(
     assert [(key["keyid"], key["uri"]) for key in json.loads(listed)] == [(keyid.strip(), uri)]
     status, pem, _ = tabellion("key", "export", "alice")
     assert (status, pem[:26]) == (0, "-----BEGIN PUBLIC KEY-----")
+
+    status, asked, said = tabellion("signer", "request", "registry.example/app", "alice")
+    assert status == 0, said
+    request = read_request(asked.encode(), what="the answer")
+    assert [key.keyid for key in request.keys] == [keyid.strip()]
 
     for words in (
         ("key", "export", "alice", "--private"),

@@ -42,8 +42,8 @@ _ED25519_POINT: Final = b"\x04\x20"  # the OCTET STRING around 32 bytes
 class _Token:
     """A token of this process: its lock, and who is logged in."""
 
+    path: str
     label: str
-    found: Token
     lock: threading.Lock = field(default_factory=threading.Lock)
     session: Session | None = None
     pin: str | None = None
@@ -68,7 +68,7 @@ class HsmTokens:
         with token.lock:
             public = None
             if token.session is None:
-                with token.found.open() as session:
+                with _present(pkcs11, token.path, token.label).open() as session:
                     public = _find(pkcs11, session, uri)
             if public is None:
                 public = _find(pkcs11, self._session(pkcs11, token), uri)
@@ -133,7 +133,8 @@ class HsmTokens:
             pkcs11.exceptions.PinExpired,
         )
         try:
-            token.session = token.found.open(user_pin=pin)
+            # Found anew: put back, it may be in another slot.
+            token.session = _present(pkcs11, token.path, token.label).open(user_pin=pin)
         except wrong as error:
             token.is_refused, token.pin = True, None
             raise _refused(token) from error
@@ -157,30 +158,35 @@ def _token(pkcs11: ModuleType, uri: SignerUri) -> _Token:
             hint="such as PYKCS11LIB=/usr/lib/softhsm/libsofthsm2.so",
         )
     with _modules_lock:
-        try:
-            module = pkcs11.lib(path)
-            known = _tokens.get((path, uri.option or ""))
-            if known is not None:
-                return known
-            found = module.get_token(
-                token_label=uri.option, token_flags=pkcs11.TokenFlag.TOKEN_INITIALIZED
-            )
-        except (pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
-            count = "several tokens are" if "Multiple" in type(error).__name__ else "no token is"
-            called = f" called {uri.option!r}" if uri.option else ""
-            raise SignerError(
-                f"{count} there{called}", hint="put the token in; name it: hsm:ID?label=TOKEN"
-            ) from error
-        except (pkcs11.PKCS11Error, OSError) as error:
-            raise SignerError(
-                f"PKCS#11 module {path} can't be used: {_words(error)}",
-                hint="check PYKCS11LIB and what the module itself needs",
-            ) from error
-        label = str(found.label)
-        token = _tokens.setdefault((path, label), _Token(label, found))
-        if label and uri.option is None:
-            _tokens[path, ""] = token
+        known = _tokens.get((path, uri.option or ""))
+        if known is not None:
+            return known
+    label = str(_present(pkcs11, path, uri.option or "").label)
+    with _modules_lock:
+        token = _tokens.setdefault((path, label), _Token(path, label))
+        _tokens.setdefault((path, uri.option or ""), token)
         return token
+
+
+def _present(pkcs11: ModuleType, path: str, label: str) -> Token:
+    """Give the token that is there with a label, or the only one for ""."""
+    try:
+        with _modules_lock:
+            found: Token = pkcs11.lib(path).get_token(
+                token_label=label or None, token_flags=pkcs11.TokenFlag.TOKEN_INITIALIZED
+            )
+    except (pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
+        count = "several tokens are" if "Multiple" in type(error).__name__ else "no token is"
+        called = f" called {label!r}" if label else ""
+        raise SignerError(
+            f"{count} there{called}", hint="put the token in; name it: hsm:ID?label=TOKEN"
+        ) from error
+    except (pkcs11.PKCS11Error, OSError) as error:
+        raise SignerError(
+            f"PKCS#11 module {path} can't be used: {_words(error)}",
+            hint="check PYKCS11LIB and what the module itself needs",
+        ) from error
+    return found
 
 
 def _only(session: Session, kind: ObjectClass, uri: SignerUri) -> Object | None:
