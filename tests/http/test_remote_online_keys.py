@@ -242,6 +242,17 @@ async def test_a_server_starts_without_it_and_keeps_no_key_that_it_could_not_rea
             assert await site.store.online_keys(site.gun, "timestamp") == []
 
 
+async def test_whether_the_master_key_fits_is_told_without_asking_elsewhere(
+    bao: Bao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server(tmp_path, {"timestamp": bao.make("restarted")}) as site:
+        await site.key("timestamp")
+        with closed_port() as port:
+            monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{port}")
+            assert await OnlineKeys(site.store, MasterKey(bytes(range(32)))).fits_store()
+            assert not await OnlineKeys(site.store, MasterKey.generate()).fits_store()
+
+
 async def test_a_row_that_leads_to_another_key_is_refused(bao: Bao, tmp_path: Path) -> None:
     """Whoever writes to the store can't name a key of his: what names one is sealed."""
     async with server(tmp_path, {"timestamp": bao.make("honest")}) as site:

@@ -97,7 +97,8 @@ def test_the_command_line_notes_lists_and_exports_a_key_that_is_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     home = ["--home", str(tmp_path / "home")]
-    monkeypatch.setenv("TABELLION_SIGNER_PASSPHRASE", "signer passphrase")
+    monkeypatch.delenv("TABELLION_SIGNER_PASSPHRASE", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
 
     def tabellion(*words: str) -> tuple[int, str, str]:
         status = run([*words, *home])
@@ -127,6 +128,7 @@ def test_the_command_line_notes_lists_and_exports_a_key_that_is_elsewhere(
 
     for words in (
         ("key", "export", "alice", "--private"),
+        ("key", "export", "alice", "--docker"),
         ("key", "export", "alice", "--notary", str(tmp_path / "notary")),
         ("key", "passwd", "alice"),
         ("key", "add", uri),
@@ -135,7 +137,7 @@ def test_the_command_line_notes_lists_and_exports_a_key_that_is_elsewhere(
         status, answer, said = tabellion(*words)
         assert (status, answer) == (2, ""), said
         assert "error: " in said
-    assert not (tmp_path / "notary").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
     assert [file.read_bytes() for file in (tmp_path / "home" / "keys").iterdir()] == [before]
 
     note.write_text(note.read_text().replace("gnupg:", "tpm:"))

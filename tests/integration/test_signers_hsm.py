@@ -150,13 +150,6 @@ def test_a_missing_module_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         signers.find("hsm:1")
 
 
-def test_a_missing_package_is_said_with_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pkcs11", None)
-    with pytest.raises(KeyStoreError) as caught:
-        RemoteSigners(lambda _: PIN).find("hsm:1")
-    assert caught.value.hint == "pip install 'tabellion[hsm]'"
-
-
 @pytest.mark.usefixtures("token")
 def test_a_key_that_clients_do_not_read_is_refused_and_not_noted(tmp_path: Path) -> None:
     person = Person("http://127.0.0.1:1", tmp_path)

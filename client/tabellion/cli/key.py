@@ -273,15 +273,12 @@ def passwd(key: str) -> None:
     """  # noqa: D301  # \b is click's mark
     import os  # noqa: PLC0415  # only here
 
-    from tabellion.publish.passphrases import check_new  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.keystore import check_is_here  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.passphrases import check_new  # noqa: PLC0415
 
     store = _store()
     info = store.find(key)
-    if info.uri is not None:
-        raise KeyStoreError(
-            f"key {info.keyid[:12]} is at {info.uri}: it has no passphrase here",
-            hint="change its PIN or policy there",
-        )
+    check_is_here(info)
     old = passphrases().existing(info.role, info.keyid, info.name)
     store.signer(info.keyid, old)  # a wrong one is told before a new one is asked
     new = os.environ.get("TABELLION_NEW_PASSPHRASE", "")

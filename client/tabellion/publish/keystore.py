@@ -267,11 +267,7 @@ class KeyStore:
             raise _unusable(path, error) from error
 
     def _read_pem(self, info: KeyInfo) -> bytes:
-        if info.uri is not None:
-            raise KeyStoreError(
-                f"the private part of key {info.keyid[:12]} can't leave {info.uri}",
-                hint="export its public part; it has no passphrase here",
-            )
+        check_is_here(info)
         try:
             with info.path.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
@@ -284,6 +280,19 @@ class KeyStore:
                 hint=f"chmod 600 {info.path}",
             )
         return data
+
+
+def check_is_here(info: KeyInfo) -> None:
+    """Refuse a key whose private part is elsewhere.
+
+    Raises:
+        KeyStoreError: It is.
+    """
+    if info.uri is not None:
+        raise KeyStoreError(
+            f"the private part of key {info.keyid[:12]} can't leave {info.uri}",
+            hint="export its public part; its PIN or policy is changed there",
+        )
 
 
 def _unusable(path: Path, error: OSError) -> KeyStoreError:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tabellion.errors import KeyStoreError
+from tabellion.signers.registry import RemoteSigners
 from tabellion.signers.uris import FORMS, parse_signer_uri
 
 FINGERPRINT = "0123456789ABCDEF0123456789ABCDEF01234567"
@@ -77,3 +80,21 @@ def test_what_is_no_signer_uri_is_refused_and_told_how_it_looks(text: str) -> No
         parse_signer_uri(text)
     scheme = text.partition(":")[0]
     assert FORMS.get(scheme, ", ".join(FORMS.values())) in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "module", "extra"),
+    [
+        ("hsm:1", "pkcs11", "hsm"),
+        ("awskms:alias/a", "boto3", "aws"),
+        (f"gcpkms:{GCP}/1", "google.cloud.kms", "gcp"),
+        ("azurekms://v.vault.azure.net/keys/k", "azure.keyvault.keys", "azure"),
+    ],
+)
+def test_a_missing_package_is_said_with_the_pip_command(
+    monkeypatch: pytest.MonkeyPatch, text: str, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(KeyStoreError) as caught:
+        RemoteSigners(lambda _: "").find(text)
+    assert caught.value.hint == f"pip install 'tabellion[{extra}]'"
