@@ -33,6 +33,7 @@
     │   ├── RefusedPublicationError   a rule is broken; carries the rule's name
     │   └── NotaryRefusalError        the same in Notary's words
     ├── CacheError                    the local cache can't be read or written     (exit 3)
+    ├── SignerError                   what holds a key, a token or KMS, doesn't sign (exit 3)
     └── EngineError                   docker, podman or nerdctl can't be used      (exit 3)
 
 ``VerificationError`` says "do not run this", ``TransportError`` says "could not find out":
@@ -370,6 +371,13 @@ class CacheError(TabellionError):
 
     code = "cache"
     default_hint = "check free space and permissions of the Tabellion home folder"
+
+
+class SignerError(TabellionError):
+    """What holds a key, a token or KMS, can't be reached or doesn't sign; nothing was signed."""
+
+    code = "signer"
+    default_hint = "check that it runs and that you may use the key, then try again"
 
 
 class EngineError(TabellionError):

@@ -15,7 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from tabellion.errors import ConfigurationError
+from tabellion.errors import ConfigurationError, KeyStoreError
+from tabellion.signers.uris import parse_signer_uri
 from tabellion_server.settings_values import CONVERT, Address
 from tabellion_server.token_auth import TokenAuth, read_token_auth
 
@@ -36,7 +37,12 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "server.tls": {"certificate": "path", "key": "path"},
     "storage": {"url": "text"},
-    "keys": {"master_key_file": "path", "high_water_file": "path"},
+    "keys": {
+        "master_key_file": "path",
+        "high_water_file": "path",
+        "timestamp_signer": "text",
+        "snapshot_signer": "text",
+    },
     "expiry": {"timestamp": "duration", "snapshot": "duration", "pending": "duration"},
     "auth": {
         "type": "text",
@@ -73,6 +79,7 @@ class Settings:
         sqlite_path: The SQLite file.
         master_key_file: What seals the online keys.
         high_water_file: What tells that an old backup of the store was restored.
+        online_signers: Role to signer URI, where new keys of the role live elsewhere.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
         pending_life: How long a proposal waits for signatures.
@@ -96,6 +103,7 @@ class Settings:
     sqlite_path: Path = Path("tabellion.db")
     master_key_file: Path = Path("master.key")
     high_water_file: Path = Path("high-water.json")
+    online_signers: Mapping[str, str] = field(default_factory=dict)
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
     pending_life: timedelta = timedelta(days=14)
@@ -212,6 +220,7 @@ class _Reader:
             sqlite_path=sqlite_path,
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
+            online_signers=self._signers(),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
             pending_life=get("expiry.pending", default.pending_life),
@@ -262,6 +271,17 @@ class _Reader:
                 "others can reach this address, so set server.write_token_file or [auth], which "
                 "say who may write",
             )
+
+    def _signers(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for role in ("timestamp", "snapshot"):
+            key = f"keys.{role}_signer"
+            if key in self.values:
+                try:
+                    found[role] = str(parse_signer_uri(self.values[key]))
+                except KeyStoreError as error:
+                    self.fault(key, f"{error.message}: {error.hint}")
+        return found
 
     def _token(self) -> str | None:
         path: Path | None = self.values.get("server.write_token_file")

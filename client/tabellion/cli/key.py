@@ -93,7 +93,7 @@ def generate(
 def list_(role: str | None, gun: str | None) -> None:
     """List the keys here, oldest first.
 
-    Last comes the canonical id, by which Notary and docker know the key.
+    The canonical id is the one by which Notary and docker know the key; last comes where it is.
 
     \b
     Examples:
@@ -115,10 +115,11 @@ def list_(role: str | None, gun: str | None) -> None:
             info.gun or "any",
             f"{info.created_at:%Y-%m-%d}",
             info.canonical_id,
+            info.uri or "file",
         )
         for info in found
     ]
-    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID"), rows)
+    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID", "WHERE"), rows)
 
 
 @command.command("import")
@@ -168,7 +169,7 @@ def import_(
     done = _transfer().take(found, role=role, gun=_gun(gun), name=name)
     if file is not None and len(done) == 1 and not done[0].is_new:
         info = done[0].info
-        raise KeyStoreError(f"key {info.keyid[:12]} is here already: {info.path}")
+        raise KeyStoreError(f"key {info.keyid[:12]} is here already: {info.where}")
     if Options.of().json and file is not None and len(done) == 1:
         output.answer_json(_as_json(done[0].info))
     elif Options.of().json:
@@ -176,6 +177,34 @@ def import_(
     else:
         for key in done:
             _tell(key.info, "in" if key.is_new else "is here already:")
+
+
+@command.command("add")
+@click.argument("uri")
+@click.option("--role", type=_ROLES, default="signer", show_default=True, help="What it's for.")
+@_gun_option
+@_name_option
+@common_options
+def add(uri: str, role: str, gun: str | None, name: str) -> None:
+    """Note a key that a token, a key management service or GnuPG holds, and print its id.
+
+    It never leaves there: whatever it signs is sent there. URI is one of hsm:ID?label=TOKEN,
+    hv:NAME, gnupg:FINGERPRINT, awskms:KEY, gcpkms:projects/..., azurekms://VAULT.../keys/NAME; of a
+    key with versions, the newest is noted. A token's PIN comes from TABELLION_PIN or its _FILE, or
+    you're asked; a wrong one is tried once.
+
+    \b
+    Examples:
+      tabellion key add 'hsm:2?label=YubiKey PIV' --name alice
+      tabellion key add hv:release --role targets --gun registry.example/team/app
+    """  # noqa: D301  # \b is click's mark
+    from tabellion.signers.registry import RemoteSigners  # noqa: PLC0415  # not needed for help
+
+    found = RemoteSigners(passphrases().pin).find(uri)
+    info = _store().refer(found.key, found.uri, role, gun=_gun(gun), name=name)
+    if not Options.of().json:
+        output.say(f"fingerprint {info.fingerprint}")
+    _answer(info)
 
 
 @command.command("export")
@@ -244,10 +273,12 @@ def passwd(key: str) -> None:
     """  # noqa: D301  # \b is click's mark
     import os  # noqa: PLC0415  # only here
 
-    from tabellion.publish.passphrases import check_new  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.keystore import check_is_here  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.passphrases import check_new  # noqa: PLC0415
 
     store = _store()
     info = store.find(key)
+    check_is_here(info)
     old = passphrases().existing(info.role, info.keyid, info.name)
     store.signer(info.keyid, old)  # a wrong one is told before a new one is asked
     new = os.environ.get("TABELLION_NEW_PASSPHRASE", "")
@@ -313,11 +344,11 @@ def _answer(info: KeyInfo) -> None:
     if Options.of().json:
         output.answer_json(_as_json(info))
         return
-    _tell(info, "in")
+    _tell(info, "in" if info.uri is None else "at")
 
 
 def _tell(info: KeyInfo, where: str) -> None:
-    output.say(f"{info.role} key ({info.keytype}) {where} {info.path}")
+    output.say(f"{info.role} key ({info.keytype}) {where} {info.where}")
     output.answer(info.keyid)
 
 
@@ -332,4 +363,5 @@ def _as_json(info: KeyInfo) -> dict[str, object]:
         "gun": info.gun,
         "created": info.created_at,
         "path": str(info.path),
+        "uri": info.uri,
     }

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from tabellion.core.names import parse_gun
 from tabellion.errors import KeyStoreError, PassphraseError
 from tabellion.publish.key_notes import KeyInfo
-from tabellion.publish.keystore import KeyStore
+from tabellion.publish.keystore import KeyStore, check_is_here
 from tabellion.publish.notary_folder import FoundKey, NotaryKeyFolder
 from tabellion.publish.notary_pem import canonical_id_of
 from tabellion.publish.passphrases import Passphrases, check_new, variable_of
@@ -120,9 +120,11 @@ class KeyTransfer:
         as here.
 
         Raises:
-            KeyStoreError: A targets or snapshot key without GUN, or it's there already.
+            KeyStoreError: A targets or snapshot key without GUN, it's there already, or it's one
+                that can't leave where it is.
             PassphraseError: The passphrase is wrong or missing.
         """
+        check_is_here(info)
         named = gun or info.gun
         if info.role in _GUN_ROLES and not named:
             raise KeyStoreError(

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import Key, SSlibKey
 
 from tabellion.core.names import Digest
-from tabellion.core.notary_keys import MIN_RSA_BITS, NotaryKey
+from tabellion.core.notary_keys import MIN_RSA_BITS, NotaryKey, PublicKey
 from tabellion.core.roles import KNOWN_SCHEMES, key_material, rsa_bits
 from tabellion.errors import KeyStoreError, TabellionError
 
@@ -33,12 +33,21 @@ def canonical_id_of(key: Key) -> str:
     Raises:
         KeyStoreError: Its public part can't be read, or Notary knows no such keys.
     """
+    return NotaryKey.of(crypto_key_of(key)).keyid
+
+
+def crypto_key_of(key: Key) -> PublicKey:
+    """Give a public key as cryptography has it.
+
+    Raises:
+        KeyStoreError: Its public part can't be read, or is of a kind that Notary doesn't know.
+    """
     public = load_pem_public_key(public_pem(key))
     if not isinstance(
         public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
     ):
         raise KeyStoreError(f"Notary knows no keys like {key.keyid[:12]}")
-    return NotaryKey.of(public).keyid
+    return public
 
 
 def load_public_key(data: bytes, *, what: str = "public key") -> Key:

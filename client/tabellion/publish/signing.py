@@ -22,8 +22,9 @@ from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.passphrases import Passphrases
-from tabellion.publish.public_keys import fingerprint_of
+from tabellion.publish.public_keys import crypto_key_of, fingerprint_of
 from tabellion.publish.state import Current
+from tabellion.signers.registry import RemoteSigners
 
 _RENEW_BELOW = 0.5
 """Unchanged content is signed anew when less than this part of its lifetime is left."""
@@ -67,6 +68,7 @@ class KeyRing:
     def __init__(self, keystore: KeyStore, passphrases: Passphrases) -> None:
         self.keystore = keystore
         self.passphrases = passphrases
+        self.remote = RemoteSigners(passphrases.pin)
         self._open: dict[str, PrivateKeyTypes] = {}
 
     def held(self) -> HeldKeys:
@@ -108,6 +110,8 @@ class KeyRing:
             PassphraseError: Its passphrase is missing or wrong.
             KeyStoreError: Its file can't be used.
         """
+        if info.uri is not None:
+            return self.remote.private_key(info.uri, crypto_key_of(info.key))
         if info.keyid not in self._open:
             passphrase = self.passphrases.existing(info.role, info.keyid, info.name)
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tabellion.core.dialect import dialect_named
@@ -26,6 +26,7 @@ from tabellion_server.storage.interface import (
 )
 
 _PATIENCE_SECONDS: Final = 2.0  # how long a reader waits while what is there is still valid
+_PAUSE: Final = timedelta(seconds=10)  # from a failed renewal to the next, while there's time
 _EXPIRIES_HELD: Final = 20_000
 _PAGE: Final = 200
 _ATTEMPTS: Final = 5
@@ -50,6 +51,7 @@ class Renewer:
         self._clock = clock
         self._expiries: SizedCache[str, datetime] = SizedCache(_EXPIRIES_HELD)
         self._foreign: SizedCache[str, bool] = SizedCache(_EXPIRIES_HELD)
+        self._failed: SizedCache[str, datetime] = SizedCache(_EXPIRIES_HELD)
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def fresh_head(self, gun: str) -> Head | None:
@@ -61,13 +63,16 @@ class Renewer:
         head = await self._store.head(gun)
         if head is None or not await self._is_due(head):
             return head
+        expires_at = await self._expires_at(head, "timestamp")
+        valid = expires_at is not None and expires_at > self._clock()
+        failed_at = self._failed.get(gun)
+        if valid and failed_at is not None and self._clock() - failed_at < _PAUSE:
+            return head  # what signs may hang; readers don't wait for it each time
         task = self._running.get(gun)
         if task is None:
             task = asyncio.create_task(self._renew_logged(gun))
             self._running[gun] = task
             task.add_done_callback(lambda _: self._running.pop(gun, None))
-        expires_at = await self._expires_at(head, "timestamp")
-        valid = expires_at is not None and expires_at > self._clock()
         await asyncio.wait([task], timeout=_PATIENCE_SECONDS if valid else None)
         return await self._store.head(gun)
 
@@ -104,6 +109,7 @@ class Renewer:
         try:
             await self._renew(gun)
         except TabellionError as error:
+            self._failed.put(gun, self._clock(), 1)
             log().error("timestamp.not_renewed", gun=gun, problem=error.message, hint=error.hint)
         except Exception:  # noqa: BLE001  (a reader still gets what is there)
             log().exception("timestamp.not_renewed", gun=gun)
