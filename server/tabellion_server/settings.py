@@ -43,7 +43,12 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     "server.tls": {"certificate": "path", "key": "path"},
     "storage": {"url": "text"},
     "keys": {"master_key_file": "path"},
-    "expiry": {"timestamp": "duration", "snapshot": "duration"},
+    "expiry": {
+        "timestamp": "duration",
+        "snapshot": "duration",
+        "warn": "duration",
+        "critical": "duration",
+    },
     "auth": {
         "type": "text",
         "realm": "text",
@@ -96,6 +101,8 @@ class Settings:
         master_key_file: What seals the online keys.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
+        expiry_warn: How long before it expires a warning is due of what people have to renew.
+        expiry_critical: The same for urgent.
         auth: Whose tokens are demanded; None demands none.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
@@ -117,6 +124,8 @@ class Settings:
     master_key_file: Path = Path("master.key")
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
+    expiry_warn: timedelta = timedelta(days=30)
+    expiry_critical: timedelta = timedelta(days=7)
     auth: TokenAuth | None = None
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
@@ -231,6 +240,8 @@ class _Reader:
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
+            expiry_warn=get("expiry.warn", default.expiry_warn),
+            expiry_critical=get("expiry.critical", default.expiry_critical),
             auth=read_token_auth(self.values, self.places, self.fault),
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
@@ -260,6 +271,8 @@ class _Reader:
             self.fault("server.workers", "this release runs one process; give 1")
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
+        if settings.expiry_critical > settings.expiry_warn:
+            self.fault("expiry.critical", "it can't be longer than expiry.warn")
         if settings.notary_timestamp_life > settings.notary_snapshot_life:
             self.fault("notary.timestamp", "it can't outlive notary.snapshot")
         self._check_access(settings)

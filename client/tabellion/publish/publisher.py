@@ -24,6 +24,7 @@ from typing import Any, Literal, Self
 from securesystemslib.signer import Key
 
 from tabellion.core.dialect import NOTARY, TUF, Dialect
+from tabellion.core.expiry import Margins
 from tabellion.core.names import Digest, Gun, parse_gun
 from tabellion.errors import (
     UnknownGunError,
@@ -47,6 +48,7 @@ from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
+from tabellion.publish.overview import Overview
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.rotating import ROLES, Rotation, build_rotation
 from tabellion.publish.server_api import HistoryEntry, ServerApi
@@ -61,6 +63,7 @@ from tabellion.publish.signing import (
 )
 from tabellion.publish.state import Current, StateReader, Trust
 from tabellion.publish.survey import role_states, signer_infos
+from tabellion.verify.cache import MetadataCache
 
 
 class Publisher:
@@ -215,14 +218,39 @@ class Publisher:
         await asyncio.to_thread(self._staged.drop, name, changes)
         return published
 
-    async def status(self, gun: str, *, online: bool = True) -> Status:
-        """Tell what is staged and, with ``online``, how the GUN's roles stand."""
+    async def status(
+        self, gun: str, *, online: bool = True, margins: Margins | None = None
+    ) -> Status:
+        """Tell what is staged and, with ``online``, how the GUN's roles stand.
+
+        An expired root is told, not refused: who asks is about to renew it.
+        """
         name = parse_gun(gun)
         staged = tuple(await asyncio.to_thread(self._staged.read, name))
         if not online:
             return Status(name, staged)
-        current = await self._reader.read(name)
-        return role_states(current, staged, await asyncio.to_thread(self._ring.held))
+        current = await self._reader.read(name, renews_root=True)
+        held = await asyncio.to_thread(self._ring.held)
+        return role_states(current, staged, held, now=self._clock(), margins=margins)
+
+    def overview(self, *, trusts_new: bool = False, margins: Margins | None = None) -> Overview:
+        """Prepare a look at every GUN of the server.
+
+        Args:
+            trusts_new: There's a root to start from for GUNs that were never verified here.
+            margins: When people want to know of what they have to renew.
+        """
+
+        async def judge_one(gun: str) -> Status:
+            return await self.status(gun, margins=margins)
+
+        async def is_pinned(gun: str) -> bool:
+            cache = MetadataCache.of(self._home, gun)
+            return trusts_new or bool(await asyncio.to_thread(cache.load, "root"))
+
+        return Overview(
+            self._api, judge_one, is_pinned, now=self._clock(), margins=margins or Margins()
+        )
 
     async def staged_guns(self) -> list[str]:
         """List GUNs with staged changes."""

@@ -71,7 +71,8 @@ class KeyRing:
 
     def held(self) -> HeldKeys:
         """Tell which keys' private part is here."""
-        return HeldKeys(frozenset(info.fingerprint for info in self.keystore.list()))
+        names = {info.fingerprint: info.name for info in self.keystore.list()}
+        return HeldKeys(frozenset(names), names)
 
     def open(
         self, dialect: Dialect, keys: Mapping[str, Key], keyids: Sequence[str], *, at_most: int
