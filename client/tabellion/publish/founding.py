@@ -28,6 +28,7 @@ from tabellion.errors import (
     TransportError,
     UsageError,
 )
+from tabellion.publish.afterwards import note_founding
 from tabellion.publish.birth import Pending, Plan, first_files
 from tabellion.publish.certificates import root_certificate
 from tabellion.publish.delivery import may_pass
@@ -96,6 +97,9 @@ class Founder:
         async with self._cache.locked():
             await asyncio.to_thread(_pin, self._cache, files[0].data)
         await asyncio.to_thread(self._pending.drop)
+        await asyncio.to_thread(
+            note_founding, self._gun, self._dialect, files, self._ring.keystore, now=self._clock()
+        )
         return await asyncio.to_thread(self._told, files[0].data)
 
     async def _online_key(self, role: str) -> Key:

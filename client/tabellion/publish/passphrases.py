@@ -1,7 +1,8 @@
 """Where passphrases come from: a variable, a file, or a person at a terminal.
 
 By role: ``TABELLION_ROOT_PASSPHRASE`` for root keys, ``TABELLION_TARGETS_PASSPHRASE`` for targets
-and snapshot keys, ``TABELLION_SIGNER_PASSPHRASE`` for delegated ones; with ``_FILE`` appended, the
+and snapshot keys, ``TABELLION_SIGNER_PASSPHRASE`` for delegated ones,
+``TABELLION_BACKUP_PASSPHRASE`` for a backup of keys; with ``_FILE`` appended, the
 variable names a file whose first line it is.
 """
 
@@ -117,7 +118,8 @@ class Passphrases:
 
 def variable_of(role: str) -> str:
     """Name the variable of a role's passphrase."""
-    kind = {"root": "ROOT", "targets": "TARGETS", "snapshot": "TARGETS"}.get(role, "SIGNER")
+    kinds = {"root": "ROOT", "targets": "TARGETS", "snapshot": "TARGETS", "backup": "BACKUP"}
+    kind = kinds.get(role, "SIGNER")
     return f"TABELLION_{kind}_PASSPHRASE"
 
 

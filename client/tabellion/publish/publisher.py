@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 from securesystemslib.signer import Key
 
 from tabellion.core.dialect import NOTARY, TUF, Dialect
-from tabellion.core.expiry import Margins
+from tabellion.core.expiry import End, Margins
 from tabellion.core.names import Digest, Gun, parse_gun
 from tabellion.errors import (
     UnknownGunError,
@@ -32,6 +32,7 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish import partial
+from tabellion.publish.afterwards import look_back
 from tabellion.publish.certificates import root_certificate
 from tabellion.publish.changes import (
     AddSigner,
@@ -327,10 +328,12 @@ class Publisher:
             )
         delivery = Delivery(self._api, name)
         made: list[Key] = []
+        built_on: list[Current] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._reader.read(name, renews_root=role == "root")
             current = await self._reader.with_left(current)
+            built_on.append(current)
             if not made and is_online:
                 dialect = current.trusted.dialect
                 made.append(await self._api.rotate_online_key(name, role, dialect))
@@ -348,7 +351,8 @@ class Publisher:
 
         async with self._locks[name]:
             built = await delivery.bring(build)
-        return Published(name, built.versions, delivery.attempts)
+        ending = await self._look_back(built_on[-1], built)
+        return Published(name, built.versions, delivery.attempts, ending=ending)
 
     def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
         """Give a role's new keys as the GUN's metadata will list them, one made if none is named.
@@ -386,9 +390,11 @@ class Publisher:
             KeyStoreError: No key here is one of those that are missing.
         """
         held = await asyncio.to_thread(partial.read, file)
+        built_on: list[Current] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._reader.with_left(await self._reader.read(held.gun))
+            built_on.append(current)
             now = self._clock()
             if show is not None and not is_retry:
                 show(await asyncio.to_thread(changes_in_words, current, held.files))
@@ -409,10 +415,13 @@ class Publisher:
         async with self._locks[parse_gun(held.gun)]:
             delivery = Delivery(self._api, held.gun)
             built = await delivery.bring(build)
+            ending = await self._look_back(built_on[-1], built)
             if built.missing:
-                return Published(held.gun, {}, delivery.attempts, file, built.missing)
+                return Published(
+                    held.gun, {}, delivery.attempts, file, built.missing, ending=ending
+                )
             await asyncio.to_thread(partial.remove, file)
-        return Published(held.gun, built.versions, delivery.attempts)
+        return Published(held.gun, built.versions, delivery.attempts, ending=ending)
 
     async def history(
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
@@ -432,6 +441,9 @@ class Publisher:
 
     def _expiries_of(self, dialect: Dialect) -> Expiries:
         return self._expiries or (NOTARY_EXPIRIES if dialect is NOTARY else Expiries())
+
+    async def _look_back(self, current: Current, built: Built) -> End | None:
+        return await asyncio.to_thread(look_back, current, built, self._ring, now=self._clock())
 
     async def _take(self, gun: str, change: Change, *, publish: bool) -> Published:
         name = parse_gun(gun)
@@ -485,6 +497,7 @@ class Publisher:
             signed_as=draft.signed_as,
             withdrawn=draft.withdrawn,
             shadowed=draft.shadowed(),
+            ending=await self._look_back(draft.current, built),
         )
         if not built.missing:
             return outcome

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from tuf.api.metadata import Signed
+from tuf.api.metadata import Root
 
 from tabellion.core.expiry import UNKNOWN_LIFE, Margins, View, judge
+from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.notary_dialect import patterns_of
 from tabellion.core.roles import role_keys
 from tabellion.publish.changes import Change
@@ -45,7 +47,9 @@ def role_states(
     )
 
 
-def view_of(current: Current, held: HeldKeys, *, newer: Mapping[str, Signed] | None = None) -> View:
+def view_of(
+    current: Current, held: HeldKeys, *, newer: Mapping[str, UnverifiedMetadata[Any]] | None = None
+) -> View:
     """Give the files that expiry is judged on, with those of a publication in their place.
 
     Who holds the snapshot's key is known only if it's here; else it counts as the server's.
@@ -53,14 +57,17 @@ def view_of(current: Current, held: HeldKeys, *, newer: Mapping[str, Signed] | N
     trusted = current.trusted
     top = [trusted.root, trusted.snapshot, trusted.timestamp]
     found = {item.role: item for item in (*top, *current.roles.values()) if item is not None}
-    entry = current.root.roles["snapshot"]
-    is_local = len(held.among(current.root.keys, entry.keyids)) >= entry.threshold
+    made = newer or {}
+    root: Root = made["root"].signed if "root" in made else current.root
+    entry = root.roles["snapshot"]
+    is_local = len(held.among(root.keys, entry.keyids)) >= entry.threshold
     online = {"timestamp": UNKNOWN_LIFE} | ({} if is_local else {"snapshot": UNKNOWN_LIFE})
 
     return View(
         current.gun,
-        {role: item.signed for role, item in found.items()} | dict(newer or {}),
-        {role: item.signed_by for role, item in found.items()},
+        {role: item.signed for role, item in {**found, **made}.items()},
+        {role: item.signed_by for role, item in found.items()}
+        | {role: tuple(item.signatures) for role, item in made.items()},
         online,
         held.name_of,
     )
