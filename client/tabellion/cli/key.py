@@ -97,8 +97,8 @@ def generate(
 def list_(role: str | None, gun: str | None) -> None:
     """List the keys here, oldest first.
 
-    With it stands when it was used last from here, for what, and for how much else. Last comes the
-    canonical id, by which Notary and docker know the key. A warning tells what others may read.
+    Behind the canonical id, by which Notary and docker know the key, stands when it was used last
+    from here, for what, and for how many roles more. A warning tells what others may read.
 
     \b
     Examples:
@@ -122,12 +122,12 @@ def list_(role: str | None, gun: str | None) -> None:
             info.name or "-",
             info.gun or "any",
             f"{info.created_at:%Y-%m-%d}",
-            *_use(info),
             info.canonical_id,
+            *_use(info),
         )
         for info in found
     ]
-    head = ("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "USED", "FOR", "CANONICAL ID")
+    head = ("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID", "USED", "FOR")
     output.table(head, rows)
 
 

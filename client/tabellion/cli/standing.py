@@ -132,9 +132,7 @@ def as_json(status: Status) -> dict[str, object]:
         "gun": status.gun,
         "verified": status.is_verified,
         "level": _level(status) or "unknown",
-        "problem": {"code": problem.code, "message": output.one_line(problem.message)}
-        if problem is not None
-        else None,
+        "problem": output.one_line(problem.message) if problem is not None else None,
         "staged": [str(change) for change in status.staged],
         "versions": dict(status.versions),
         "expires": dict(status.expires),
