@@ -272,7 +272,8 @@ class _Reader:
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
         if settings.expiry_critical > settings.expiry_warn:
-            self.fault("expiry.critical", "it can't be longer than expiry.warn")
+            given = "critical" if "expiry.critical" in self.places else "warn"
+            self.fault(f"expiry.{given}", "expiry.critical can't be longer than expiry.warn")
         if settings.notary_timestamp_life > settings.notary_snapshot_life:
             self.fault("notary.timestamp", "it can't outlive notary.snapshot")
         self._check_access(settings)
