@@ -43,7 +43,13 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
         "timestamp_signer": "text",
         "snapshot_signer": "text",
     },
-    "expiry": {"timestamp": "duration", "snapshot": "duration", "pending": "duration"},
+    "expiry": {
+        "timestamp": "duration",
+        "snapshot": "duration",
+        "pending": "duration",
+        "warn": "duration",
+        "critical": "duration",
+    },
     "auth": {
         "type": "text",
         "realm": "text",
@@ -83,6 +89,8 @@ class Settings:
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
         pending_life: How long a proposal waits for signatures.
+        expiry_warn: How long before it expires a warning is due of what people have to renew.
+        expiry_critical: The same for urgent.
         auth: Whose tokens are demanded; None demands none.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
@@ -107,6 +115,8 @@ class Settings:
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
     pending_life: timedelta = timedelta(days=14)
+    expiry_warn: timedelta = timedelta(days=30)
+    expiry_critical: timedelta = timedelta(days=7)
     auth: TokenAuth | None = None
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
@@ -224,6 +234,8 @@ class _Reader:
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
             pending_life=get("expiry.pending", default.pending_life),
+            expiry_warn=get("expiry.warn", default.expiry_warn),
+            expiry_critical=get("expiry.critical", default.expiry_critical),
             auth=read_token_auth(self.values, self.places, self.fault),
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
@@ -253,6 +265,9 @@ class _Reader:
             self.fault("server.workers", "this release runs one process; give 1")
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
+        if settings.expiry_critical > settings.expiry_warn:
+            given = "critical" if "expiry.critical" in self.places else "warn"
+            self.fault(f"expiry.{given}", "expiry.critical can't be longer than expiry.warn")
         if settings.notary_timestamp_life > settings.notary_snapshot_life:
             self.fault("notary.timestamp", "it can't outlive notary.snapshot")
         self._check_access(settings)

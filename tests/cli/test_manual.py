@@ -34,7 +34,7 @@ DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 NEW_KEY = "key generate --role root --type ecdsa --name c > made"
 PENDING_ID = "$(tabellion --json pending list manual.example/app | grep -o '[0-9a-f]\\{64\\}')"
-BY_ROLE = {"versions", "expires", "missing", "custom", "pem"}
+BY_ROLE = {"versions", "expires", "missing", "custom", "pem", "signed_for"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -73,7 +73,8 @@ def run(server: EmbeddedServer, tmp_path: Path) -> Run:
     """Run a shell command in a scratch home; it must end well."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TABELLION_")}
     passphrases = {
-        f"TABELLION_{role}_PASSPHRASE": f"{role}-secret" for role in ("ROOT", "TARGETS", "SIGNER")
+        f"TABELLION_{role}_PASSPHRASE": f"{role}-secret"
+        for role in ("ROOT", "TARGETS", "SIGNER", "BACKUP")
     }
 
     def shell(command: str, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -112,7 +113,7 @@ def commands(section: str) -> list[str]:
 def test_every_command_of_the_manual_works(run: Run, registry: str, tmp_path: Path) -> None:
     fingerprint = ""
     seen = 0
-    for section in ("Publish", "Look", "Verify before you use"):
+    for section in ("Publish", "What ends when", "Look", "Verify before you use"):
         for shown in commands(section):
             verb = shown.split()[1]
             if verb in {"docker", "pull"}:  # with a real engine: tests/integration
@@ -244,6 +245,8 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             "key import plain.pem --role targets",
             "key export a --notary theirs",
         ],
+        "key backup": ["key backup stick"],
+        "key restore": ["key restore stick"],
     }
     documented = json_table()
     # pull needs an engine: tests/integration has it

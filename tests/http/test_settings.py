@@ -122,6 +122,8 @@ def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
             ["2: expiry.timestamp: ", "3: expiry.snapshot: ", "5: notary.timestamp: "],
         ),
         ('[expiry]\ntimestamp = "2d"\nsnapshot = "1d"\n', ["2: expiry.timestamp: "]),
+        ('[expiry]\nwarn = "6d"\n', ["2: expiry.warn: "]),
+        ('[expiry]\nwarn = "2d"\ncritical = "3d"\n', ["3: expiry.critical: "]),
         (
             '[notary]\nmax_age_current = "366d"\nmax_age_consistent = 0\ngun_prefixes = ["a"]\n',
             [

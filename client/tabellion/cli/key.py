@@ -11,11 +11,15 @@ import click
 from tabellion.cli import output
 from tabellion.cli.clients import passphrases
 from tabellion.cli.context import Options, common_options, settle
+from tabellion.cli.key_backup import backup, restore
 from tabellion.core.names import parse_gun
 from tabellion.errors import KeyStoreError, PassphraseError, UsageError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tabellion.publish.key_notes import KeyInfo
+    from tabellion.publish.key_uses import KeyUse
     from tabellion.publish.keystore import KeyStore
     from tabellion.publish.notary_folder import FoundKey, NotaryKeyFolder
     from tabellion.publish.notary_transfer import KeyTransfer
@@ -41,7 +45,7 @@ _docker_option = click.option(
 
 @click.group()
 def command() -> None:
-    """Make, list, import and export signing keys: encrypted PKCS#8 files with mode 0600.
+    """Make, list, import, export and back up signing keys: encrypted files with mode 0600.
 
     Keys of Notary and docker come in and go back with --notary and --docker.
 
@@ -93,14 +97,19 @@ def generate(
 def list_(role: str | None, gun: str | None) -> None:
     """List the keys here, oldest first.
 
-    The canonical id is the one by which Notary and docker know the key; last comes where it is.
+    Behind the canonical id, by which Notary and docker know the key, stands where it is, when it
+    was used last from here, for what, and for how many roles more. A warning tells what others
+    may read.
 
     \b
     Examples:
       tabellion key list
       tabellion key list --role root --json
     """  # noqa: D301  # \b is click's mark
-    found = _store().list(role=role, gun=_gun(gun))
+    store = _store()
+    found = store.list(role=role, gun=_gun(gun))
+    for path, mode, wanted in store.exposed():
+        output.warn(f"{path} has mode {mode:04o}: others may read it: chmod {wanted:o} {path}")
     if Options.of().json:
         output.answer_json([_as_json(info) for info in found])
         return
@@ -116,10 +125,12 @@ def list_(role: str | None, gun: str | None) -> None:
             f"{info.created_at:%Y-%m-%d}",
             info.canonical_id,
             info.uri or "file",
+            *_use(info),
         )
         for info in found
     ]
-    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID", "WHERE"), rows)
+    head = ("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID", "WHERE", "USED", "FOR")
+    output.table(head, rows)
 
 
 @command.command("import")
@@ -260,27 +271,31 @@ def export(
 
 
 @command.command("passwd")
-@click.argument("key")
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
 @common_options
-def passwd(key: str) -> None:
-    """Change the passphrase of KEY; the old one as for signing, the new one is asked.
+def passwd(keys: tuple[str, ...]) -> None:
+    """Give KEYs another passphrase; the old ones as for signing, the new one is asked once.
 
-    Without a terminal, the new one comes from TABELLION_NEW_PASSPHRASE.
+    All are opened before the first is changed. Without a terminal, the new one comes from
+    TABELLION_NEW_PASSPHRASE.
 
     \b
     Examples:
       tabellion key passwd alice
+      tabellion key passwd 3f1c9a02 8f8e53f7 alice
     """  # noqa: D301  # \b is click's mark
     import os  # noqa: PLC0415  # only here
 
     from tabellion.publish.keystore import check_is_here  # noqa: PLC0415  # not needed for help
     from tabellion.publish.passphrases import check_new  # noqa: PLC0415
 
-    store = _store()
-    info = store.find(key)
-    check_is_here(info)
-    old = passphrases().existing(info.role, info.keyid, info.name)
-    store.signer(info.keyid, old)  # a wrong one is told before a new one is asked
+    store, secrets = _store(), passphrases()
+    found = {info.keyid: info for info in map(store.find, keys)}
+    for info in found.values():
+        check_is_here(info)
+    old = {keyid: secrets.existing(i.role, keyid, i.name) for keyid, i in found.items()}
+    for keyid, passphrase in old.items():  # a wrong one is told before a new one is asked
+        store.signer(keyid, passphrase)
     new = os.environ.get("TABELLION_NEW_PASSPHRASE", "")
     if not new and output.can_ask():
         new = output.ask_passphrase("New passphrase", is_new=True)
@@ -288,9 +303,15 @@ def passwd(key: str) -> None:
         raise PassphraseError(
             "no new passphrase and no terminal to ask at", hint="set TABELLION_NEW_PASSPHRASE"
         )
-    check_new(new, info.role)
-    store.passwd(info.keyid, old, new)
-    output.say(f"key {info.keyid[:16]} has a new passphrase")
+    for info in found.values():
+        check_new(new, info.role)
+    for keyid, passphrase in old.items():
+        store.passwd(keyid, passphrase, new)
+        output.say(f"key {keyid[:16]} has a new passphrase")
+
+
+command.add_command(backup)
+command.add_command(restore)
 
 
 def _store() -> KeyStore:
@@ -352,7 +373,26 @@ def _tell(info: KeyInfo, where: str) -> None:
     output.answer(info.keyid)
 
 
+def _use(info: KeyInfo) -> tuple[str, str]:
+    """Tell when a key was used last, and for what."""
+    uses = _uses(info)
+    if not uses:
+        return "-", "-"
+    more = f" (+{len(uses) - 1})" if len(uses) > 1 else ""
+    return f"{uses[0].at:%Y-%m-%d}", f"{uses[0].role} of {uses[0].gun}{more}"
+
+
+def _uses(info: KeyInfo) -> tuple[KeyUse, ...]:
+    from tabellion.publish.key_uses import KeyUses  # noqa: PLC0415  # not needed for help
+
+    return KeyUses(info.path.parent).read(info.keyid)
+
+
 def _as_json(info: KeyInfo) -> dict[str, object]:
+    uses = _uses(info)
+    signed_for: dict[str, dict[str, datetime]] = {}
+    for use in uses:
+        signed_for.setdefault(use.gun, {})[use.role] = use.at
     return {
         "keyid": info.keyid,
         "canonical_id": info.canonical_id,
@@ -364,4 +404,6 @@ def _as_json(info: KeyInfo) -> dict[str, object]:
         "created": info.created_at,
         "path": str(info.path),
         "uri": info.uri,
+        "last_used": uses[0].at if uses else None,
+        "signed_for": signed_for,
     }

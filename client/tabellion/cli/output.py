@@ -98,6 +98,16 @@ def digest(hashes: Mapping[str, str]) -> str:
     return next((f"{name}:{value}" for name, value in sorted(hashes.items())), "-")
 
 
+def until(at: datetime | None) -> str:
+    """Write a moment of expiry, and how far it is."""
+    if at is None:
+        return "no expiry known"
+    left = at - datetime.now(UTC)
+    days = left.days
+    lasting = f"{days} days" if days > 1 else f"{max(int(left.total_seconds() // 3600), 0)} h"
+    return f"until {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({lasting})"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print aligned columns on stdout; the head only on a terminal, so that scripts need no tail.
 

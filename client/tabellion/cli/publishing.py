@@ -43,6 +43,14 @@ def tell(
         )
     if not published.is_checked:
         output.warn("the server can't be reached: whether it fits is seen when it's published")
+    if published.ending is not None:
+        from tabellion.core.expiry import remedy  # noqa: PLC0415  # not needed for help
+
+        ending = published.ending
+        output.warn(
+            f"{ending.name} of {gun} is valid only {output.until(ending.expires_at)}: "
+            f"{remedy(ending, gun)}"
+        )
     if Options.of().json:
         output.answer_json({**(about or {}), **as_json(published)})
         return

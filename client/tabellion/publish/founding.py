@@ -31,6 +31,7 @@ from tabellion.errors import (
     TransportError,
     UsageError,
 )
+from tabellion.publish.afterwards import note_founding
 from tabellion.publish.birth import Pending, Plan, first_files
 from tabellion.publish.delivery import may_pass
 from tabellion.publish.key_notes import KeyInfo
@@ -112,6 +113,9 @@ class Founder:
         async with self._cache.locked():
             await asyncio.to_thread(pin_root, self._cache, files[0].data)
         await asyncio.to_thread(self._pending.drop)
+        await asyncio.to_thread(
+            note_founding, self._gun, self._dialect, files, self._ring.keystore, now=self._clock()
+        )
         return await asyncio.to_thread(self._told, files[0].data)
 
     async def _online_key(self, role: str) -> Key:

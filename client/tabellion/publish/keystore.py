@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from tabellion import atomic_file
 from tabellion.core.roles import key_material
 from tabellion.errors import KeyStoreError
 from tabellion.publish.key_notes import KEY_ROLES, KeyInfo, note_of, read_note
+from tabellion.publish.key_uses import KeyUses
 from tabellion.publish.private_keys import (
     KeyType,
     encrypted_pem,
@@ -32,6 +34,7 @@ from tabellion.publish.public_keys import check_fit, public_pem
 _MAX_PEM: Final = 64 * 1024
 _KEYID = re.compile(r"[0-9a-f]{64}")
 _MIN_PREFIX: Final = 4
+_OTHERS: Final = 0o077
 
 
 class KeyStore:
@@ -163,6 +166,7 @@ class KeyStore:
         try:
             atomic_file.remove(info.path)
             atomic_file.remove(info.path.with_suffix(".json"))
+            KeyUses(self.folder).forget(info.keyid)
         except OSError as error:
             raise _unusable(info.path, error) from error
 
@@ -260,6 +264,19 @@ class KeyStore:
         created_at = datetime.now(UTC).replace(microsecond=0)
         return KeyInfo(key.keyid, role, gun, name, key, created_at, path)
 
+    def exposed(self) -> Sequence[tuple[Path, int, int]]:
+        """List what others on this machine may read: path, mode, and the mode it should have.
+
+        Raises:
+            KeyStoreError: The folder can't be read.
+        """
+        wanted = {self.folder: 0o700} | dict.fromkeys(self.folder.glob("*.pem"), 0o600)
+        try:
+            modes = {path: path.stat().st_mode & 0o777 for path in wanted if path.exists()}
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+        return [(path, mode, wanted[path]) for path, mode in modes.items() if mode & _OTHERS]
+
     def _write(self, path: Path, data: bytes) -> None:
         try:
             atomic_file.write_atomic(path, data)
@@ -270,15 +287,17 @@ class KeyStore:
         check_is_here(info)
         try:
             with info.path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
+                modes = {info.path: os.fstat(file.fileno()).st_mode}
                 data = file.read(_MAX_PEM)
+            modes[self.folder] = self.folder.stat().st_mode
         except OSError as error:
             raise _unusable(info.path, error) from error
-        if mode & 0o077:
-            raise KeyStoreError(
-                f"{info.path} has mode {mode & 0o777:04o}: others on this machine may read it",
-                hint=f"chmod 600 {info.path}",
-            )
+        for path, mode in modes.items():
+            if mode & _OTHERS:
+                raise KeyStoreError(
+                    f"{path} has mode {mode & 0o777:04o}: others on this machine may read it",
+                    hint=f"chmod {700 if path == self.folder else 600} {path}",
+                )
         return data
 
 

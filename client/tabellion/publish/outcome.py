@@ -9,6 +9,8 @@ from pathlib import Path
 
 from securesystemslib.signer import Key
 
+from tabellion.core.expiry import End, Standing
+from tabellion.errors import TabellionError
 from tabellion.publish.changes import Change
 from tabellion.publish.key_notes import KeyInfo
 
@@ -32,6 +34,7 @@ class Published:
             goes on signing what was withdrawn elsewhere.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
+        ending: What of the GUN ends soon and waits for somebody, None if nothing does.
     """
 
     gun: str
@@ -46,6 +49,7 @@ class Published:
     shadowed: Mapping[str, str] = field(default_factory=dict)
     is_staged: bool = False
     is_checked: bool = True
+    ending: End | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ class Status:
         versions: Role to version.
         expires: Role to expiry.
         can_sign: Roles that the keys here reach the threshold of.
+        standing: What ends when, and which keys can sign; None if the server wasn't asked.
+        is_verified: False if all of it is the server's word: no root of the GUN is trusted here.
+        problem: Why it couldn't be told how the GUN stands, None if it could.
     """
 
     gun: str
@@ -114,3 +121,6 @@ class Status:
     versions: Mapping[str, int] = field(default_factory=dict)
     expires: Mapping[str, datetime] = field(default_factory=dict)
     can_sign: tuple[str, ...] = ()
+    standing: Standing | None = None
+    is_verified: bool = True
+    problem: TabellionError | None = None

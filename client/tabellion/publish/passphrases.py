@@ -1,8 +1,9 @@
 """Where passphrases come from: a variable, a file, or a person at a terminal.
 
 By role: ``TABELLION_ROOT_PASSPHRASE`` for root keys, ``TABELLION_TARGETS_PASSPHRASE`` for targets
-and snapshot keys, ``TABELLION_SIGNER_PASSPHRASE`` for delegated ones; the PIN of a token in
-``TABELLION_PIN``. With ``_FILE`` appended, the variable names a file whose first line it is.
+and snapshot keys, ``TABELLION_SIGNER_PASSPHRASE`` for delegated ones,
+``TABELLION_BACKUP_PASSPHRASE`` for a backup of keys; the PIN of a token in ``TABELLION_PIN``.
+With ``_FILE`` appended, the variable names a file whose first line it is.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ class Passphrases:
 
 def variable_of(role: str) -> str:
     """Name the variable of a role's passphrase."""
-    kind = {"root": "ROOT", "targets": "TARGETS", "snapshot": "TARGETS"}.get(role, "SIGNER")
+    kinds = {"root": "ROOT", "targets": "TARGETS", "snapshot": "TARGETS", "backup": "BACKUP"}
+    kind = kinds.get(role, "SIGNER")
     return f"TABELLION_{kind}_PASSPHRASE"
 
 

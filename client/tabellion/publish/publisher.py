@@ -24,6 +24,7 @@ from typing import Any, Literal, Self
 from securesystemslib.signer import Key
 
 from tabellion.core.dialect import NOTARY, TUF, Dialect
+from tabellion.core.expiry import End, Margins
 from tabellion.core.names import Digest, Gun, parse_gun
 from tabellion.errors import (
     UnknownGunError,
@@ -31,6 +32,7 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish import partial
+from tabellion.publish.afterwards import look_back
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -50,6 +52,7 @@ from tabellion.publish.lost import LostFiles
 from tabellion.publish.named_keys import NamedKey
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
+from tabellion.publish.overview import Overview
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.proposals import Proposals
 from tabellion.publish.root_edits import ROLES, RootEdit, build_root_edit
@@ -66,6 +69,7 @@ from tabellion.publish.signing import (
 from tabellion.publish.state import Current, StateReader, Trust
 from tabellion.publish.stolen import Doubt, survey, take_over
 from tabellion.publish.survey import role_states, signer_infos
+from tabellion.verify.cache import MetadataCache
 
 
 class Publisher:
@@ -237,14 +241,39 @@ class Publisher:
         await asyncio.to_thread(self._staged.drop, name, changes)
         return published
 
-    async def status(self, gun: str, *, online: bool = True) -> Status:
-        """Tell what is staged and, with ``online``, how the GUN's roles stand."""
+    async def status(
+        self, gun: str, *, online: bool = True, margins: Margins | None = None
+    ) -> Status:
+        """Tell what is staged and, with ``online``, how the GUN's roles stand.
+
+        An expired root is told, not refused: who asks is about to renew it.
+        """
         name = parse_gun(gun)
         staged = tuple(await asyncio.to_thread(self._staged.read, name))
         if not online:
             return Status(name, staged)
-        current = await self._reader.read(name)
-        return role_states(current, staged, await asyncio.to_thread(self._ring.held))
+        current = await self._reader.read(name, renews_root=True)
+        held = await asyncio.to_thread(self._ring.held)
+        return role_states(current, staged, held, now=self._clock(), margins=margins)
+
+    def overview(self, *, trusts_new: bool = False, margins: Margins | None = None) -> Overview:
+        """Prepare a look at every GUN of the server.
+
+        Args:
+            trusts_new: There's a root to start from for GUNs that were never verified here.
+            margins: When people want to know of what they have to renew.
+        """
+
+        async def judge_one(gun: str) -> Status:
+            return await self.status(gun, margins=margins)
+
+        async def is_pinned(gun: str) -> bool:
+            cache = MetadataCache.of(self._home, gun)
+            return trusts_new or bool(await asyncio.to_thread(cache.load, "root"))
+
+        return Overview(
+            self._api, judge_one, is_pinned, now=self._clock(), margins=margins or Margins()
+        )
 
     async def staged_guns(self) -> list[str]:
         """List GUNs with staged changes."""
@@ -348,10 +377,12 @@ class Publisher:
         online = _online_of(roles, keys, server=server)
         delivery = Delivery(self._api, name, home=self._home)
         made: dict[str, list[Key]] = {}
+        built_on: list[Current] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._reader.read(name, renews_root="root" in roles)
             current = await self._reader.with_left(current)
+            built_on.append(current)
             dialect = current.trusted.dialect
             for role in roles:
                 if role in made:
@@ -376,7 +407,8 @@ class Publisher:
 
         async with self._locks[name]:
             built = await delivery.bring(build)
-        return await self.proposals.keep(name, built, delivery.attempts)
+        published = await self.proposals.keep(name, built, delivery.attempts)
+        return replace(published, ending=await self._look_back(built_on[-1], built))
 
     def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
         """Give a role's new keys as the GUN's metadata will list them, one made if none is named.
@@ -468,6 +500,9 @@ class Publisher:
     def _expiries_of(self, dialect: Dialect) -> Expiries:
         return self._expiries or (NOTARY_EXPIRIES if dialect is NOTARY else Expiries())
 
+    async def _look_back(self, current: Current, built: Built) -> End | None:
+        return await asyncio.to_thread(look_back, current, built, self._ring, now=self._clock())
+
     async def _take(self, gun: str, change: Change, *, publish: bool) -> Published:
         name = parse_gun(gun)
         if publish:
@@ -517,6 +552,7 @@ class Publisher:
             signed_as=draft.signed_as,
             withdrawn=draft.withdrawn,
             shadowed=draft.shadowed(),
+            ending=await self._look_back(draft.current, built),
         )
 
     async def _build(

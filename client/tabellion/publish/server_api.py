@@ -172,6 +172,42 @@ class ServerApi:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ServerAnswerError(f"{url} isn't a history", status=200) from error
 
+    async def guns(self, *, after: str | None, limit: int) -> tuple[list[str], bool]:
+        """List names of GUNs behind ``after``, and tell whether there are more.
+
+        Raises:
+            TransportError: No usable answer, or not in order.
+        """
+        query = {"limit": str(limit)} | ({} if after is None else {"after": after})
+        url = f"{self._server}/v1/guns?{urlencode(query, quote_via=quote)}"
+        body = check_is_no_page(url, await self._fetcher.fetch(url, max_bytes=MAX_ANSWER))
+        content = self.parse(url, body)
+        try:
+            names = [str(item["gun"]) for item in content["guns"]]
+            is_more = content["next"] is not None
+        except (KeyError, TypeError) as error:
+            raise ServerAnswerError(f"{url} isn't a list of GUNs", status=200) from error
+        # In order and without repetition: a server can't make anybody page for ever.
+        if names != sorted(set(names)) or (after is not None and names and names[0] <= after):
+            raise ServerAnswerError(f"{url} lists GUNs out of order", status=200)
+        if is_more and not names:
+            raise ServerAnswerError(f"{url} lists nothing, and says there's more", status=200)
+        return names, is_more
+
+    async def gun_state(self, gun: str) -> dict[str, Any]:
+        """Give the server's own word on a GUN's roles, unverified.
+
+        Raises:
+            UnknownGunError: The server holds nothing for it.
+            TransportError: No usable answer.
+        """
+        url = f"{self._server}/v1/guns/{quote(gun, safe='/:')}"
+        try:
+            body = await self._fetcher.fetch(url, max_bytes=MAX_ANSWER)
+        except NotFoundError as error:
+            raise unknown_gun(gun, url, error) from error
+        return self.parse(url, body)
+
     async def changefeed(self, gun: str, limit: int) -> list[dict[str, Any]]:
         """Give the newest changes of a GUN as Notary tells them, oldest first.
 

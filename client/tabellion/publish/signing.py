@@ -73,7 +73,8 @@ class KeyRing:
 
     def held(self) -> HeldKeys:
         """Tell which keys' private part is here."""
-        return HeldKeys(frozenset(info.fingerprint for info in self.keystore.list()))
+        names = {info.fingerprint: info.name for info in self.keystore.list()}
+        return HeldKeys(frozenset(names), names)
 
     def names(self) -> dict[str, str]:
         """Give fingerprint to name of the keys here that have one."""

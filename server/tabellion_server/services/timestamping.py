@@ -27,7 +27,7 @@ from tabellion_server.storage.interface import (
 
 _PATIENCE_SECONDS: Final = 2.0  # how long a reader waits while what is there is still valid
 _PAUSE: Final = timedelta(seconds=10)  # from a failed renewal to the next, while there's time
-_EXPIRIES_HELD: Final = 20_000
+_EXPIRIES_HELD: Final = 100_000
 _PAGE: Final = 200
 _ATTEMPTS: Final = 5
 
@@ -63,7 +63,7 @@ class Renewer:
         head = await self._store.head(gun)
         if head is None or not await self._is_due(head):
             return head
-        expires_at = await self._expires_at(head, "timestamp")
+        expires_at = await self.expires_at(head, "timestamp")
         valid = expires_at is not None and expires_at > self._clock()
         failed_at = self._failed.get(gun)
         if valid and failed_at is not None and self._clock() - failed_at < _PAUSE:
@@ -189,10 +189,10 @@ class Renewer:
 
     async def _is_due(self, head: Head) -> bool:
         now = self._clock()
-        timestamp = await self._expires_at(head, "timestamp")
+        timestamp = await self.expires_at(head, "timestamp")
         if timestamp is None or self._past_half("timestamp", timestamp, head, now):
             return True
-        snapshot = await self._expires_at(head, "snapshot")
+        snapshot = await self.expires_at(head, "snapshot")
         if snapshot is None or not self._past_half("snapshot", snapshot, head, now):
             return False
         root = (await self._files.current_set(head, {"root"})).files.get("root")
@@ -202,7 +202,13 @@ class Renewer:
         life = self._signer.life(role, dialect_named(head.dialect))
         return expires.replace(tzinfo=UTC) - now <= life / 2
 
-    async def _expires_at(self, head: Head, role: str) -> datetime | None:
+    async def expires_at(self, head: Head, role: str) -> datetime | None:
+        """Give when a role's current file expires, None if there's none.
+
+        Raises:
+            StorageError: The store failed.
+            VerificationError: It can't be read.
+        """
         ref = head.files.get(role)
         if ref is None:
             return None

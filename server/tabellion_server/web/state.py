@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
 
-from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.core.expiry import End, KeyState, RoleState, Standing, remedy
+from tabellion.core.publication import CurrentSet
+from tabellion.core.roles import role_keys
 from tabellion.errors import UnknownGunError, UsageError
 from tabellion_server.storage.interface import Head, TagEvent
 from tabellion_server.web.addresses import parse_gun_path
@@ -45,8 +44,16 @@ async def show_gun(request: web.Request) -> web.Response:
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     current = await context.files.current_set(head)
-    roles = await asyncio.to_thread(_roles, head, current.files)
-    return web.json_response({**_summary(head), "roles": roles}, headers=_NO_STORE)
+    standing = await context.judge.standing(head, current, now=context.clock())
+    roles = {role.role: _role(role, standing, head, current) for role in standing.roles}
+    first = standing.first
+    answer = {
+        **_summary(head),
+        "level": standing.level,
+        "first": None if first is None else _end(first, gun),
+        "roles": roles,
+    }
+    return web.json_response(answer, headers=_NO_STORE)
 
 
 async def show_history(request: web.Request) -> web.Response:
@@ -105,39 +112,49 @@ def _summary(head: Head) -> dict[str, Any]:
     }
 
 
-def _roles(head: Head, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> dict[str, Any]:
-    """Describe every role that is published or delegated; the server verified them already."""
-    described: dict[str, Any] = {}
-    pending = [("root", role) for role in ("root", "targets", "snapshot", "timestamp")]
-    while pending:
-        delegator, role = pending.pop(0)
-        if role in described or delegator not in parsed:
-            continue
-        keys, entry = role_keys(parsed[delegator].signed, role)
-        item: dict[str, Any] = {
-            "delegator": delegator,
-            "keyids": list(entry.keyids),
-            "threshold": entry.threshold,
+def _role(state: RoleState, standing: Standing, head: Head, current: CurrentSet) -> dict[str, Any]:
+    """Describe a role that is published or delegated; the server verified it already."""
+    role, file = state.role, current.files.get(state.role)
+    keys, entry = role_keys(current.files[state.delegator].signed, role)
+    item: dict[str, Any] = {
+        "delegator": state.delegator,
+        "keyids": list(entry.keyids),
+        "threshold": entry.threshold,
+        "alive": state.alive,
+        "renewed_by": state.renewed_by,
+    }
+    if file is not None and state.expires_at is not None:
+        ref = head.files[role]
+        item |= {
+            "version": file.version,
+            "expires": moment_of(state.expires_at),
+            "level": standing.level_of(role),
+            "sha256": ref.sha256,
+            "length": ref.length,
+            "signed_by": [keyid for keyid in entry.keyids if keyid in file.signatures],
         }
-        if role in parsed:
-            file, ref = parsed[role], head.files[role]
-            item |= {
-                "version": file.version,
-                "expires": moment_of(file.signed.expires.replace(tzinfo=UTC)),
-                "sha256": ref.sha256,
-                "length": ref.length,
-                "signed_by": [keyid for keyid in entry.keyids if keyid in file.signatures],
-            }
-            if file.signed.type == "targets":
-                item["targets"] = len(file.signed.targets)
-                pending += [(role, child.name) for child in delegated_roles(file.signed)]
-        item["keys"] = {
-            keyid: {"keytype": keys[keyid].keytype, "scheme": keys[keyid].scheme}
-            for keyid in entry.keyids
-            if keyid in keys
-        }
-        described[role] = item
-    return described
+        if file.signed.type == "targets":
+            item["targets"] = len(file.signed.targets)
+    for end in standing.ends:
+        if end.role == role and end.what == "certificates":
+            item["certificates_expire"] = moment_of(end.expires_at)
+    item["keys"] = {key.keyid: _key(key, keys[key.keyid].scheme) for key in state.keys}
+    return item
+
+
+def _key(state: KeyState, scheme: str) -> dict[str, Any]:
+    ends = {} if state.expires_at is None else {"expires": moment_of(state.expires_at)}
+    return {"keytype": state.keytype, "scheme": scheme, "alive": state.is_alive, **ends}
+
+
+def _end(end: End, gun: str) -> dict[str, Any]:
+    return {
+        "role": end.role,
+        "what": end.what,
+        "expires": moment_of(end.expires_at),
+        "level": end.level,
+        "command": remedy(end, gun),
+    }
 
 
 def _entry(event: TagEvent) -> dict[str, Any]:
