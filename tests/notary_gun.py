@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from tabellion.core.publication import CurrentSet, OnlineKeys, Publication, Uplo
 from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.transitions import judge_publication
 from tabellion.core.trusted_set import TrustedSet
+from tabellion.errors import NotFoundError
 
 GUN = "registry.example/team/app"
 NOW = datetime(2026, 11, 27, 12, 0, 0, tzinfo=UTC)
@@ -155,3 +157,19 @@ class NotaryGun:
         trusted.update_snapshot(self.files["snapshot"])
         trusted.update_targets(self.files["targets"])
         return trusted
+
+
+class Files:
+    """Gives a GUN's files as a notary-server does: by version, by hash, current."""
+
+    def __init__(self, gun: NotaryGun) -> None:
+        self.gun = gun
+
+    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        name = url.partition("/_trust/tuf/")[2].removesuffix(".json")
+        for role, data in self.gun.files.items():
+            version = NOTARY.parse(role, data, max_bytes=max_bytes).version
+            digest = hashlib.sha256(data).hexdigest()
+            if name in {role, f"{version}.{role}", f"{role}.{digest}"}:
+                return data
+        raise NotFoundError(url)

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from notary_gun import GUN, NOW, NotaryGun, new_signer, target
+from notary_gun import GUN, NOW, Files, NotaryGun, new_signer, target
 from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.release import next_snapshot, next_timestamp
-from tabellion.errors import NotFoundError, RollbackError
+from tabellion.errors import RollbackError
 from tabellion.verify.client import TrustClient
 
 IMAGE = f"{GUN}:1.0"
-
-
-class Files:
-    """Gives a GUN's files as a notary-server does: by version, by hash, current."""
-
-    def __init__(self, gun: NotaryGun) -> None:
-        self.gun = gun
-
-    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
-        name = url.partition("/_trust/tuf/")[2].removesuffix(".json")
-        for role, data in self.gun.files.items():
-            version = NOTARY.parse(role, data, max_bytes=max_bytes).version
-            digest = hashlib.sha256(data).hexdigest()
-            if name in {role, f"{version}.{role}", f"{role}.{digest}"}:
-                return data
-        raise NotFoundError(url)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The first root of a GUN: given as a file, found by a root key's fingerprint, or at first use.
+"""The first root of a GUN: given as a file, found by a root key or by anchors, or at first use.
 
 A root once trusted is kept and comes first from then on; a pin given later must agree with it.
 """
@@ -6,20 +6,15 @@ A root once trusted is kept and comes first from then on; a pin given later must
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from securesystemslib.signer import Key
-
+from tabellion.core.anchors import AnchorJudge
 from tabellion.core.dialect import NOTARY, dialect_of
+from tabellion.core.fingerprints import is_signed_by, parse_fingerprint
 from tabellion.core.limits import Limits
-from tabellion.core.notary_keys import NotaryKey
-from tabellion.core.roles import key_material
-from tabellion.core.strict_json import canonical
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
@@ -32,7 +27,6 @@ from tabellion.errors import (
 from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.verify.cache import MetadataCache
 
-_FINGERPRINT = re.compile(r"(?:sha256:)?[0-9a-fA-F]{64}")
 _HINT = "give the root file that the publisher handed out"
 FetchRoot = Callable[[int | None], Awaitable[bytes]]
 
@@ -57,11 +51,8 @@ class Pin:
         Raises:
             ConfigurationError: It isn't 64 hex digits.
         """
-        if self.fingerprint is not None and not _FINGERPRINT.fullmatch(self.fingerprint.strip()):
-            raise ConfigurationError(
-                f"{self.fingerprint[:80]!r} isn't a root key fingerprint",
-                hint="a fingerprint has 64 hex digits, as tabellion init prints it",
-            )
+        if self.fingerprint is not None:
+            parse_fingerprint(self.fingerprint)
 
     @property
     def name(self) -> str:
@@ -89,7 +80,15 @@ class Bootstrap:
     """Finds the root to start an update of one GUN from."""
 
     def __init__(
-        self, gun: str, url: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
+        self,
+        gun: str,
+        url: str,
+        pin: Pin,
+        cache: MetadataCache,
+        *,
+        now: datetime,
+        limits: Limits,
+        judge: AnchorJudge | None = None,
     ) -> None:
         self._gun = gun
         self._url = url
@@ -97,6 +96,7 @@ class Bootstrap:
         self._cache = cache
         self._now = now
         self._limits = limits
+        self._judge = judge
 
     async def begin(self, fetch: FetchRoot) -> tuple[TrustedSet, str]:
         """Give a set that holds the root, and, in words, why it's trusted.
@@ -114,6 +114,8 @@ class Bootstrap:
             found, how = await asyncio.to_thread(self._open_given, given), "root file"
         elif self._pin.fingerprint is not None:
             found, how = await self._by_fingerprint(fetch), "root key"
+        elif self._judge is not None:  # first use is never enough then
+            found, how = await self._by_anchors(fetch, self._judge), self._judge.name
         elif self._pin.first_use:
             first = await self._first(fetch)
             found, how = await asyncio.to_thread(self._open, first), "first use"
@@ -143,7 +145,8 @@ class Bootstrap:
         if self._pin.fingerprint is not None and not self._is_kept_signed():
             raise UntrustedRootError(
                 f"no root kept for {self._gun} is signed by the pinned key",
-                hint=f"if the pin is right, remove {self._cache.folder} and verify again",
+                hint=f"if the pin is right, move on purpose: tabellion trust replace {self._gun} "
+                f"(kept is {self._cache.folder})",
             )
         return kept, self._cache.load_pin() or "kept root"
 
@@ -156,7 +159,8 @@ class Bootstrap:
         if same_version != given and self._is_whole(same_version):
             raise UntrustedRootError(
                 f"another root version {pinned.root.version} is kept for {self._gun}",
-                hint=f"if the file is right, remove {self._cache.folder} and verify again",
+                hint=f"if the file is right, move on purpose: tabellion trust replace {self._gun} "
+                f"(kept is {self._cache.folder})",
             )
         newest = kept if kept.root.version >= pinned.root.version else pinned
         return newest, "root file"
@@ -179,26 +183,48 @@ class Bootstrap:
         return False
 
     async def _by_fingerprint(self, fetch: FetchRoot) -> TrustedSet:
-        """Walk the served roots, none of them trusted yet, to one that the pinned key signed."""
-        trusted = await asyncio.to_thread(self._open, await self._first(fetch))
+        found = await self._walk(await self._first(fetch), fetch, self._is_pinned)
+        if found is None:
+            raise UntrustedRootError(
+                f"no root served for {self._gun} is signed by the pinned key "
+                f"{str(self._pin.fingerprint)[:64]}"
+            )
+        return found
+
+    async def _by_anchors(self, fetch: FetchRoot, judge: AnchorJudge) -> TrustedSet:
+        """Find a root that the anchors allow; whether the newest is, the update judges."""
+        refusals: list[UntrustedRootError] = []
+
+        def is_allowed(trusted: TrustedSet) -> bool:
+            try:
+                judge.verify_root(trusted.root)
+            except UntrustedRootError as error:
+                refusals.append(error)
+                return False
+            return True
+
+        found = await self._walk(await self._first(fetch), fetch, is_allowed)
+        if found is None:
+            raise refusals[-1]
+        return found
+
+    async def _walk(
+        self, first: bytes, fetch: FetchRoot, is_wanted: Callable[[TrustedSet], bool]
+    ) -> TrustedSet | None:
+        """Walk the served roots, none of them trusted yet, to one that is wanted."""
+        trusted = await asyncio.to_thread(self._open, first)
         for _ in range(self._limits.root_rotations):
-            if self._is_pinned(trusted):
+            if await asyncio.to_thread(is_wanted, trusted):
                 return trusted
             try:
                 data = await fetch(trusted.root.version + 1)
             except NotFoundError:
                 break
             await asyncio.to_thread(trusted.update_root, data)
-        raise UntrustedRootError(
-            f"no root served for {self._gun} is signed by the pinned key "
-            f"{str(self._pin.fingerprint)[:64]}"
-        )
+        return None
 
     def _is_pinned(self, trusted: TrustedSet) -> bool:
-        wanted = str(self._pin.fingerprint).strip().lower().removeprefix("sha256:")
-        root = trusted.root.signed
-        # Never by the id that the file gives a key: whoever writes the file chooses it.
-        return any(wanted in fingerprints(root.keys[keyid]) for keyid in trusted.root.signed_by)
+        return is_signed_by(trusted.root, parse_fingerprint(str(self._pin.fingerprint)))
 
     async def _first(self, fetch: FetchRoot) -> bytes:
         try:
@@ -227,16 +253,3 @@ class Bootstrap:
 
     def _open(self, data: bytes) -> TrustedSet:
         return TrustedSet(data, now=self._now, gun=self._gun, limits=self._limits)
-
-
-def fingerprints(key: Key) -> set[str]:
-    """Give the spellings of a key's fingerprint, all computed from the key itself.
-
-    They are its TUF key id (4.2.2) and the SHA-256 of its material, with and without its kind; of
-    a Notary key also the id of the bare key, as its tools list it.
-    """
-    material = key_material(key)
-    if isinstance(key, NotaryKey):
-        return {hashlib.sha256(material).hexdigest(), key.computed_id, key.canonical_id}
-    spelled = (material, material.removeprefix(b"ed25519:"), canonical(key.to_dict()))
-    return {hashlib.sha256(part).hexdigest() for part in spelled}

@@ -13,11 +13,13 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
 from urllib.parse import quote
 
+from tabellion.core.anchors import Anchor, find_anchor
+from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
 from tabellion.core.role_requests import RoleRequest, TargetMatch
@@ -48,6 +50,7 @@ from tabellion.transport.fetcher import Fetcher, HttpFetcher
 from tabellion.transport.mirrors import MirroredFetcher
 from tabellion.verify.bootstrap import Bootstrap, Pin
 from tabellion.verify.cache import MetadataCache
+from tabellion.verify.grounds import Grounds
 from tabellion.verify.image import (
     VerifiedImage,
     child_length,
@@ -55,8 +58,11 @@ from tabellion.verify.image import (
     platform_digest,
     signed_digest,
 )
+from tabellion.verify.trust_store import AnchorSource
 from tabellion.verify.updater import Updater
 
+ANCHORS_MAX_AGE: Final = timedelta(seconds=60)
+"""How long a client goes by anchors that it has read: what a revocation may take to be heard."""
 T = TypeVar("T")
 
 
@@ -77,6 +83,14 @@ class View:
     offline: bool
     pinned: str
     began: int
+
+    def is_recent(self, now: datetime, max_age: timedelta) -> bool:
+        """Tell whether it was read that short a time ago and nothing expired since."""
+        trusted = self.trusted
+        files = (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+        return timedelta(0) <= now - trusted.now < max_age and all(
+            now < file.expires_at for file in files if file is not None
+        )
 
     async def search(self, search: Generator[RoleRequest, None, T]) -> T:
         """Drive a search over the roles."""
@@ -156,6 +170,8 @@ class TrustClient:
         self._fetcher: Fetcher = fetcher or self._own_fetcher or HttpFetcher(ca=ca)
         if mirrors:
             self._fetcher = MirroredFetcher(self._fetcher, self._server, mirrors)
+        self._grounds = Grounds(self._home, self._pin, self._read_anchor, self._clock)
+        self._neighbours: dict[str, TrustClient] = {}  # of the servers that have anchors
         self._ordinals = itertools.count(1)
         self._last_ordinal = 0
         self._locks: dict[Gun, asyncio.Lock] = {}
@@ -264,19 +280,50 @@ class TrustClient:
             self._views.pop(name, None)
             return view.trusted
 
+    async def anchor(self, collection: str, gun: str) -> Anchor | None:
+        """Give the entry of an anchor collection that speaks for a GUN.
+
+        A collection that was read within the last minute, and didn't expire since, is taken as it
+        was then.
+
+        Raises:
+            VerificationError: The collection must not be trusted, or the entry can't be read.
+            TransportError: It can't be had.
+        """
+        name, now = parse_gun(collection), self._clock()
+        async with self._updated(name, max_age=ANCHORS_MAX_AGE) as view:
+            found = await view.search(find_anchor(view.trusted, parse_gun(gun)))
+        if found is None:
+            return None
+        anchor, match = found
+        verify_fresh(match.role.role, match.role.signed, now)
+        return anchor
+
+    async def why(self, gun: str) -> tuple[TrustedSet, str]:
+        """Update a GUN and give it with, in words, why its root is trusted."""
+        name = parse_gun(gun)
+        async with self._updated(name) as view:
+            self._views.pop(name, None)
+            return view.trusted, view.pinned
+
     def cache(self, gun: str) -> MetadataCache:
         """Give the cache of a GUN, to pin a root in it."""
         return MetadataCache.of(self._home, parse_gun(gun))
 
     @contextlib.asynccontextmanager
-    async def _updated(self, gun: Gun, as_of: datetime | None = None) -> AsyncIterator[View]:
-        """Hold a GUN, read no earlier than this call."""
+    async def _updated(
+        self, gun: Gun, as_of: datetime | None = None, *, max_age: timedelta = timedelta(0)
+    ) -> AsyncIterator[View]:
+        """Hold a GUN, read no earlier than this call, or than ``max_age`` before."""
         asked = self._last_ordinal
         async with self._locks.setdefault(gun, asyncio.Lock()):
             cache = MetadataCache.of(self._home, gun)
             async with cache.locked():
                 view = self._views.get(gun)
-                if view is None or view.began <= asked or as_of is not None:
+                is_new = view is not None and (
+                    view.began > asked or view.is_recent(self._clock(), max_age)
+                )
+                if view is None or not is_new or as_of is not None:
                     self._views.pop(gun, None)
                     self._last_ordinal = next(self._ordinals)
                     now = as_of or self._clock()
@@ -296,8 +343,15 @@ class TrustClient:
 
     async def _update(self, gun: Gun, cache: MetadataCache, ordinal: int, now: datetime) -> View:
         base_url = f"{self._server}/v2/{quote(gun, safe='/:@')}/_trust/tuf"
+        ground = await self._grounds.of(gun)
         updater = Updater(
-            base_url, gun=gun, fetcher=self._fetcher, cache=cache, now=now, limits=self._limits
+            base_url,
+            gun=gun,
+            fetcher=self._fetcher,
+            cache=cache,
+            now=now,
+            limits=self._limits,
+            judge=ground.judge,
         )
 
         async def fetch_root(version: int | None) -> bytes:
@@ -306,8 +360,12 @@ class TrustClient:
                 f"{base_url}/{name}", max_bytes=self._limits.root_bytes
             )
 
-        bootstrap = Bootstrap(gun, base_url, self._pin, cache, now=now, limits=self._limits)
+        bootstrap = Bootstrap(
+            gun, base_url, ground.pin, cache, now=now, limits=self._limits, judge=ground.judge
+        )
         trusted, pinned = await bootstrap.begin(fetch_root)
+        if ground.judge is not None and pinned != ground.judge.name:
+            pinned = f"{pinned}; {ground.judge.name}"
         try:
             await updater.update_roots(trusted)
             await updater.update_online(trusted)
@@ -317,6 +375,22 @@ class TrustClient:
             trusted = await _last_known(updater, trusted.root.data, error)
             return View(trusted, updater, offline=True, pinned=pinned, began=ordinal)
         return View(trusted, updater, offline=False, pinned=pinned, began=ordinal)
+
+    async def _read_anchor(self, source: AnchorSource, gun: Gun) -> Anchor | None:
+        client = self
+        if source.server != self._server:
+            client = self._neighbours.setdefault(source.server, self._neighbour(source.server))
+        return await client.anchor(source.gun, gun)
+
+    def _neighbour(self, server: str) -> TrustClient:
+        return TrustClient(
+            server,
+            home=self._home,
+            offline="last-known" if self._may_be_offline else "deny",
+            limits=self._limits,
+            clock=self._clock,
+            fetcher=self._fetcher,
+        )
 
 
 async def _last_known(updater: Updater, root: bytes, reason: TransportError) -> TrustedSet:
