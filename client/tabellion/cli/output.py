@@ -147,6 +147,13 @@ def ask_passphrase(question: str, is_new: bool) -> str:  # noqa: FBT001  # a cal
     return answered
 
 
+def ask_yes(question: str) -> bool:
+    """Ask at the terminal; only a plain yes is one."""
+    import click  # noqa: PLC0415  # not needed to print
+
+    return click.confirm(printable(question), default=False, err=True)
+
+
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[None]:
     """Show on a terminal that something takes long, with a spinner that leaves nothing behind."""

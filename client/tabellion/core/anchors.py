@@ -22,11 +22,14 @@ from typing import Any, Final
 
 from tuf.api.metadata import Root, TargetFile
 
-from tabellion.core.fingerprints import signer_fingerprints
+from tabellion.core.dialect import dialect_of
+from tabellion.core.fingerprints import root_key_fingerprints, signer_fingerprints
 from tabellion.core.gun_patterns import GunPattern, patterns_for
-from tabellion.core.metadata import TrustedMetadata
+from tabellion.core.limits import Limits
+from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata
 from tabellion.core.names import Digest
 from tabellion.core.role_requests import RoleRequest, TargetMatch
+from tabellion.core.roles import role_keys, verify_threshold
 from tabellion.core.search import find_target
 from tabellion.core.strict_json import canonical
 from tabellion.core.trusted_set import TrustedSet
@@ -226,6 +229,20 @@ def find_anchor(
         if match is not None:
             return Anchor.of_target(match.path, match.target), match
     return None
+
+
+def keys_of_root(data: bytes) -> tuple[frozenset[str], int]:
+    """Give the fingerprints of a root file's root keys, and its threshold.
+
+    Raises:
+        VerificationError: It isn't a root, or not signed by its own threshold.
+    """
+    unverified: UnverifiedMetadata[Any] = dialect_of(data).parse(
+        "root", data, max_bytes=Limits().root_bytes
+    )
+    keys, entry = role_keys(unverified.signed, "root")
+    verify_threshold(unverified, "root", keys, entry.keyids, entry.threshold)
+    return frozenset(root_key_fingerprints(unverified.signed)), entry.threshold
 
 
 def _parse_moment(text: object) -> datetime:

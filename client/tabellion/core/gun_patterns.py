@@ -107,6 +107,13 @@ class GunPattern:
         more = len(parts) - len(own)
         return parts[: len(own)] == own and (more == 1 if self.wild == "*" else more >= 1)
 
+    def gives_way_to(self, other: GunPattern) -> bool:
+        """Tell whether another pattern speaks in its place for some of its GUNs."""
+        if not other.wild:
+            return self != other and self.covers("/".join(other.parts))
+        is_below = other.parts[: len(self.parts)] == self.parts
+        return self != other and self.wild == "**" and is_below
+
     def __str__(self) -> str:
         return "/".join([*self.parts, *([self.wild] if self.wild else [])])
 

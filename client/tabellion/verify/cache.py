@@ -39,6 +39,16 @@ class MetadataCache:
         """Give the cache of a GUN under a Tabellion home folder."""
         return cls(home / "trust" / file_stem(gun))
 
+    @classmethod
+    def all_of(cls, home: Path) -> list[MetadataCache]:
+        """Give the caches of all GUNs that anything is known of."""
+        try:
+            return [cls(path) for path in sorted((home / "trust").iterdir()) if path.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _fault(home, error) from error
+
     def load(self, role: str) -> bytes | None:
         """Give a role's cached file, None if there's none."""
         return _read(self.folder / f"{file_stem(role)}.json")

@@ -50,7 +50,7 @@ from tabellion.transport.fetcher import Fetcher, HttpFetcher
 from tabellion.transport.mirrors import MirroredFetcher
 from tabellion.verify.bootstrap import Bootstrap, Pin
 from tabellion.verify.cache import MetadataCache
-from tabellion.verify.grounds import Grounds
+from tabellion.verify.grounds import Grounds, Why
 from tabellion.verify.image import (
     VerifiedImage,
     child_length,
@@ -76,6 +76,7 @@ class View:
         offline: It's the last known state.
         pinned: Why its root is trusted.
         began: Ordinal of the update; whoever asked before it may use it.
+        anchors: Entries that its root met.
     """
 
     trusted: TrustedSet
@@ -83,6 +84,7 @@ class View:
     offline: bool
     pinned: str
     began: int
+    anchors: tuple[tuple[str, Anchor], ...]
 
     def is_recent(self, now: datetime, max_age: timedelta) -> bool:
         """Tell whether it was read that short a time ago and nothing expired since."""
@@ -299,12 +301,12 @@ class TrustClient:
         verify_fresh(match.role.role, match.role.signed, now)
         return anchor
 
-    async def why(self, gun: str) -> tuple[TrustedSet, str]:
-        """Update a GUN and give it with, in words, why its root is trusted."""
+    async def why(self, gun: str) -> Why:
+        """Update a GUN and tell why its root is trusted."""
         name = parse_gun(gun)
         async with self._updated(name) as view:
             self._views.pop(name, None)
-            return view.trusted, view.pinned
+            return Why(view.trusted, view.pinned, view.anchors)
 
     def cache(self, gun: str) -> MetadataCache:
         """Give the cache of a GUN, to pin a root in it."""
@@ -364,8 +366,8 @@ class TrustClient:
             gun, base_url, ground.pin, cache, now=now, limits=self._limits, judge=ground.judge
         )
         trusted, pinned = await bootstrap.begin(fetch_root)
-        if ground.judge is not None and pinned != ground.judge.name:
-            pinned = f"{pinned}; {ground.judge.name}"
+        pinned = ground.in_words(pinned)
+        anchors = ground.judge.anchors if ground.judge is not None else ()
         try:
             await updater.update_roots(trusted)
             await updater.update_online(trusted)
@@ -373,8 +375,10 @@ class TrustClient:
             if not self._may_be_offline:
                 raise
             trusted = await _last_known(updater, trusted.root.data, error)
-            return View(trusted, updater, offline=True, pinned=pinned, began=ordinal)
-        return View(trusted, updater, offline=False, pinned=pinned, began=ordinal)
+            is_offline = True
+        else:
+            is_offline = False
+        return View(trusted, updater, is_offline, pinned, ordinal, anchors)
 
     async def _read_anchor(self, source: AnchorSource, gun: Gun) -> Anchor | None:
         client = self

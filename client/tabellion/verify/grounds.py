@@ -23,6 +23,21 @@ ReadAnchor = Callable[[AnchorSource, Gun], Awaitable[Anchor | None]]
 
 
 @dataclass(frozen=True)
+class Why:
+    """A GUN that was read, and why its root is trusted.
+
+    Attributes:
+        trusted: All of it that can be trusted.
+        pinned: How the root came to be trusted, in words.
+        anchors: Collection and entry, of all that speak for it.
+    """
+
+    trusted: TrustedSet
+    pinned: str
+    anchors: tuple[tuple[str, Anchor], ...]
+
+
+@dataclass(frozen=True)
 class Ground:
     """What a GUN's root has to meet.
 
@@ -33,6 +48,12 @@ class Ground:
 
     pin: Pin
     judge: AnchorJudge | None = None
+
+    def in_words(self, how: str) -> str:
+        """Say why a root that passed is trusted, from how the first one came to be."""
+        if self.judge is None or how == self.judge.name:
+            return how
+        return f"{how}; {self.judge.name}"
 
 
 class Grounds:

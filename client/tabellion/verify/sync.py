@@ -14,6 +14,7 @@ from tabellion.core.limits import Limits
 from tabellion.core.role_requests import TargetMatch
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.verify.client import Listing, TrustClient
+from tabellion.verify.grounds import Why
 from tabellion.verify.image import VerifiedImage
 
 T = TypeVar("T")
@@ -98,8 +99,8 @@ class SyncTrustClient:
         """Give the entry of an anchor collection that speaks for a GUN."""
         return self._run(self._client.anchor(collection, gun))
 
-    def why(self, gun: str) -> tuple[TrustedSet, str]:
-        """Update a GUN and give it with, in words, why its root is trusted."""
+    def why(self, gun: str) -> Why:
+        """Update a GUN and tell why its root is trusted."""
         return self._run(self._client.why(gun))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

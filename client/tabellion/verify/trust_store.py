@@ -88,6 +88,10 @@ class TrustStore:
         """
         return self._load_pin(self._path(gun), gun)
 
+    def is_pinned(self, gun: Gun) -> bool:
+        """Tell whether a GUN has a pin, readable or not."""
+        return self._path(gun).exists()
+
     def pins(self) -> list[StoredPin]:
         """List all pins, sorted by GUN."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 
 import pytest
@@ -64,6 +65,21 @@ def test_patterns_come_the_most_specific_first(gun: str) -> None:
     assert order == sorted(order)
 
 
+GUNS = ["/".join(parts) for count in (1, 2, 3) for parts in itertools.product("ab", repeat=count)]
+PATTERNS = [GunPattern.parse(text) for text in ["*", "**", *(a + b for a in GUNS[:6] for b in ["", "/*", "/**"])]]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_pattern_gives_way_to_what_is_more_specific_for_some_gun(pattern: GunPattern) -> None:
+    for other in PATTERNS:
+        between = [
+            found.index(other) < found.index(pattern)
+            for found in map(patterns_for, GUNS)
+            if other in found and pattern in found
+        ]
+        assert pattern.gives_way_to(other) == any(between), other
+
+
 @given(gun=ANY_GUN, wild=WILDS)
 def test_a_pattern_is_one_target_path_and_comes_back_from_it(gun: str, wild: str) -> None:
     pattern = GunPattern.parse(gun + wild)
@@ -107,8 +123,11 @@ def test_what_is_no_pattern_is_refused(text: str) -> None:
     assert "a pattern looks like" in caught.value.hint
 
 
-@pytest.mark.parametrize("path", ["", "+", "a+", "+a", "@one+a", "a@2E", "a@2f", "a@2Fb", "a/b", "a+..",
-                                  "@All", "@FF", "a+@", "@one+@all", "x@C0@AF"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    ["", "+", "a+", "+a", "@one+a", "a@2E", "a@2f", "a@2Fb", "a/b", "a+..", "@All", "@FF", "a+@",
+     "@one+@all", "x@C0@AF"],
+)  # fmt: skip
 def test_what_is_no_path_of_a_pattern_is_refused(path: str) -> None:
     with pytest.raises(InvalidNameError):
         GunPattern.of_path(path)
