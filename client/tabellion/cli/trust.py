@@ -302,8 +302,8 @@ def _proof(prepared: Replacement, fingerprint: str | None) -> str:
     for line in root_lines(prepared.new):
         output.say(f"  {line}")
     _warn_expired(prepared.new)
-    if prepared.old is not None and prepared.new.version <= prepared.old.version:
-        output.warn("the new root isn't a later version: keys that were rotated away may be in it")
+    if prepared.is_going_back:
+        output.warn("that root was followed by the one trusted now: keys rotated away count again")
     if fingerprint is not None:
         prepared.verify_proof(fingerprint)
         return f"fingerprint {fingerprint}"

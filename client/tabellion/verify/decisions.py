@@ -65,6 +65,7 @@ class Replacement:
         old_key: The root key pinned now, or None.
         new: The new root.
         signed: The new root, with who signed it.
+        is_going_back: It was trusted before, and followed by the one trusted now.
     """
 
     gun: Gun
@@ -72,6 +73,7 @@ class Replacement:
     old_key: str | None
     new: RootInWords
     signed: TrustedMetadata[Root]
+    is_going_back: bool
 
     def verify_proof(self, fingerprint: str) -> None:
         """Refuse a fingerprint that isn't of a key which signed the new root.
@@ -150,7 +152,8 @@ class Decisions:
         """
         trusted = self._open(gun, data)
         stored, held = self._store.pin(gun), self._collection(gun)
-        kept = max(self._kept(gun), key=lambda root: root.root.version, default=None)
+        roots = self._kept(gun)
+        kept = max(roots, key=lambda root: root.root.version, default=None)
         pinned = held.root if held is not None else stored.root if stored is not None else None
         if kept is None and pinned is not None:
             kept = self._open(gun, pinned)
@@ -165,6 +168,9 @@ class Decisions:
             stored.root_key if stored is not None else None,
             RootInWords.of(trusted),
             trusted.root,
+            kept is not None
+            and kept.root.version > trusted.root.version
+            and any(root.root.data == data for root in roots),
         )
 
     async def replace_root(self, wanted: Replacement, *, proof: str) -> None:

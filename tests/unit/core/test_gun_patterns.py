@@ -66,7 +66,8 @@ def test_patterns_come_the_most_specific_first(gun: str) -> None:
 
 
 GUNS = ["/".join(parts) for count in (1, 2, 3) for parts in itertools.product("ab", repeat=count)]
-PATTERNS = [GunPattern.parse(text) for text in ["*", "**", *(a + b for a in GUNS[:6] for b in ["", "/*", "/**"])]]  # fmt: skip
+ALL_PATTERNS = ["*", "**", *(gun + wild for gun in GUNS[:6] for wild in ["", "/*", "/**"])]
+PATTERNS = [GunPattern.parse(text) for text in ALL_PATTERNS]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
