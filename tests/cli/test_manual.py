@@ -190,6 +190,8 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
     signed = f"--digest {DIGEST} --length 5"
     run("tabellion key generate --name a && tabellion key export a > a.pub")
     run("openssl genpkey -algorithm ed25519 -out plain.pem")
+    anchors, pinned = "manual.example/anchors", "manual.example/pinned"
+    run(f"tabellion init --gun {anchors} --root-out anchors.json > fingerprint")
     answers = {
         "init": [f"init {gun}"],
         "sign, revoke, publish, rotate, signer add, signer remove": [
@@ -222,6 +224,22 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             "key import plain.pem --role targets",
             "key export a --notary theirs",
         ],
+        "anchors set, anchors revoke": [
+            f"anchors revoke --gun {anchors} other",
+            f"anchors set --gun {anchors} {gun} $(cat fingerprint)",
+        ],
+        "anchors remove": [f"anchors remove --gun {anchors} other"],
+        "anchors list": [f"anchors list --gun {anchors}"],
+        "trust add, trust list": [
+            f"trust add {pinned} --root anchors.json",
+            f"trust add --anchors $TABELLION_SERVER/{anchors} --root anchors.json --for {gun}",
+            "trust list",
+        ],
+        "trust show": [f"trust show {gun}"],
+        "trust replace": [
+            f"trust replace {pinned} --root anchors.json --fingerprint $(cat fingerprint)"
+        ],
+        "trust remove": [f"trust remove {pinned}"],
     }
     documented = json_table()
     # pull needs an engine: tests/integration has it
