@@ -223,6 +223,23 @@ async def test_many_verifications_at_once_read_the_anchors_once(
     assert anchors.server.requests.count("timestamp.json") == 1
 
 
+async def test_mirrors_are_of_the_guns_server_and_not_of_the_anchors(
+    puller: Puller, anchors: Anchorage
+) -> None:
+    url = puller.server.url
+    async with puller.client(root=None, mirrors=["http://127.0.0.1:9"]) as trust:
+        assert (await trust.verify(IMAGE)).digest == DIGEST
+    async with TrustClient(
+        "http://127.0.0.1:9",
+        home=puller.home.parent / "cold",
+        clock=lambda: NOW,
+        fetcher=puller.fetcher,
+        mirrors=[url],
+    ) as trust:
+        anchors.trusted_at(puller.home.parent / "cold")
+        assert (await trust.verify(IMAGE)).digest == DIGEST
+
+
 async def test_frozen_anchors_are_refused_once_they_expire(
     puller: Puller, anchors: Anchorage
 ) -> None:

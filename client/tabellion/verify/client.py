@@ -169,9 +169,10 @@ class TrustClient:
         self._limits = limits or Limits()
         self._clock = clock or (lambda: datetime.now(UTC))
         self._own_fetcher = HttpFetcher(ca=ca) if fetcher is None else None
-        self._fetcher: Fetcher = fetcher or self._own_fetcher or HttpFetcher(ca=ca)
+        self._plain_fetcher: Fetcher = fetcher or self._own_fetcher or HttpFetcher(ca=ca)
+        self._fetcher = self._plain_fetcher
         if mirrors:
-            self._fetcher = MirroredFetcher(self._fetcher, self._server, mirrors)
+            self._fetcher = MirroredFetcher(self._plain_fetcher, self._server, mirrors)
         self._grounds = Grounds(self._home, self._pin, self._read_anchor, self._clock)
         self._neighbours: dict[str, TrustClient] = {}  # of the servers that have anchors
         self._ordinals = itertools.count(1)
@@ -383,7 +384,8 @@ class TrustClient:
     async def _read_anchor(self, source: AnchorSource, gun: Gun) -> Anchor | None:
         client = self
         if source.server != self._server:
-            client = self._neighbours.setdefault(source.server, self._neighbour(source.server))
+            client = self._neighbours.get(source.server) or self._neighbour(source.server)
+            self._neighbours[source.server] = client
         return await client.anchor(source.gun, gun)
 
     def _neighbour(self, server: str) -> TrustClient:
@@ -393,7 +395,7 @@ class TrustClient:
             offline="last-known" if self._may_be_offline else "deny",
             limits=self._limits,
             clock=self._clock,
-            fetcher=self._fetcher,
+            fetcher=self._plain_fetcher,  # the mirrors are of this server
         )
 
 
