@@ -64,7 +64,7 @@ async def refused(puller: Puller, words: str, **options: object) -> None:
 async def test_an_anchored_root_is_trusted_without_a_root_file(
     puller: Puller, anchors: Anchorage
 ) -> None:
-    image = await puller.verify(root=None)
+    image = await puller.verify(root=None, first_use=True)
     assert (image.digest, image.pinned) == (DIGEST, f"anchors {anchors.gun}")
     assert (await puller.verify()).pinned == f"root file; anchors {anchors.gun}"
 
@@ -140,6 +140,19 @@ async def test_a_reader_who_comes_new_or_was_away_follows_a_rotation_that_anchor
     assert (await puller.verify(root=None, home=tmp_path / "new")).versions["root"] == 2
 
 
+async def test_a_root_that_anchors_allow_is_kept_whatever_is_withheld_after_it(
+    puller: Puller, anchors: Anchorage
+) -> None:
+    """Or the keys that it retired could sign another root of that version later."""
+    await puller.verify(root=None)
+    puller.server.rotate_keys("root")
+    anchors.set(anchor(GUN, *puller.server.forge.signers["root"]))
+    puller.server.answers["timestamp.json"] = hang_up
+    with pytest.raises(TransportError):
+        await puller.verify(root=None)
+    assert puller.client().cache(GUN).root_versions() == [1, 2]
+
+
 async def test_whoever_holds_a_retired_root_key_alone_is_refused(
     puller: Puller, anchors: Anchorage
 ) -> None:
@@ -209,6 +222,24 @@ async def test_anchors_that_expired_since_they_were_read_are_not_gone_by(
         await trust.verify(IMAGE)
         now[0] = soon
         with pytest.raises(UntrustedRootError, match="timestamp version 3 expired"):
+            await trust.verify(IMAGE)
+
+
+async def test_a_delegated_signers_entries_that_expired_since_are_not_gone_by(
+    puller: Puller, anchors: Anchorage
+) -> None:
+    soon = NOW + timedelta(seconds=5)
+    anchors.remove(GUN)
+    anchors.server.add_delegation("team", ["registry.example+team+*"])
+    anchors.forge.delegated["team"].expires = soon
+    anchors.set(anchor(GUN, *puller.server.forge.signers["root"]), role="team")
+    now = [NOW]
+    async with puller.client(root=None, clock=lambda: now[0]) as trust:
+        await trust.verify(IMAGE)
+        now[0] = soon
+        with pytest.raises(
+            UntrustedRootError, match="can't be relied upon: team version 2 expired"
+        ):
             await trust.verify(IMAGE)
 
 
