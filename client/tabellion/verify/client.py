@@ -11,33 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Literal, Self
 from urllib.parse import quote
 
 from tabellion.core.anchors import Anchor, find_anchor
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
-from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
-from tabellion.core.role_requests import RoleRequest, TargetMatch
-from tabellion.core.search import (
-    find_all,
-    find_digest,
-    find_target,
-    names_digest,
-    signers_of,
-    walk_roles,
-)
+from tabellion.core.names import Gun, parse_gun, parse_reference
+from tabellion.core.role_requests import TargetMatch
+from tabellion.core.search import find_all, signers_of, walk_roles
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
     DigestMismatchError,
     MixAndMatchError,
     NotFoundError,
-    NotSignedError,
     ServerAnswerError,
     TabellionError,
     ThresholdError,
@@ -60,43 +52,10 @@ from tabellion.verify.image import (
 )
 from tabellion.verify.trust_store import AnchorSource
 from tabellion.verify.updater import Updater
+from tabellion.verify.view import View, find_path, find_reference
 
 ANCHORS_MAX_AGE: Final = timedelta(seconds=60)
 """How long a client goes by anchors that it has read: what a revocation may take to be heard."""
-T = TypeVar("T")
-
-
-@dataclass
-class View:
-    """One GUN as it was read by one update.
-
-    Attributes:
-        trusted: What is trusted of it.
-        updater: Loads more of its roles.
-        offline: It's the last known state.
-        pinned: Why its root is trusted.
-        began: Ordinal of the update; whoever asked before it may use it.
-        anchors: Entries that its root met.
-    """
-
-    trusted: TrustedSet
-    updater: Updater
-    offline: bool
-    pinned: str
-    began: int
-    anchors: tuple[tuple[str, Anchor], ...]
-
-    def is_recent(self, now: datetime, max_age: timedelta) -> bool:
-        """Tell whether it was read that short a time ago and nothing expired since."""
-        trusted = self.trusted
-        files = (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
-        return timedelta(0) <= now - trusted.now < max_age and all(
-            now < file.expires_at for file in files if file is not None
-        )
-
-    async def search(self, search: Generator[RoleRequest, None, T]) -> T:
-        """Drive a search over the roles."""
-        return await self.updater.search(self.trusted, search, offline=self.offline)
 
 
 @dataclass(frozen=True)
@@ -208,7 +167,7 @@ class TrustClient:
         parsed = parse_reference(reference)
         gun = parse_gun(parsed.gun)
         async with self._updated(gun) as view:
-            match = await _find(view, parsed)
+            match = await find_reference(view, parsed)
             signers = await view.search(signers_of(view.trusted, match))
         if platform is not None:
             digest, length = platform_digest(match.target, match.path, platform)
@@ -236,7 +195,7 @@ class TrustClient:
         """Verify plain data by its exact names; raises as ``verify`` does."""
         name = parse_gun(gun)
         async with self._updated(name) as view:
-            match = await _find_path(view, name, path, released=False)
+            match = await find_path(view, name, path, released=False)
         return describe(
             view.trusted,
             match,
@@ -253,7 +212,7 @@ class TrustClient:
         """Give who signed what under a path; raises as ``verify`` does."""
         name = parse_gun(gun)
         async with self._updated(name) as view:
-            return await _find_path(view, name, path, released=False)
+            return await find_path(view, name, path, released=False)
 
     async def targets(self, gun: str, *, released: bool = True) -> Listing:
         """List all signed targets, each as a search would resolve it, sorted by path.
@@ -408,28 +367,6 @@ async def _last_known(updater: Updater, root: bytes, reason: TransportError) -> 
     except NotFoundError:
         raise reason from None
     return trusted
-
-
-async def _find(view: View, reference: Reference) -> TargetMatch:
-    if reference.tag is None and reference.digest is not None:
-        match = await view.search(find_digest(view.trusted, reference.digest))
-        if match is None:
-            raise NotSignedError(f"nobody has signed {reference}")
-        return match
-    match = await _find_path(view, reference.gun, str(reference.tag), released=True)
-    if reference.digest is not None and not names_digest(match.target, reference.digest):
-        raise DigestMismatchError(
-            f"{reference.name}:{reference.tag} is signed as "
-            f"{signed_digest(match.target, match.path)}, not as {reference.digest}"
-        )
-    return match
-
-
-async def _find_path(view: View, gun: Gun, path: str, *, released: bool) -> TargetMatch:
-    match = await view.search(find_target(view.trusted, path, released=released))
-    if match is None:
-        raise NotSignedError(f"nobody has signed {path[:128]!r} in {gun}")
-    return match
 
 
 def _own_digest(match: TargetMatch) -> object:
