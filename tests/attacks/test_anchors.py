@@ -26,6 +26,7 @@ from tabellion.errors import (
     VerificationError,
 )
 from tabellion.verify.client import ANCHORS_MAX_AGE, TrustClient
+from tabellion.verify.decisions import Decisions
 from tabellion.verify.trust_store import TrustStore
 
 DIGEST = Digest.of(b"image")
@@ -151,6 +152,24 @@ async def test_a_root_that_anchors_allow_is_kept_whatever_is_withheld_after_it(
     with pytest.raises(TransportError):
         await puller.verify(root=None)
     assert puller.client().cache(GUN).root_versions() == [1, 2]
+
+
+async def test_a_root_believed_before_anchors_came_is_refused_until_it_is_forgotten(
+    puller: Puller, anchors: Anchorage
+) -> None:
+    async with Simulator() as owned:
+        owned.publish_target(b"evil")
+        home = puller.home.parent / "careless"
+        honest, puller.server.files = puller.server.files, owned.files
+        await puller.verify(root=None, first_use=True, home=home)
+        anchors.trusted_at(home)
+        for files in (owned.files, honest):
+            puller.server.files = files
+            with pytest.raises(UntrustedRootError, match="root version 1 has 0 of 1") as caught:
+                await puller.verify(root=None, home=home)
+            assert "trust remove" in caught.value.hint
+    assert await Decisions(home, lambda: NOW).forget(Gun(GUN))
+    assert (await puller.verify(root=None, home=home)).digest == DIGEST
 
 
 async def test_whoever_holds_a_retired_root_key_alone_is_refused(

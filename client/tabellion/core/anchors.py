@@ -175,7 +175,8 @@ class Anchor:
             raise UntrustedRootError(
                 f"root version {root.version} has {met} of {self.threshold} needed signatures by "
                 f"keys that anchor {self.pattern} allows ({where})",
-                hint=_ASK,
+                hint=f"{_ASK}; a root that is kept here from before they came is forgotten with: "
+                "tabellion trust remove GUN",
             )
 
 

@@ -183,21 +183,24 @@ class Decisions:
             wanted: What was shown to whoever decides.
             proof: Why it may be, for the log.
         """
-        held = self._collection(wanted.gun)
         cache = MetadataCache.of(self._home, wanted.gun)
         async with cache.locked():
-            await asyncio.to_thread(self._save_replacement, wanted, held, f"replace, {proof}")
+            await asyncio.to_thread(self._save_replacement, wanted, f"replace, {proof}")
             await asyncio.to_thread(cache.forget)
 
     async def forget(self, gun: Gun) -> bool:
         """Forget a GUN, pin and all that is kept of it; tells whether there was anything."""
-        self._verify_no_collection(gun)
+        await asyncio.to_thread(self._verify_no_collection, gun)
         cache = MetadataCache.of(self._home, gun)
-        async with cache.locked():
+
+        def forget() -> bool:
             was = self._store.is_pinned(gun) or bool(cache.root_versions())
-            await asyncio.to_thread(self._store.remove_pin, gun)
-            await asyncio.to_thread(cache.forget)
-        return was
+            self._store.remove_pin(gun)
+            cache.forget()
+            return was
+
+        async with cache.locked():
+            return await asyncio.to_thread(forget)
 
     async def forget_collection(self, gun: Gun) -> list[str]:
         """Trust a collection no longer, nor what is trusted for its sake alone.
@@ -208,7 +211,7 @@ class Decisions:
         Raises:
             ConfigurationError: There's no such collection.
         """
-        if self._collection(gun) is None:
+        if await asyncio.to_thread(self._collection, gun) is None:
             raise ConfigurationError(
                 f"{gun} is no anchor collection that is trusted here",
                 hint="see: tabellion trust list",
@@ -225,7 +228,8 @@ class Decisions:
             await asyncio.to_thread(cache.forget)
         return sorted(forgotten)
 
-    def _save_replacement(self, wanted: Replacement, held: AnchorSource | None, how: str) -> None:
+    def _save_replacement(self, wanted: Replacement, how: str) -> None:
+        held = self._collection(wanted.gun)
         if held is not None:
             made = replace(held, root=wanted.signed.data, at=self._clock())
             self._store.save_collection(made, how=how)
