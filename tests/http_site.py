@@ -61,6 +61,14 @@ class Site:
             form.add_field("files", BytesIO(data), filename=role)
         return await self.client.session.post(self.url(""), data=form, headers=headers)
 
+    async def offer(self, files: Mapping[str, bytes], **headers: str) -> ClientResponse:
+        """Offer a pending proposal, or signatures of one."""
+        form = FormData(quote_fields=False)
+        for role, data in files.items():
+            form.add_field("files", BytesIO(data), filename=role)
+        url = self.at(f"/v1/guns/{self.gun}/pending")
+        return await self.client.session.post(url, data=form, headers=headers)
+
     async def key(self, role: str) -> Key:
         response = await self.get(f"{role}.key?dialect=tuf")
         assert response.status == 200

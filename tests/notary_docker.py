@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +39,15 @@ def docker_world(folder: Path) -> Iterator[DockerWorld]:
 
 @dataclass
 class DockerScript(Script):
-    """One run of a scenario with docker: its own repository, people with a DOCKER_CONFIG each."""
+    """One run of a scenario with docker: its own repository, people with a DOCKER_CONFIG each.
+
+    Attributes:
+        first_root: The root file that our command line starts from; empty: it's told otherwise.
+    """
 
     world: DockerWorld = field(kw_only=True)
     repository: str = field(default_factory=lambda: f"interop/{secrets.token_hex(6)}")
+    first_root: str = ""
 
     def __post_init__(self) -> None:
         self.gun = f"{self.world.registry.host}/{self.repository}"
@@ -72,6 +77,21 @@ class DockerScript(Script):
         return self.run(
             "docker", *words, status=status, user=user, env=env, own_words=True, stdin=stdin
         )
+
+    def tabellion(
+        self,
+        *words: str,
+        status: int = 0,
+        user: str = "owner",
+        env: Mapping[str, str] | None = None,
+        engine: engines.Engine | None = None,
+    ) -> str:
+        """Run our command line as a person who has the engine, or another one."""
+        engine = engine or self.world.engine
+        variables = engine.env | {"TABELLION_ENGINE": engine.words[0]} | dict(env or {})
+        if self.first_root:
+            variables["TABELLION_ROOT"] = self.first_root
+        return super().tabellion(*words, status=status, user=user, env=variables)
 
     def make_image(self, tag: str, text: str) -> str:
         """Make an image that says ``text``, under a tag of the repository."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -70,6 +71,20 @@ def meta(data: bytes) -> Json:
     return {"hashes": found, "length": len(data)}
 
 
+def multipart(files: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """Give content type and body of an upload, as docker's client sends one."""
+    boundary = secrets.token_hex(16)
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{role}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n".encode()
+        + data
+        + b"\r\n"
+        for role, data in files.items()
+    ]
+    body = b"".join(parts) + f"--{boundary}--\r\n".encode()
+    return f"multipart/form-data; boundary={boundary}", body
+
+
 def target(data: bytes, **more: object) -> Json:
     return {"hashes": {"sha256": b64(hashlib.sha256(data).digest())}, "length": len(data), **more}
 
@@ -101,6 +116,37 @@ def certificate(
     )
     digest = None if isinstance(private, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     return builder.sign(private, digest).public_bytes(serialization.Encoding.PEM)
+
+
+_RSA = bytes.fromhex("2a864886f70d0101")
+_RSA_WITH = {"sha256": _RSA + b"\x0b", "sha1": _RSA + b"\x05", "md5": _RSA + b"\x04"}
+
+
+def weak_certificate(private: rsa.RSAPrivateKey, pem: bytes, digest: hashes.HashAlgorithm) -> bytes:
+    """Sign a certificate anew with SHA-1 or MD5: by hand, as no library does it any more."""
+    made = x509.load_pem_x509_certificate(pem)
+    change = (_RSA_WITH["sha256"], _RSA_WITH[digest.name])
+    signed = made.tbs_certificate_bytes.replace(*change)
+    signature = private.sign(signed, padding.PKCS1v15(), digest)
+    der = made.public_bytes(serialization.Encoding.DER).replace(*change)
+    der = der.replace(made.tbs_certificate_bytes, signed)[: -len(signature)] + signature
+    weak = x509.load_der_x509_certificate(der)
+    assert isinstance(weak.signature_hash_algorithm, type(digest))
+    return weak.public_bytes(serialization.Encoding.PEM)
+
+
+WEAK = ("sha1", "md5", "1024")
+
+
+def weak_root(
+    kind: str, name: str, *, starts: datetime | None = None
+) -> tuple[rsa.RSAPrivateKey, bytes]:
+    """Make a root key and its certificate, signed with SHA-1 or MD5, or of 1024 bits."""
+    private = rsa.generate_private_key(65537, 1024 if kind == "1024" else 2048)
+    digests = {"sha1": hashes.SHA1(), "md5": hashes.MD5()}  # noqa: S303  (to be refused)
+    digest = digests.get(kind)
+    pem = certificate(private, name, starts=starts)
+    return private, weak_certificate(private, pem, digest) if digest else pem
 
 
 @dataclass

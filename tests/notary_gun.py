@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,13 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from tuf.api.metadata import Delegations, Role, Root, TargetFile, Targets
 
+from notary_forge import weak_root
 from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_keys import NotaryKey, NotarySigner
 from tabellion.core.publication import CurrentSet, OnlineKeys, Publication, UploadedFile
 from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.transitions import judge_publication
 from tabellion.core.trusted_set import TrustedSet
-from tabellion.errors import NotFoundError
 
 GUN = "registry.example/team/app"
 NOW = datetime(2026, 11, 27, 12, 0, 0, tzinfo=UTC)
@@ -55,6 +54,12 @@ def certified(
     )
     key = NotaryKey.of_certificates(certificate.public_bytes(Encoding.PEM))
     return NotarySigner(private, key)
+
+
+def weakly_certified(kind: str) -> NotarySigner:
+    """Make a root signer whose certificate is weak, as ``notary_forge.WEAK`` names it."""
+    private, pem = weak_root(kind, GUN, starts=NOW - timedelta(days=1))
+    return NotarySigner(private, NotaryKey.of_certificates(pem))
 
 
 def target(text: bytes = b"image") -> TargetFile:
@@ -157,19 +162,3 @@ class NotaryGun:
         trusted.update_snapshot(self.files["snapshot"])
         trusted.update_targets(self.files["targets"])
         return trusted
-
-
-class Files:
-    """Gives a GUN's files as a notary-server does: by version, by hash, current."""
-
-    def __init__(self, gun: NotaryGun) -> None:
-        self.gun = gun
-
-    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
-        name = url.partition("/_trust/tuf/")[2].removesuffix(".json")
-        for role, data in self.gun.files.items():
-            version = NOTARY.parse(role, data, max_bytes=max_bytes).version
-            digest = hashlib.sha256(data).hexdigest()
-            if name in {role, f"{version}.{role}", f"{role}.{digest}"}:
-                return data
-        raise NotFoundError(url)

@@ -7,13 +7,15 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forked_command
 from integration import engines
 from notary_servers import NotaryServer
 
+TABELLION = (sys.executable, "-m", "tabellion.cli")
 PASSPHRASES = {
     "NOTARY_ROOT_PASSPHRASE": "root passphrase",
     "NOTARY_TARGETS_PASSPHRASE": "targets passphrase",
@@ -98,16 +100,21 @@ class Script:
         own_words: bool = False,
     ) -> str:
         """Run any program as a person, and note the step."""
-        done = subprocess.run(
-            words,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.folder,
-            timeout=60,
-            env=engines.plain_environment(self.folder / user) | PASSPHRASES | (env or {}),
-        )
+        env = engines.plain_environment(self.folder / user) | PASSPHRASES | (env or {})
+        done: forked_command.Done | subprocess.CompletedProcess[str]
+        if words[:3] == TABELLION:
+            done = forked_command.run(words[3:], env=env, cwd=self.folder, stdin=stdin)
+        else:
+            done = subprocess.run(
+                words,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=self.folder,
+                timeout=60,
+                env=env,
+            )
         output = done.stdout + done.stderr
         shown = self._normal(" ".join(words))
         self.steps.append(Step(shown, done.returncode, "" if own_words else self._normal(output)))
@@ -117,17 +124,23 @@ class Script:
         )
         return output
 
-    def tabellion(self, *words: str, status: int = 0, user: str = "owner") -> str:
-        """Run our command line as a person."""
-        env = {
+    def tabellion(
+        self,
+        *words: str,
+        status: int = 0,
+        user: str = "owner",
+        env: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run our command line as a person; ``env`` has more variables."""
+        variables = {
             "TABELLION_HOME": str(self.folder / user / "tabellion"),
             "TABELLION_SERVER": self.server.url,
             "TABELLION_CA": str(self.server.ca),
         }
         for kind in ("ROOT", "TARGETS", "SIGNER"):
-            env[f"TABELLION_{kind}_PASSPHRASE"] = f"passphrase of {kind}"
-        words = (sys.executable, "-m", "tabellion.cli", *words)
-        return self.run(*words, status=status, user=user, env=env)
+            variables[f"TABELLION_{kind}_PASSPHRASE"] = f"passphrase of {kind}"
+        variables |= env or {}
+        return self.run(*TABELLION, *words, status=status, user=user, env=variables)
 
     def file(self, name: str, text: str) -> str:
         """Write a file, and give its path."""

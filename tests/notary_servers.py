@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from integration import engines
+from notary_forge import multipart
 
 _SCHEMA = Path(__file__).parent / "notary_schema.sql"
 _ALIAS = "passalias1"
@@ -147,8 +148,11 @@ def postgres_programs() -> Path:
 
 
 @contextmanager
-def postgres(databases: Sequence[str] = ()) -> Iterator[Postgres]:
-    """Run PostgreSQL in a new folder, as another user if we're root: it refuses to be root."""
+def postgres(databases: Sequence[str] = (), *, fsync: bool = False) -> Iterator[Postgres]:
+    """Run PostgreSQL in a new folder, as another user if we're root: it refuses to be root.
+
+    With ``fsync`` it keeps what it acknowledged through a power cut, as it does for operators.
+    """
     programs = postgres_programs()
     words: tuple[str, ...] = ()
     # Not pytest's folder: other users can't enter that.
@@ -164,7 +168,7 @@ def postgres(databases: Sequence[str] = ()) -> Iterator[Postgres]:
         options = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "fsync": "off",
+            "fsync": "on" if fsync else "off",
             "shared_buffers": "16MB",
         }
         command += [f"-c{key}={value}" for key, value in options.items()]
@@ -204,10 +208,21 @@ class NotaryServer:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Ask for a path, and give status and body."""
+        return self._ask(urllib.request.Request(self.url + path))  # noqa: S310  # loopback
+
+    def publish(self, gun: str, files: Mapping[str, bytes]) -> tuple[int, bytes]:
+        """Upload files of a GUN, role to bytes, and give status and body."""
+        kind, body = multipart(files)
+        request = urllib.request.Request(  # noqa: S310  # loopback
+            f"{self.url}/v2/{gun}/_trust/tuf/", data=body, headers={"Content-Type": kind}
+        )
+        return self._ask(request)
+
+    def _ask(self, request: urllib.request.Request) -> tuple[int, bytes]:
         context = ssl.create_default_context(cafile=str(self.ca))
         try:
             with urllib.request.urlopen(  # noqa: S310  # loopback
-                self.url + path, timeout=10, context=context
+                request, timeout=10, context=context
             ) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
@@ -238,15 +253,25 @@ class RealNotary(NotaryServer):
 
 
 @contextmanager
-def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator[RealNotary]:
+def real_notary(
+    folder: Path,
+    auth: Mapping[str, str] | None = None,
+    *,
+    https: bool = True,
+    fsync: bool = False,
+) -> Iterator[RealNotary]:
     """Run notary-server and notary-signer with ECDSA keys, on a PostgreSQL of their own.
 
-    ``auth`` is as our ``[auth]`` section.
+    Args:
+        folder: Their files.
+        auth: As our ``[auth]`` section.
+        https: How the server speaks; the signer always does by TLS.
+        fsync: As ``postgres`` takes it.
     """
     for program in ("notary-server", "notary-signer"):
         engines.need(program)
     certificates = make_certificates(folder / "tls")
-    with postgres(_DATABASES) as database:
+    with postgres(_DATABASES, fsync=fsync) as database:
         for name in _DATABASES:
             database.run("psql", "-q", database.url(name), stdin=_SCHEMA.read_text())
         signer_port, port = engines.free_port(), engines.free_port()
@@ -268,7 +293,7 @@ def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator
             "logging": {"level": "info"},
         }
         server = {
-            "server": {"http_addr": f"127.0.0.1:{port}", **files},
+            "server": {"http_addr": f"127.0.0.1:{port}", **(files if https else {})},
             "trust_service": {
                 "type": "remote",
                 "hostname": "127.0.0.1",
@@ -290,7 +315,7 @@ def real_notary(folder: Path, auth: Mapping[str, str] | None = None) -> Iterator
         log = folder / "server.log"
         found = RealNotary(
             "real",
-            f"https://127.0.0.1:{port}",
+            f"{'https' if https else 'http'}://127.0.0.1:{port}",
             certificates.ca,
             log,
             database=database,

@@ -25,7 +25,7 @@ def later_version(role: str) -> Change:
 
     def change(path: str, body: bytes) -> bytes:
         name = path.rpartition("/_trust/tuf/")[2]
-        is_meant = name == f"{role}.json" or name.startswith(f"{role}.")
+        is_meant = name.lstrip("0123456789.").startswith(f"{role}.")
         return body.replace(b'"version":', b'"version":1') if is_meant else body
 
     return change

@@ -12,6 +12,7 @@ from aiohttp import web
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.pending import Pendings
 from tabellion_server.services.publishing import Publisher
 from tabellion_server.services.signing import Clock, Lives, ReleaseSigner
 from tabellion_server.services.timestamping import Renewer
@@ -51,9 +52,12 @@ def make_app(
         clock=clock,
         allow_example_keys=settings.is_loopback_only,
     )
+    pendings = Pendings(
+        store, files, signer, publisher, locks, clock=clock, life=settings.pending_life
+    )
     renewer = Renewer(store, files, signer, locks, clock=clock)
     app = web.Application(middlewares=[requests, counted, problems, access])
-    app[CONTEXT] = Context(settings, store, online_keys, files, publisher, renewer, locks)
+    app[CONTEXT] = Context(settings, store, online_keys, files, publisher, pendings, renewer, locks)
     if settings.auth is not None:
         app[GUARD] = Guard(TokenVerifier(settings.auth), clock)
     app[IN_FLIGHT] = InFlight()

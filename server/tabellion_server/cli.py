@@ -1,4 +1,4 @@
-"""``tabellion-server``: serve, check-config, import-notary, mirror."""
+"""``tabellion-server``: serve, check-config, accept-restore, import-notary, mirror."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import signal
 import ssl
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from tabellion_server.logs import configure_logs, log
 from tabellion_server.migration.command import import_notary
 from tabellion_server.migration.mirror_command import mirror
 from tabellion_server.settings import Settings, load_settings
+from tabellion_server.storage.interface import Store
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.web.requests import IN_FLIGHT
 
@@ -59,8 +61,41 @@ def check_config(config: Path | None) -> None:
     click.echo("the configuration is fine")
 
 
+@commands.command("accept-restore")
+@_CONFIG
+@click.option(
+    "--skip",
+    type=click.IntRange(1, 2**31),
+    help="Publications to take for lost, where the high-water mark is lost, too.",
+)
+def accept_restore(config: Path | None, skip: int | None) -> None:
+    """Go on from a restored backup of the store.
+
+    Version numbers that may have been signed since the backup are passed over. Publishers then
+    bring back what is lost: tabellion recover lost GUN. A running server goes on by itself.
+    """
+    settings = load_settings(config)
+    missing = asyncio.run(_accept_restore(settings, skip))
+    if missing:
+        click.echo(f"passed over {missing} versions; publishing goes on")
+    else:
+        click.echo("the store lacks nothing that the high-water mark knows of")
+
+
 commands.add_command(import_notary)
 commands.add_command(mirror)
+
+
+async def _accept_restore(settings: Settings, skip: int | None) -> int:
+    if not await asyncio.to_thread(settings.sqlite_path.exists):
+        raise ConfigurationError(
+            f"there is no store {settings.sqlite_path}", hint="restore it first, or check --config"
+        )
+    store = await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
+    try:
+        return await store.accept_restore(skip=skip, at=datetime.now(UTC))
+    finally:
+        await store.close()
 
 
 async def run_server(settings: Settings) -> None:
@@ -85,8 +120,9 @@ async def run_server(settings: Settings) -> None:
     master = await asyncio.to_thread(
         MasterKey.load_or_create, settings.master_key_file, create=is_first_start
     )
-    store = await SqliteStore.open(settings.sqlite_path)
+    store = await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
     try:
+        await _tell_restored(store)
         online_keys = OnlineKeys(store, master)
         if not await online_keys.fits_store():
             raise ConfigurationError(
@@ -120,6 +156,18 @@ async def run_server(settings: Settings) -> None:
     finally:
         await store.close()
     log().info("stopped")
+
+
+async def _tell_restored(store: Store) -> None:
+    """Say that nothing can be published; what is there is served as long as it's valid."""
+    missing = await store.missing_changes()
+    if missing:
+        log().error(
+            "store.restored",
+            missing=missing,
+            problem="the store is an old backup: nothing is signed or published",
+            hint="if it's the store to go on with: tabellion-server accept-restore",
+        )
 
 
 async def _listen(runner: web.AppRunner, settings: Settings, tls: ssl.SSLContext | None) -> None:

@@ -5,7 +5,6 @@ All faults of a file are reported at once, each with its line and key; unknown k
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import stat
@@ -17,17 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tabellion.errors import ConfigurationError
+from tabellion_server.settings_values import CONVERT, Address
 from tabellion_server.token_auth import TokenAuth, read_token_auth
 
 _MIB: Final = 1024 * 1024
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
-_AGE = re.compile(r"([0-9]{1,8})([smhd])")
-_MAX_AGE: Final = timedelta(days=365)
 _LISTS: Final = frozenset({"addresses", "prefixes"})
 _SQLITE: Final = "sqlite:///"
-_MAX_PORT: Final = 65535
-_MAX_COUNT: Final = 10**12 - 1
 _MIN_TOKEN: Final = 16
 # Section to key to kind of value; what isn't here is a fault.
 _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -42,8 +36,8 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "server.tls": {"certificate": "path", "key": "path"},
     "storage": {"url": "text"},
-    "keys": {"master_key_file": "path"},
-    "expiry": {"timestamp": "duration", "snapshot": "duration"},
+    "keys": {"master_key_file": "path", "high_water_file": "path"},
+    "expiry": {"timestamp": "duration", "snapshot": "duration", "pending": "duration"},
     "auth": {
         "type": "text",
         "realm": "text",
@@ -63,22 +57,6 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """Tell whether only this machine reaches it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """What an operator decides; the defaults suit one machine and loopback.
 
@@ -94,8 +72,10 @@ class Settings:
         storage_url: As configured.
         sqlite_path: The SQLite file.
         master_key_file: What seals the online keys.
+        high_water_file: What tells that an old backup of the store was restored.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
+        pending_life: How long a proposal waits for signatures.
         auth: Whose tokens are demanded; None demands none.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
@@ -115,8 +95,10 @@ class Settings:
     storage_url: str = "sqlite:///tabellion.db"
     sqlite_path: Path = Path("tabellion.db")
     master_key_file: Path = Path("master.key")
+    high_water_file: Path = Path("high-water.json")
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
+    pending_life: timedelta = timedelta(days=14)
     auth: TokenAuth | None = None
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
@@ -205,7 +187,7 @@ class _Reader:
             self.fault(key, "there is no such key")
             return
         try:
-            self.values[key] = _CONVERT[kind](value, self.folder)
+            self.values[key] = CONVERT[kind](value, self.folder)
         except ValueError as error:
             self.fault(key, str(error))
 
@@ -229,8 +211,10 @@ class _Reader:
             storage_url=url,
             sqlite_path=sqlite_path,
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
+            high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
+            pending_life=get("expiry.pending", default.pending_life),
             auth=read_token_auth(self.values, self.places, self.fault),
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
@@ -326,99 +310,3 @@ def _line_numbers(text: str) -> dict[str, int]:
 def _bare(key: str) -> str:
     """Take quotes and spaces off a dotted key."""
     return re.sub(r"[\s\"']", "", key)
-
-
-def _text(value: object, _folder: Path) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("give a text in quotes")
-    return value
-
-
-def _path(value: object, folder: Path) -> Path:
-    text = _text(value, folder)
-    if "\0" in text:
-        raise ValueError("a path can't hold a NUL")
-    try:
-        return folder / Path(text).expanduser()
-    except RuntimeError as error:  # ~name of nobody
-        raise ValueError(f"{text!r}: {error}") from error
-
-
-def _count(value: object, _folder: Path) -> int:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value):
-        value = int(value)
-    if type(value) is not int or not 1 <= value <= _MAX_COUNT:
-        raise ValueError(f"give a whole number from 1 to {_MAX_COUNT}")
-    return value
-
-
-def _flag(value: object, _folder: Path) -> bool:
-    if value is True or value == "true":
-        return True
-    if value is False or value == "false":
-        return False
-    raise ValueError("give true or false")
-
-
-def _duration(value: object, folder: Path) -> timedelta:
-    match = _DURATION.fullmatch(_text(value, folder))
-    if match is None or int(match[1]) * _UNITS[match[2]] > 36500 * 86400:
-        raise ValueError("give a duration such as 90s, 30m, 12h or 30d")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-
-
-def _age(value: object, folder: Path) -> timedelta:
-    match = _AGE.fullmatch(_text(value, folder))
-    age = timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match else None
-    if age is None or age > _MAX_AGE:
-        raise ValueError("give a duration from 0s to 365d")
-    return age
-
-
-def _prefixes(value: object, folder: Path) -> tuple[str, ...]:
-    found: list[str] = []
-    for item in value if isinstance(value, list) else [value]:
-        text = _text(item, folder).strip()
-        if not text.endswith("/") or text.startswith("/") or ".." in text:
-            raise ValueError(f"{text!r} has to end with '/', not begin with it, and hold no '..'")
-        found.append(text)
-    return tuple(found)
-
-
-def _addresses(value: object, folder: Path) -> tuple[Address, ...]:
-    items = value if isinstance(value, list) else [value]
-    if not items:
-        raise ValueError("give at least one host:port")
-    found: list[Address] = []
-    faults: list[str] = []
-    for item in items:
-        try:
-            found.append(_address(_text(item, folder).strip()))
-        except ValueError as error:
-            faults.append(str(error))
-    if faults:
-        raise ValueError("; ".join(faults))
-    return tuple(found)
-
-
-def _address(text: str) -> Address:
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{text!r}: write an IPv6 address as [::1]:4443")
-    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > _MAX_PORT:
-        raise ValueError(f"{text!r} isn't host:port")
-    return Address(host, int(port))
-
-
-_CONVERT: Final = {
-    "text": _text,
-    "path": _path,
-    "count": _count,
-    "flag": _flag,
-    "duration": _duration,
-    "age": _age,
-    "prefixes": _prefixes,
-    "addresses": _addresses,
-}

@@ -16,6 +16,7 @@ from securesystemslib.signer import CryptoSigner
 import notary_gun
 from anchorage import COLLECTION, Anchorage, anchor, entry, print_of, raw_entry
 from forge import LATER, NOW, Forge
+from notary_files import NotaryFiles
 from puller import Puller
 from simulator import GUN, IMAGE, Simulator, hang_up
 from tabellion.core.names import Digest, Gun
@@ -536,7 +537,7 @@ async def test_a_notary_guns_root_is_anchored_by_each_name_of_its_key(
     key = gun.signers["root"][0].public_key
     stranger = notary_gun.certified().public_key
 
-    class Both(notary_gun.Files):
+    class Both(NotaryFiles):
         async def fetch(self, url: str, *, max_bytes: int) -> bytes:
             if "/anchors/" in url:
                 return await puller.fetcher.fetch(url, max_bytes=max_bytes)
@@ -574,7 +575,7 @@ async def test_a_notary_gun_is_no_collection(puller: Puller) -> None:
         home=puller.home.parent / "other",
         root=gun.files["root"],
         clock=lambda: notary_gun.NOW,
-        fetcher=notary_gun.Files(gun),  # type: ignore[arg-type]
+        fetcher=NotaryFiles(gun),  # type: ignore[arg-type]
     ) as trust:
         with pytest.raises(VerificationError, match="is a tuf GUN"):
             await trust.anchor(notary_gun.GUN, GUN)

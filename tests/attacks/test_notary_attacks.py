@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from securesystemslib.exceptions import UnverifiedSignatureError
 from tuf.api.metadata import Targets
 
-from notary_gun import GUN, NOW, NotaryGun, certified, new_signer, target
+from notary_forge import WEAK
+from notary_gun import GUN, NOW, NotaryGun, certified, new_signer, target, weakly_certified
 from tabellion.core.dialect import NOTARY
 from tabellion.core.names import Digest
 from tabellion.core.notary_keys import NotaryKey
@@ -366,6 +367,23 @@ def test_a_rotation_to_a_certificate_of_another_gun_is_not_followed(gun: NotaryG
     gun.root.version = 2
     with pytest.raises(UntrustedRootError):
         trusted.update_root(NOTARY.sign(gun.root, [old, new]))
+    assert trusted.root.version == 1
+
+
+@pytest.mark.parametrize("kind", WEAK)
+def test_a_root_with_a_weak_certificate_is_neither_taken_nor_followed(
+    gun: NotaryGun, kind: str
+) -> None:
+    weak = weakly_certified(kind)
+    with pytest.raises((UntrustedRootError, ThresholdError)):
+        TrustedSet(NotaryGun(weak).release()["root"], now=NOW, gun=GUN)
+    trusted = gun.trusted()
+    old = gun.signers["root"][0]
+    gun.root.revoke_key(old.public_key.keyid, "root")
+    gun.root.add_key(weak.public_key, "root")
+    gun.root.version = 2
+    with pytest.raises((UntrustedRootError, ThresholdError)):
+        trusted.update_root(NOTARY.sign(gun.root, [old, weak]))
     assert trusted.root.version == 1
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from notary_gun import GUN, NOW, Files, NotaryGun, new_signer, target
+from notary_files import NotaryFiles
+from notary_gun import GUN, NOW, NotaryGun, new_signer, target
 from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.release import next_snapshot, next_timestamp
@@ -33,7 +34,7 @@ def client(gun: NotaryGun, home: Path) -> TrustClient:
         home=home,
         root=gun.files["root"],
         clock=lambda: NOW,
-        fetcher=Files(gun),  # type: ignore[arg-type]
+        fetcher=NotaryFiles(gun),  # type: ignore[arg-type]
     )
 
 

@@ -18,6 +18,7 @@ from forge import LATER, NOW, Forge, target
 from puller import Puller
 from simulator import GUN, IMAGE, Answer, Simulator
 from tabellion.core.names import Digest
+from tabellion.core.pinning import TrustPinning
 from tabellion.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -295,6 +296,8 @@ async def test_a_root_that_names_its_own_key_like_the_pinned_one_is_refused(
     server.forge = evil
     server.publish()
     await puller.refused(UntrustedRootError, root=None, root_fingerprint=pinned)
+    pins = TrustPinning({GUN: frozenset({pinned})})
+    await puller.refused(UntrustedRootError, root=None, trust_pinning=pins)
 
 
 async def test_a_root_of_something_else_given_by_mistake_does_not_stay(

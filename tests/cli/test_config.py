@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from issuer import Issuer
 from tabellion.cli.app import cli
 from tabellion.cli.config import ClientConfig, load_config
 from tabellion.cli.context import Options, settle
@@ -15,7 +17,17 @@ EXAMPLE = Path(__file__).parents[2] / "config" / "client.toml"
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("SERVER", "HOME", "CA", "CONFIG", "ROOT", "ROOT_KEY", "ENGINE", "OFFLINE"):
+    for name in (
+        "SERVER",
+        "HOME",
+        "CA",
+        "CONFIG",
+        "ROOT",
+        "ROOT_KEY",
+        "ENGINE",
+        "OFFLINE",
+        "TRUST_PINNING",
+    ):
         monkeypatch.delenv(f"TABELLION_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
 
@@ -31,13 +43,24 @@ def test_every_key_of_the_example_is_known_when_uncommented(tmp_path: Path) -> N
     path = tmp_path / "client.toml"
     path.write_text(
         "\n".join(
-            line.removeprefix("# ") if line.startswith(("# home =", "# ca =")) else line
+            line.removeprefix("# ")
+            if line.startswith(
+                ("# home =", "# ca =", "# trust_pinning_file =", "# [", '# "', "# dis")
+            )
+            else line
             for line in lines
         ),
         encoding="utf-8",
     )
+    bundle = Issuer().certificate
+    (tmp_path / "root-authorities.pem").write_bytes(bundle.public_bytes(Encoding.PEM))
     config = load_config(path, {})
     assert config.ca == str(tmp_path / "ca.pem")
+    assert str(config.trust_pinning_file).endswith("/.notary/config.json")
+    assert config.trust_pinning is not None
+    assert config.trust_pinning.disable_tofu
+    assert len(config.trust_pinning.certs) == 2
+    assert config.trust_pinning.ca == {"registry.example/": (bundle,)}
     assert config.home == "/home/me/.local/share/tabellion"
 
 
@@ -66,6 +89,51 @@ def test_two_bootstrap_variables_at_once_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TABELLION_ROOT_KEY", "ab" * 32)
     with pytest.raises(UsageError):
         settle(Options())
+
+
+GUNS = '"Registry.example/App" = ["' + "ab" * 32 + '"]'
+
+
+def test_pins_keep_their_capitals_and_come_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "client.toml"
+    path.write_text(f"[trust_pinning]\ndisable_tofu = true\n[trust_pinning.certs]\n{GUNS}\n")
+    pinning = settle(Options(config=str(path))).trust_pinning
+    assert pinning is not None
+    assert pinning.disable_tofu
+    assert pinning.certs == {"Registry.example/App": frozenset({"ab" * 32})}
+    path.write_text("[trust_pinning]\ntofu = true\n[client]\nengine = 'x'\n")
+    with pytest.raises(ConfigurationError, match=r"engine is 'x'.*trust_pinning\.tofu"):
+        load_config(path, {})
+
+
+def test_pins_come_from_notarys_file_by_option_variable_or_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = {}
+    for name in ("option", "variable", "key"):
+        files[name] = tmp_path / f"{name}.json"
+        files[name].write_text(f'{{"trust_pinning": {{"certs": {{"{name}": []}}}}}}')
+    path = tmp_path / "client.toml"
+    path.write_text('[client]\ntrust_pinning_file = "key.json"\n')
+
+    def pinned(**typed: str) -> list[str]:
+        found = settle(Options(config=str(path), **typed)).trust_pinning  # type: ignore[arg-type]
+        assert found is not None
+        return list(found.certs)
+
+    assert pinned() == ["key"]
+    monkeypatch.setenv("TABELLION_TRUST_PINNING", str(files["variable"]))
+    assert pinned() == ["variable"]
+    assert pinned(trust_pinning_file=str(files["option"])) == ["option"]
+
+
+def test_pins_given_twice_are_refused_rather_than_one_being_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "client.toml"
+    path.write_text(f"[trust_pinning.certs]\n{GUNS}\n")
+    other = tmp_path / "config.json"
+    other.write_text('{"trust_pinning": {}}')
+    with pytest.raises(ConfigurationError, match="trust_pinning"):
+        settle(Options(config=str(path), trust_pinning_file=str(other)))
 
 
 def test_a_faulty_variable_is_named() -> None:

@@ -320,6 +320,8 @@ async def test_without_the_stores_own_master_key_no_server_starts(
 ) -> None:
     async with server(tmp_path) as running, aiohttp.ClientSession() as session:
         await forge_for(session, running.base)
+        running.process.terminate()
+        await running.process.wait()
     key, store = tmp_path / "master.key", tmp_path / "store" / "tabellion.db"
     right = key.read_bytes()
     if content is None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,15 +18,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from integration import engines
 from notary_database import NotaryRows
 from notary_gun import GUN, NotaryGun, certified, target
-from notary_script import Script
-from notary_servers import RealNotary, our_config, our_notary
 from tabellion.core.dialect import NOTARY
 from tabellion.transport.fetcher import HttpFetcher
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.migration import mirror_site
 from tabellion_server.migration.importing import Outcome, Status, Target
 from tabellion_server.migration.mirror import Mirror
 from tabellion_server.migration.mirror_site import NotarySite
@@ -274,7 +270,10 @@ async def test_a_gun_that_is_ahead_here_is_left_alone(source: Source, target_sto
     assert await target_store.store.head(GUN) == head
 
 
-async def test_an_endless_answer_is_refused(source: Source, target_store: Target) -> None:
+async def test_an_endless_answer_is_refused(
+    source: Source, target_store: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_site, "_BACKOFF_SECONDS", 0.01)  # it's asked for several times
     released(source)
     source.fault = lambda request: (
         web.Response(body=b"{" * 20_000) if request.path.endswith("/timestamp.json") else None
@@ -377,50 +376,3 @@ async def test_it_comes_again_every_so_often(source: Source, tmp_path: Path) -> 
     await process.communicate()
     async with opened(tmp_path) as found:
         assert await content(source, found) == source.files[GUN]
-
-
-@pytest.mark.system
-@pytest.mark.timeout(170)
-def test_clients_of_a_real_server_read_on_from_the_mirror(
-    real_notary: RealNotary, tmp_path: Path
-) -> None:
-    engines.need("notary")
-    script = Script(real_notary, tmp_path / "people")
-    script.folder.mkdir()
-    gun = script.gun
-    script.notary("init", gun)
-    script.notary("key", "rotate", gun, "snapshot", "-r")
-    script.notary("addhash", gun, "v1", "5", "--sha256", HELLO, "-p")
-    script.notary("key", "rotate", gun, "timestamp", "-r")
-    script.notary("list", gun, user="warm")
-    (tmp_path / "ours").mkdir()
-    config = our_config(tmp_path / "ours")
-
-    def mirror(named: str) -> str:
-        words = command(config, real_notary.url, "--ca", str(real_notary.ca), "--gun", named)
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert "1 imported" in mirror(gun[:-2] + "*")
-    with our_notary(config) as ours:
-        there = {"server": ours.url, "ca": ours.ca}
-        for user in ("warm", "cold"):
-            assert HELLO in script.notary("list", gun, user=user, **there)
-        script.notary("addhash", gun, "v2", "5", "--sha256", OTHER, "-p")
-        assert "1 imported" in mirror(gun)
-        assert "1 unchanged" in mirror(gun)
-        for user in ("warm", "cold", "new"):
-            assert OTHER in script.notary("list", gun, user=user, **there)
-        feed = f"/v2/{gun}/_trust/changefeed?records=100"
-        told = [
-            [
-                (item["Version"], item["SHA256"])
-                for item in json.loads(server.get(feed)[1])["records"]
-            ]
-            for server in (real_notary, ours)
-        ]
-        assert told[0] == told[1]
-        # Its timestamps aren't ours to sign: nothing can be published here.
-        script.notary("addhash", gun, "v3", "5", "--sha256", OTHER, "-p", status=1, **there)
-        assert "v3" not in script.notary("list", gun, user="new", **there)

@@ -1,4 +1,4 @@
-"""Another process that writes to a store: `writer_process.py MODE FILE [COUNT]`."""
+"""Another process that writes to a store: `writer_process.py MODE FILE [COUNT [MARK]]`."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ async def publish_next(store: SqliteStore) -> Head:
             continue
 
 
-async def publish(path: Path, count: int) -> None:
-    store = await SqliteStore.open(path)
+async def publish(path: Path, count: int, mark: str | None) -> None:
+    store = await SqliteStore.open(path, high_water=Path(mark) if mark else None)
     say("ready")
     for _ in range(count):
         head = await publish_next(store)
@@ -107,9 +107,9 @@ async def fill_the_disk(path: Path) -> None:
     await store.close()
 
 
-def main(mode: str, path: str, count: str = "1000000") -> None:
+def main(mode: str, path: str, count: str = "1000000", mark: str | None = None) -> None:
     run: Callable[[], None] = {
-        "publish": lambda: asyncio.run(publish(Path(path), int(count))),
+        "publish": lambda: asyncio.run(publish(Path(path), int(count), mark)),
         "fill-the-disk": lambda: asyncio.run(fill_the_disk(Path(path))),
         "stop-in-a-commit": lambda: asyncio.run(stop_in_a_commit(Path(path))),
     }[mode]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
+import click
+
+from tabellion.cli.app import cli
 from tabellion.core.limits import Limits
+from tabellion_server.cli import commands as server_commands
 from tabellion_server.settings import _KNOWN
 
 ROOT = Path(__file__).parents[2]
@@ -89,3 +94,62 @@ def test_the_servers_readme_tells_the_limits() -> None:
         f"{limits.snapshot_bytes}, a targets role {limits.targets_bytes}"
     ) in server_readme("Limits")
     assert f"visits {limits.delegations} roles" in server_readme("Limits")
+
+
+def migrating() -> str:
+    return (ROOT / "server" / "MIGRATING.md").read_text()
+
+
+def shown_commands(text: str) -> list[list[str]]:
+    """Give the words of each command of ours in indented lines, comments and shells' signs off."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    lines = re.findall(r"^ {4,}(tabellion(?:-server)? .*)$", joined, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def parsed(words: list[str]) -> click.Context:
+    """Have the command line read by the real parser; nothing is run."""
+    group: click.Group = server_commands if words[0] == "tabellion-server" else cli
+    context = group.make_context(words[0], words[1:], resilient_parsing=False)
+    rest = [*context._protected_args, *context.args]
+    while isinstance(context.command, click.Group):
+        name, command, rest = context.command.resolve_command(context, rest)
+        assert command is not None
+        context = command.make_context(name, rest, parent=context)
+        rest = [*context._protected_args, *context.args]
+    return context
+
+
+def test_every_command_of_the_migration_page_is_one_that_the_parsers_take() -> None:
+    shown = shown_commands(migrating())
+    assert len(shown) > 9
+    verbs = {parsed(words).command_path for words in shown}
+    assert verbs == {
+        *("tabellion-server import-notary", "tabellion-server mirror"),
+        *("tabellion key import", "tabellion key list", "tabellion key export"),
+    }
+
+
+def test_every_option_that_the_migration_page_names_exists() -> None:
+    named = set(re.findall(r"(?<![-\w])--[a-z][-a-z]*", migrating()))
+    others = {"--tlscacert", "--format", "--hex-blob", "--single-transaction"}
+    ours = {
+        option
+        for words in shown_commands(migrating())
+        for parameter in parsed(words).command.params
+        for option in parameter.opts
+    }
+    assert named - others <= ours, f"no such options: {sorted(named - others - ours)}"
+
+
+def test_every_setting_that_the_migration_page_names_exists() -> None:
+    tables = migrating().partition("\n## Configuration, key by key\n")[2]
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| ([^|]*) \|$", tables, re.MULTILINE)
+    named = {
+        name
+        for row in rows
+        for cell in row
+        for name in re.findall(r"`((?:server|keys|storage|auth|notary)\.[a-z_.]+)`", cell)
+    }
+    assert len(named) > 15
+    assert named <= {f"{section}.{key}" for section, keys in _KNOWN.items() for key in keys}

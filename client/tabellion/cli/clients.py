@@ -38,6 +38,7 @@ def trust_client(settings: Settings) -> TrustClient:
         root=settings.root,
         root_fingerprint=settings.root_key,
         first_use=settings.first_use,
+        trust_pinning=settings.trust_pinning,
         offline="last-known" if settings.offline == "last-known" else "deny",
     )
 

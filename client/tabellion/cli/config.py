@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabellion.errors import ConfigurationError
 
-_TEXT_KEYS = ("server", "home", "ca", "engine", "offline")
-_PATH_KEYS = ("home", "ca")
+if TYPE_CHECKING:
+    from tabellion.core.pinning import TrustPinning
+
+_TEXT_KEYS = ("server", "home", "ca", "engine", "offline", "trust_pinning_file")
+_PATH_KEYS = ("home", "ca", "trust_pinning_file")
 _LIST_KEYS = ("insecure_registries",)
 _ENGINES = ("docker", "podman", "nerdctl")
 _PREFIX = "TABELLION_CLIENT__"
@@ -20,14 +23,16 @@ _PREFIX = "TABELLION_CLIENT__"
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """Section ``[client]``; None where the file and the variables say nothing."""
+    """Sections ``[client]`` and ``[trust_pinning]``; None where nothing is said."""
 
     server: str | None = None
     home: str | None = None
     ca: str | None = None
     engine: str | None = None
     offline: str | None = None
+    trust_pinning_file: str | None = None
     insecure_registries: tuple[str, ...] = ()
+    trust_pinning: TrustPinning | None = None
 
 
 def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> ClientConfig:
@@ -55,8 +60,12 @@ def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> 
     faults.extend(
         f"{where}:{_line(text, section)}: unknown section or key {section!r}"
         for section in content
-        if section != "client"
+        if section not in {"client", "trust_pinning"}
     )
+    try:
+        values["trust_pinning"] = _trust_pinning(content, where)
+    except ConfigurationError as error:
+        faults.append(error.message)
     for name, value in sorted((os.environ if environ is None else environ).items()):
         if name.startswith(_PREFIX):
             key = name.removeprefix(_PREFIX).lower()
@@ -97,6 +106,14 @@ def _parse(text: str, where: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{where}: not TOML: {error}", hint="see config/client.toml for an example"
         ) from None
+
+
+def _trust_pinning(content: Mapping[str, Any], where: Path) -> TrustPinning | None:
+    if "trust_pinning" not in content:
+        return None
+    from tabellion.verify.pins import read_pinning  # noqa: PLC0415  # slow, rarely needed
+
+    return read_pinning(content["trust_pinning"], where=where)
 
 
 def _fault(key: str, value: object) -> str:

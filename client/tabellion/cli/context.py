@@ -18,6 +18,7 @@ from tabellion.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from tabellion.cli.config import ClientConfig
+    from tabellion.core.pinning import TrustPinning
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,6 +32,7 @@ _SHORT_VARIABLES = {
     "token": "TABELLION_TOKEN",
     "engine": "TABELLION_ENGINE",
     "offline": "TABELLION_OFFLINE",
+    "trust_pinning_file": "TABELLION_TRUST_PINNING",
 }
 
 
@@ -46,6 +48,7 @@ class Options:
     root_key: str | None = None
     engine: str | None = None
     offline: str | None = None
+    trust_pinning_file: str | None = None
     trust_on_first_use: bool = False
     json: bool = False
     insecure_registries: list[str] = field(default_factory=list)
@@ -64,6 +67,7 @@ class Settings:
         home: Folder of keys, trusted metadata and staged changes.
         root: Bootstrap root file, or None.
         root_key: Bootstrap fingerprint of a root key, or None.
+        trust_pinning: What every root of certain GUNs has to meet, or None.
         token: Bearer token for the server's write routes, or None.
     """
 
@@ -72,6 +76,7 @@ class Settings:
     root: Path | None
     root_key: str | None
     first_use: bool
+    trust_pinning: TrustPinning | None
     token: str | None
     engine: str
     offline: str
@@ -128,6 +133,7 @@ def settle(options: Options | None = None) -> Settings:
         root=_existing("root", root),
         root_key=root_key,
         first_use=options.trust_on_first_use,
+        trust_pinning=_trust_pinning(_pick("trust_pinning_file", options, config), config),
         token=os.environ.get(_SHORT_VARIABLES["token"]) or None,
         engine=_pick("engine", options, config) or "docker",
         offline=offline,
@@ -161,6 +167,21 @@ def _existing(name: str, text: str | None) -> Path | None:
             hint=f"check --{name} or {_SHORT_VARIABLES[name]}",
         )
     return path
+
+
+def _trust_pinning(file: str | None, config: ClientConfig) -> TrustPinning | None:
+    if file is None:
+        return config.trust_pinning
+    if config.trust_pinning is not None:
+        # Neither may put the other's pins out of force.
+        raise ConfigurationError(
+            "the configuration file has a section trust_pinning, and a file of it is given too",
+            hint="keep one: the section, or --trust-pinning, TABELLION_TRUST_PINNING and "
+            "trust_pinning_file",
+        )
+    from tabellion.verify.pins import load_notary_pinning  # noqa: PLC0415  # slow, rarely needed
+
+    return load_notary_pinning(Path(file).expanduser())
 
 
 def _server_url(text: str | None) -> str | None:
@@ -226,9 +247,21 @@ def common_options(function: F) -> F:
     return function
 
 
+def pinning_option(function: F) -> F:
+    """Add ``--trust-pinning``."""
+    return _option(
+        "--trust-pinning",
+        "trust_pinning_file",
+        metavar="FILE",
+        type=click.Path(),
+        help="Pins in a Notary configuration.  [TABELLION_TRUST_PINNING]",
+    )(function)
+
+
 def trust_options(function: F) -> F:
     """Add the ways to say which root to start from, needed the first time only."""
     for decorate in (
+        pinning_option,
         _option(
             "--trust-on-first-use",
             is_flag=True,

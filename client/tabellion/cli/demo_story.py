@@ -94,6 +94,7 @@ class Story:
             root=None,
             root_key=None,
             first_use=False,
+            trust_pinning=None,
             token=None,
             engine="docker",
             offline="deny",

@@ -80,7 +80,7 @@ def _show_image(verified: VerifiedImage) -> None:
 
 
 def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
-    from tabellion.core.notary_dialect import patterns_of  # noqa: PLC0415  # not needed for help
+    from tabellion.core.notary_delegations import patterns_of  # noqa: PLC0415  # not needed for help
     from tabellion.core.roles import delegated_roles  # noqa: PLC0415  # same
 
     roles = [_role(trusted, name) for name in ("root", "targets", "snapshot", "timestamp")]

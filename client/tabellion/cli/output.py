@@ -136,22 +136,30 @@ def ask_passphrase(question: str, is_new: bool) -> str:  # noqa: FBT001  # a cal
     """Ask for a passphrase at the terminal, twice if it's new; the spinner rests meanwhile."""
     import click  # noqa: PLC0415  # not needed to print
 
-    _asking.set()
-    try:
-        sys.stderr.write("\r\x1b[2K" if is_colourful(sys.stderr) else "")
+    with _resting():
         answered: str = click.prompt(
             printable(question), hide_input=True, confirmation_prompt=is_new, err=True
         )
-    finally:
-        _asking.clear()
     return answered
 
 
 def ask_yes(question: str) -> bool:
-    """Ask at the terminal; only a plain yes is one."""
+    """Ask yes or no at the terminal; just Enter is no."""
     import click  # noqa: PLC0415  # not needed to print
 
-    return click.confirm(printable(question), default=False, err=True)
+    with _resting():
+        return click.confirm(printable(question), default=False, err=True)
+
+
+@contextlib.contextmanager
+def _resting() -> Iterator[None]:
+    """Let the spinner rest."""
+    _asking.set()
+    try:
+        sys.stderr.write("\r\x1b[2K" if is_colourful(sys.stderr) else "")
+        yield
+    finally:
+        _asking.clear()
 
 
 @contextlib.contextmanager

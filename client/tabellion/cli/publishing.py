@@ -49,11 +49,8 @@ def tell(
     if published.is_staged:
         output.say(f"{what}: staged, not published")
         output.hint(f"publish it: tabellion publish {gun}")
-    elif published.incomplete is not None:
-        missing = ", ".join(f"{role}: {count} more" for role, count in published.missing.items())
-        output.say(f"{what}: signed, but signatures are missing ({missing}); nothing published")
-        output.hint(f"the next signer runs: tabellion publish --cosign {published.incomplete.name}")
-        output.answer(str(published.incomplete))
+    elif published.incomplete is not None or published.pending:
+        _tell_incomplete(published, what, gun)
     elif not published.versions:
         output.say(f"{what}: nothing had to change")
     else:
@@ -64,12 +61,31 @@ def tell(
         output.say(f"{what}: published ({versions}{again})")
 
 
+def _tell_incomplete(published: Published, what: str, gun: str) -> None:
+    missing = ", ".join(f"{role}: {count} more" for role, count in published.missing.items())
+    file = published.incomplete
+    if not missing and file is not None:
+        output.say(f"{what}: enough have signed; nothing published")
+        output.hint(f"publish it: tabellion root publish {file.name}")
+    else:
+        output.say(f"{what}: signed, but signatures are missing ({missing}); nothing published")
+        ways = [f"tabellion cosign {gun}"] if published.pending else []
+        if file is not None:
+            verb = "root sign" if "root" in published.missing else "publish --cosign"
+            ways.append(f"tabellion {verb} {file.name}")
+        output.hint(f"the next signer runs: {', or '.join(ways)}")
+    if published.not_kept:
+        output.warn(f"the server doesn't keep it: {published.not_kept}")
+    output.answer(str(file) if file is not None else published.pending)
+
+
 def as_json(published: Published) -> dict[str, Any]:
     """Give an outcome."""
     if published.is_staged:
         state = "staged"
     else:
-        state = "published" if published.incomplete is None else "incomplete"
+        is_whole = published.incomplete is None and not published.pending
+        state = "published" if is_whole else "incomplete"
     return {
         "gun": published.gun,
         "state": state,
@@ -77,6 +93,7 @@ def as_json(published: Published) -> dict[str, Any]:
         "versions": dict(published.versions),
         "attempts": published.attempts,
         "incomplete": str(published.incomplete) if published.incomplete else None,
+        "pending": published.pending or None,
         "missing": dict(published.missing),
         "shadowed": dict(published.shadowed),
     }

@@ -8,6 +8,7 @@ import re
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
+from tabellion.core.dialect import NOTARY
 from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.roles import key_material
@@ -35,14 +36,17 @@ def parse_fingerprint(text: str) -> str:
 def fingerprints(key: Key) -> set[str]:
     """Give the spellings of a key's fingerprint, all computed from the key itself.
 
-    They are its TUF key id (4.2.2) and the SHA-256 of its material, with and without its kind; of
-    a Notary key also the id of the bare key, as its tools list it.
+    They are its TUF key id (4.2.2), the SHA-256 of its material, with and without its kind, and the
+    id of the bare key as Notary's tools list it: that one stays the same in both dialects.
+
+    Raises:
+        MalformedMetadataError: The public part can't be read.
     """
     material = key_material(key)
     if isinstance(key, NotaryKey):
         return {hashlib.sha256(material).hexdigest(), key.computed_id, key.canonical_id}
     spelled = (material, material.removeprefix(b"ed25519:"), canonical(key.to_dict()))
-    return {hashlib.sha256(part).hexdigest() for part in spelled}
+    return {hashlib.sha256(part).hexdigest() for part in spelled} | {NOTARY.adopt_key(key).keyid}
 
 
 def signer_fingerprints(root: TrustedMetadata[Root]) -> list[set[str]]:

@@ -251,16 +251,17 @@ def _verify(public: PublicKey, method: str, sig: bytes, data: bytes) -> None:
                 raise InvalidSignature
             r, s = int.from_bytes(sig[:size], "big"), int.from_bytes(sig[size:], "big")
             public.verify(encode_dss_signature(r, s), data, ec.ECDSA(SHA256()))
-        case rsa.RSAPublicKey(), "rsapss" | "pycrypto-pkcs#1 pss" if _is_strong(public):
+        case rsa.RSAPublicKey(), "rsapss" | "pycrypto-pkcs#1 pss" if is_strong(public):
             public.verify(sig, data, _pss(), SHA256())
-        case rsa.RSAPublicKey(), "rsapkcs1v15" if _is_strong(public):
+        case rsa.RSAPublicKey(), "rsapkcs1v15" if is_strong(public):
             public.verify(sig, data, padding.PKCS1v15(), SHA256())
         case _:
             raise InvalidSignature
 
 
-def _is_strong(public: rsa.RSAPublicKey) -> bool:
-    return public.key_size >= MIN_RSA_BITS
+def is_strong(public: object) -> bool:
+    """Tell whether a public key isn't an RSA key that is too short."""
+    return not isinstance(public, rsa.RSAPublicKey) or public.key_size >= MIN_RSA_BITS
 
 
 def _pss() -> padding.PSS:

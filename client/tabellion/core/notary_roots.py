@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
-from tabellion.core.notary_keys import CERTIFICATE_FAULTS, NotaryKey
+from tabellion.core.notary_keys import CERTIFICATE_FAULTS, NotaryKey, is_strong
 from tabellion.errors import ExpiredMetadataError, MalformedMetadataError, UntrustedRootError
 
 _CLOCK_SKEW: Final = timedelta(days=1)  # a certificate may begin that much later than now
@@ -65,15 +65,19 @@ def verify_root_signers(
         )
 
 
-def _leaves_of_signer(root: Root, keyid: str, gun: str) -> list[x509.Certificate]:
-    """Give the usable certificates that the root role has of a key: it may have several."""
+def usable_keys_of_signer(root: Root, keyid: str, gun: str) -> list[Key]:
+    """Give the usable entries that the root role has of a key: it may have several certificates."""
     material = _material(root.keys[keyid])
     return [
-        leaf
+        root.keys[other]
         for other in root.roles["root"].keyids
         if _material(root.keys[other]) == material
-        and (leaf := usable_leaf(root.keys[other], gun)) is not None
+        and usable_leaf(root.keys[other], gun) is not None
     ]
+
+
+def _leaves_of_signer(root: Root, keyid: str, gun: str) -> list[x509.Certificate]:
+    return [leaf_of(key) for key in usable_keys_of_signer(root, keyid, gun)]
 
 
 def _material(key: Key) -> bytes | None:
@@ -91,7 +95,7 @@ def leaf_of(key: Key) -> x509.Certificate:
         MalformedMetadataError: The key is no certificate chain, or has none or several leaves.
     """
     chain = key.certificates if isinstance(key, NotaryKey) else ()
-    if not chain or _is_ca(chain[0]) or not all(_is_ca(item) for item in chain[1:]):
+    if not chain or is_ca(chain[0]) or not all(is_ca(item) for item in chain[1:]):
         raise MalformedMetadataError(f"key {key.keyid[:64]} isn't a leaf certificate and its chain")
     return chain[0]
 
@@ -112,13 +116,19 @@ def usable_leaf(key: Key, gun: str) -> x509.Certificate | None:
     """Give a root key's leaf certificate; None if it isn't one, is for another GUN, or weak."""
     try:
         leaf = leaf_of(key)
-        is_weak = isinstance(leaf.signature_hash_algorithm, SHA1 | MD5)
+        unfit = is_weak(leaf) or not is_strong(leaf.public_key())
+        return None if unfit or not is_for(leaf, gun) else leaf
     except (MalformedMetadataError, *CERTIFICATE_FAULTS):
         return None
-    return None if is_weak or not is_for(leaf, gun) else leaf
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def is_weak(certificate: x509.Certificate) -> bool:
+    """Tell whether a certificate is signed over a hash that can be forged."""
+    return isinstance(certificate.signature_hash_algorithm, SHA1 | MD5)
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Tell whether a certificate says that it's a certification authority's."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:

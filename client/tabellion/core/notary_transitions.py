@@ -23,7 +23,8 @@ from tabellion.core.dialect import NOTARY
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.notary_dialect import is_delegation_name, parse_moment
+from tabellion.core.notary_delegations import is_delegation_name
+from tabellion.core.notary_reading import parse_moment
 from tabellion.core.notary_roots import is_valid_at, usable_leaf
 from tabellion.core.publication import (
     CurrentSet,

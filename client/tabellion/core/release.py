@@ -20,6 +20,7 @@ def next_snapshot(
     *,
     expires_at: datetime,
     dropped: Collection[str] = (),
+    skip: int = 0,
 ) -> Snapshot:
     """Give the snapshot after ``previous`` with some roles replaced.
 
@@ -33,13 +34,14 @@ def next_snapshot(
             snapshots name the root, of a new root as well.
         expires_at: When it expires, aware UTC.
         dropped: Roles not to be listed any more.
+        skip: Versions to pass over, as they may have been signed and lost.
     """
     meta = dict(previous.meta) if previous is not None else {}
     for role, (version, data) in files.items():
         meta[f"{role}.json"] = dialect.meta(version, data)
     for role in dropped:
         meta.pop(f"{role}.json", None)
-    version = previous.version + 1 if previous is not None else 1
+    version = previous.version + 1 + skip if previous is not None else 1
     return Snapshot(version=version, expires=expires_at.astimezone(UTC), meta=meta)
 
 
@@ -50,8 +52,9 @@ def next_timestamp(
     snapshot_version: int,
     *,
     expires_at: datetime,
+    skip: int = 0,
 ) -> Timestamp:
-    """Give the timestamp after ``previous``, naming a snapshot."""
-    version = previous.version + 1 if previous is not None else 1
+    """Give the timestamp after ``previous`` and ``skip`` more versions, naming a snapshot."""
+    version = previous.version + 1 + skip if previous is not None else 1
     meta = dialect.meta(snapshot_version, snapshot_data)
     return Timestamp(version=version, expires=expires_at.astimezone(UTC), snapshot_meta=meta)

@@ -14,10 +14,16 @@ from typing import Any, TypeVar, cast
 
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
-from tabellion.core.dialect import Dialect, dialect_of
+from tabellion.core.conversion import (
+    is_tuf_root,
+    verify_signed_by_notary_root,
+    version_before,
+)
+from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_of
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata, UnversionedMeta
+from tabellion.core.pinning import RootPin
 from tabellion.core.roles import key_material, role_keys, verify_threshold
 from tabellion.errors import (
     MixAndMatchError,
@@ -53,6 +59,7 @@ class TrustedSet:
         gun: str | None = None,
         dialect: Dialect | None = None,
         limits: Limits | None = None,
+        pin: RootPin | None = None,
     ) -> None:
         """Start from a root the caller trusts already; its expiry doesn't matter (5.2).
 
@@ -60,19 +67,23 @@ class TrustedSet:
             root_data: The root, unverified.
             now: The moment the update begins.
             gun: The collection; Notary's roots are bound to theirs and can't do without it.
-            dialect: How the GUN writes its files; told by the root by default.
+            dialect: How the GUN writes its files, now and after; by default the root tells.
             limits: Bounds on sizes and counts.
+            pin: What every root has to meet, this one too.
 
         Raises:
-            VerificationError: The root is malformed or not signed by its own threshold.
+            VerificationError: The root is malformed, not signed by its own threshold or not pinned.
         """
         self.now = now
         self.gun = gun
+        self._pin = pin
         self.limits = limits or Limits()
         self.dialect = dialect or dialect_of(root_data)
+        self._may_convert = dialect is None
         unverified = self._parse("root", root_data)
         self.root: TrustedMetadata[Root] = _trust(unverified, "root", unverified.signed)
         self._verify_root_signers(self.root, now=None)
+        self._verify_pinned(self.root, leads_on=True)
         self.timestamp: TrustedMetadata[Timestamp] | None = None
         self.snapshot: TrustedMetadata[Snapshot] | None = None
         self.unusable: dict[tuple[str, str], TabellionError] = {}
@@ -83,21 +94,34 @@ class TrustedSet:
     def update_root(self, data: bytes) -> TrustedMetadata[Root]:
         """Take the root after the trusted one (5.3.4 to 5.3.7); expiry isn't judged here.
 
+        After a Notary root it may be a TUF root: from then on that is the dialect.
+
         Raises:
             ThresholdError: Not signed by a threshold of both the old and the new root keys.
             RollbackError: The version isn't exactly one higher.
+            UntrustedRootError: Not signed by a threshold of pinned keys.
             VerificationError: Malformed or too large.
         """
+        if self.dialect is NOTARY and self._may_convert and is_tuf_root(data):
+            converted: UnverifiedMetadata[Any] = TUF.parse(
+                "root", data, max_bytes=self.limits.root_bytes
+            )
+            self.root = verify_converted_root(self.root.signed, converted, gun=self.gun)
+            self.dialect = TUF
+            return self.root
         unverified = self._parse("root", data)
-        self.root = verify_next_root(
+        following = verify_next_root(
             self.root.signed, unverified, dialect=self.dialect, gun=self.gun
         )
+        self._verify_pinned(following, leads_on=True)
+        self.root = following
         return self.root
 
     def finish_root(self) -> None:
         """Refuse the final root if it, or what its keys are certified by, expired (5.3.10)."""
         verify_fresh("root", self.root.signed, self.now)
         self._verify_root_signers(self.root, now=self.now)
+        self._verify_pinned(self.root, leads_on=False)
 
     def load_timestamp(self, data: bytes) -> None:
         """Take a cached timestamp: expired, it still guards against rollback.
@@ -182,10 +206,15 @@ class TrustedSet:
     def load_targets(self, data: bytes, role: str, delegator: str) -> None:
         """Take a cached file as a guard against rollback, where the snapshot names no versions.
 
+        After a conversion that is the last Notary file of the role.
+
         Raises:
             VerificationError: Its delegator's keys don't vouch for it any more, or malformed.
         """
-        if isinstance(self.targets_meta(role), UnversionedMeta):
+        if self.dialect is TUF:
+            keys, entry = role_keys(self._delegator(delegator), role)
+            self._seen_files[role] = version_before(role, data, keys, entry), data
+        elif isinstance(self.targets_meta(role), UnversionedMeta):
             known: TrustedMetadata[Targets] = _trust(
                 self._parse(role, data), role, self._delegator(delegator)
             )
@@ -280,6 +309,10 @@ class TrustedSet:
     def _verify_root_signers(self, root: TrustedMetadata[Root], *, now: datetime | None) -> None:
         self.dialect.verify_root_signers(root.signed, root.signed_by, gun=self.gun, now=now)
 
+    def _verify_pinned(self, root: TrustedMetadata[Root], *, leads_on: bool) -> None:
+        if self._pin is not None:
+            self._pin.verify_root(root.signed, root.signed_by, now=self.now, leads_on=leads_on)
+
     def _compare_unversioned(
         self, old: TrustedMetadata[Snapshot], new: TrustedMetadata[Snapshot]
     ) -> None:
@@ -327,14 +360,33 @@ def verify_next_root(
     dialect.verify_root_signers(trusted, by_old.signed_by, gun=gun, now=None)
     accepted = _trust(unverified, "root", unverified.signed)
     dialect.verify_root_signers(accepted.signed, accepted.signed_by, gun=gun, now=None)
-    if unverified.version != trusted.version + 1:
+    _verify_follows(trusted, accepted)
+    return accepted
+
+
+def verify_converted_root(
+    trusted: Root, unverified: UnverifiedMetadata[Root], *, gun: str | None
+) -> TrustedMetadata[Root]:
+    """Judge the TUF root after a trusted Notary root; neither one's expiry is.
+
+    Raises:
+        ThresholdError: Not signed by a threshold of both the old and the new root keys.
+        RollbackError: The version isn't exactly one higher.
+    """
+    verify_signed_by_notary_root(trusted, unverified, gun=gun)
+    accepted = _trust(unverified, "root", unverified.signed)
+    _verify_follows(trusted, accepted)
+    return accepted
+
+
+def _verify_follows(trusted: Root, root: TrustedMetadata[Root]) -> None:
+    if root.version != trusted.version + 1:
         raise RollbackError(
-            f"root version {unverified.version} doesn't follow version {trusted.version}",
+            f"root version {root.version} doesn't follow version {trusted.version}",
             role="root",
-            found=unverified.version,
+            found=root.version,
             expected=trusted.version + 1,
         )
-    return accepted
 
 
 def have_online_keys_changed(old: Root, new: Root) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from tuf.api.metadata import Delegations, Role, Root, Targets
 from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.holders import set_holders
 from tabellion.core.publication import UploadedFile
 from tabellion.core.release import next_snapshot
 from tabellion.errors import CacheError, KeyStoreError, TabellionError
@@ -35,10 +36,12 @@ class Plan:
     Attributes:
         keys: Top-level role to its public keys.
         thresholds: Role to threshold; 1 where absent.
+        holders: Key id to its holder's name.
     """
 
     keys: Mapping[str, Sequence[Key]]
     thresholds: Mapping[str, int]
+    holders: Mapping[str, str] = field(default_factory=dict)
 
     def threshold(self, role: str) -> int:
         """Give a role's threshold."""
@@ -54,7 +57,10 @@ def first_files(
     now: datetime,
     local_snapshot: bool,
 ) -> list[UploadedFile]:
-    """Make and sign root, targets and, where the publisher holds its key, the snapshot."""
+    """Make root, targets and, where the publisher holds its key, the snapshot.
+
+    Signed by the keys that are here, which may be too few.
+    """
     roles = {role: Role([], plan.threshold(role)) for role in plan.keys}
     is_notary = dialect is NOTARY
     root = Root(
@@ -65,6 +71,7 @@ def first_files(
             if root.keys.get(key.keyid, key) != key:
                 raise KeyStoreError(f"two keys have the id {key.keyid[:64]}", hint="make new keys")
             root.add_key(key, role)
+    set_holders(root, plan.holders)
     delegations = Delegations({}, {}) if is_notary else None
     targets = Targets(expires=now + expiries.targets, delegations=delegations)
     made = [

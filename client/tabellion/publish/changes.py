@@ -132,7 +132,20 @@ class RemoveSigner:
         return f"remove signer {self.name}"
 
 
-Change: TypeAlias = SignTarget | RevokeTarget | AddSigner | RemoveSigner
+@dataclass(frozen=True)
+class Witness:
+    """Sign a targets role anew as it is: with another version and expiry."""
+
+    role: str
+
+    def __post_init__(self) -> None:
+        _check_role(self.role)
+
+    def __str__(self) -> str:
+        return f"witness {self.role}"
+
+
+Change: TypeAlias = SignTarget | RevokeTarget | AddSigner | RemoveSigner | Witness
 
 
 class Staged:
@@ -251,6 +264,8 @@ def _to_json(change: Change) -> dict[str, Any]:
             }
         case RemoveSigner():
             return {"kind": "remove-signer", "name": change.name}
+        case Witness():
+            return {"kind": "witness", "role": change.role}
 
 
 def _from_json(item: dict[str, Any]) -> Change:
@@ -277,6 +292,8 @@ def _from_json(item: dict[str, Any]) -> Change:
             )
         case "remove-signer":
             return RemoveSigner(item["name"])
+        case "witness":
+            return Witness(item["role"])
     raise ValueError(f"unknown kind {str(item['kind'])[:40]!r}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 from tabellion.core.limits import Limits
@@ -13,6 +15,7 @@ from tabellion.errors import (
     TransferError,
     UnreachableError,
 )
+from tabellion.publish.lost import PublishedFiles
 from tabellion.publish.retries import Retries
 from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signing import Built
@@ -32,8 +35,9 @@ class Delivery:
         attempts: How often it was built.
     """
 
-    def __init__(self, api: ServerApi, gun: str) -> None:
+    def __init__(self, api: ServerApi, gun: str, *, home: Path) -> None:
         self._api = api
+        self._kept = PublishedFiles(home, gun)
         self._gun = gun
         self._unanswered: list[Built] = []
         self.attempts = 0
@@ -74,6 +78,7 @@ class Delivery:
     async def _upload(self, built: Built) -> None:
         try:
             await self._api.upload(self._gun, built.files)
+            await asyncio.to_thread(self._kept.keep, built.files)
         except (UnreachableError, TransferError):
             self._unanswered.append(built)
             raise

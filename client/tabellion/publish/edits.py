@@ -15,7 +15,14 @@ from tabellion.core.notary_search import released_by
 from tabellion.core.roles import delegated_roles, role_keys, roles_asked
 from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
 from tabellion.publish import notary_edits
-from tabellion.publish.changes import AddSigner, Change, RemoveSigner, RevokeTarget, SignTarget
+from tabellion.publish.changes import (
+    AddSigner,
+    Change,
+    RemoveSigner,
+    RevokeTarget,
+    SignTarget,
+    Witness,
+)
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.state import Current
 
@@ -32,6 +39,7 @@ class Draft:
         signed_as: Target to the role that signs it.
         withdrawn: Target to the roles that don't sign it any more.
         first_files: New role to its first file, as its holders signed it.
+        witnessed: Roles to be signed anew though nothing in them changes.
     """
 
     current: Current
@@ -41,6 +49,7 @@ class Draft:
     signed_as: dict[str, str] = field(default_factory=dict)
     withdrawn: dict[str, list[str]] = field(default_factory=dict)
     first_files: dict[str, bytes] = field(default_factory=dict)
+    witnessed: set[str] = field(default_factory=set)
 
     def of(self, role: str) -> Targets:
         """Give a role's payload to be read: changed, current, or empty."""
@@ -148,6 +157,9 @@ def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
         KeyStoreError: No key here may do it.
     """
     for change in changes:
+        if isinstance(change, Witness):
+            _witness(draft, change.role)
+            continue
         if draft.is_notary:
             notary_edits.apply(draft, change, again=again)
             continue
@@ -160,6 +172,21 @@ def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
                 _add_signer(draft, change)
             case RemoveSigner():
                 _remove_signer(draft, change, again=again)
+
+
+def _witness(draft: Draft, role: str) -> None:
+    """Take a role as it was published last, also where too few of its keys signed that."""
+    draft.keys_of(role)
+    if role not in draft.payloads and role not in draft.current.roles:
+        left = draft.current.left.get(role)
+        if left is None:
+            raise UsageError(
+                f"{role[:80]} of {draft.current.gun} has published nothing yet",
+                hint=f"sign something with it: tabellion sign IMAGE --role {role[:80]}",
+            )
+        draft.payloads[role] = copy.deepcopy(left.signed)
+    draft.touched.add(role)
+    draft.witnessed.add(role)
 
 
 def _sign(draft: Draft, change: SignTarget) -> None:

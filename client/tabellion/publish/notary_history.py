@@ -17,7 +17,7 @@ from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp
 from tabellion.core.dialect import NOTARY
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.notary_dialect import parse_moment
+from tabellion.core.notary_reading import parse_moment
 from tabellion.errors import AccessDeniedError, NotFoundError, VerificationError
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.state import Current

@@ -24,6 +24,8 @@ class Published:
         attempts: How often it was built; above 1 if somebody else published first.
         incomplete: File to be passed to the next signer for ``cosign``; None if published.
         missing: Role to number of signatures that are missing still.
+        pending: Id under which the server keeps what is incomplete; empty if it doesn't.
+        not_kept: Why it doesn't, where it could have.
         signed_as: Target to the role that signs it.
         withdrawn: Target to the roles that don't sign it any more.
         shadowed: Target to the role whose word verifiers take instead: it's asked earlier, or
@@ -37,6 +39,8 @@ class Published:
     attempts: int = 1
     incomplete: Path | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
+    pending: str = ""
+    not_kept: str = ""
     signed_as: Mapping[str, str] = field(default_factory=dict)
     withdrawn: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shadowed: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +58,9 @@ class Initialized:
         targets_keys: Keys of the targets role.
         root: Bytes of root version 1, for verifiers to start from.
         made: Keys that were generated for it.
+        pending: Id under which the server keeps it until the other holders signed; empty once
+            it's published.
+        missing: Role to number of signatures that are missing still.
     """
 
     gun: str
@@ -61,6 +68,8 @@ class Initialized:
     targets_keys: tuple[KeyInfo, ...]
     root: bytes
     made: tuple[KeyInfo, ...]
+    pending: str = ""
+    missing: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,6 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish import partial
-from tabellion.publish.certificates import root_certificate
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -39,16 +38,21 @@ from tabellion.publish.changes import (
     RevokeTarget,
     SignTarget,
     Staged,
+    Witness,
 )
-from tabellion.publish.cosigning import add_signatures, changes_in_words
+from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
+from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
+from tabellion.publish.lost import LostFiles
+from tabellion.publish.named_keys import NamedKey
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
-from tabellion.publish.rotating import ROLES, Rotation, build_rotation
+from tabellion.publish.proposals import Proposals
+from tabellion.publish.root_edits import ROLES, RootEdit, build_root_edit
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.signing import (
     NOTARY_EXPIRIES,
@@ -60,6 +64,7 @@ from tabellion.publish.signing import (
     no_key,
 )
 from tabellion.publish.state import Current, StateReader, Trust
+from tabellion.publish.stolen import Doubt, survey, take_over
 from tabellion.publish.survey import role_states, signer_infos
 
 
@@ -102,6 +107,23 @@ class Publisher:
         self._expiries = expiries
         self._clock = clock or (lambda: datetime.now(UTC))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._converter = Converter(
+            self._api,
+            self._reader,
+            self._ring,
+            home=home,
+            expiries=self._expiries_of(TUF),
+            clock=self._clock,
+        )
+        self.proposals = Proposals(
+            self._api,
+            self._reader,
+            self._ring,
+            home=home,
+            expiries_of=self._expiries_of,
+            clock=self._clock,
+            locks=self._locks,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -271,6 +293,35 @@ class Publisher:
         current = await self._reader.read(parse_gun(gun))
         return signer_infos(current, await asyncio.to_thread(self._ring.held))
 
+    async def witness(self, gun: str, roles: Sequence[str], *, publish: bool = True) -> Published:
+        """Sign roles anew as they are: another version, a new expiry.
+
+        Revives one that expired or, in a delegated role, has too few valid signatures.
+
+        Args:
+            gun: The GUN.
+            roles: ``root`` alone, or targets roles.
+            publish: False stages it; a root isn't staged.
+
+        Raises:
+            UsageError: A role is the server's, or has published nothing.
+            KeyStoreError: No key of one is here.
+        """
+        online = {"snapshot", "timestamp"}.intersection(roles)
+        if not roles or online or ("root" in roles and (len(roles) > 1 or not publish)):
+            raise UsageError(
+                f"{' '.join(roles)[:80] or 'nothing'} can't be witnessed",
+                hint="name root alone, or targets roles; the server renews snapshot and timestamp",
+            )
+        if "root" in roles:
+            return await self.proposals.prepare_root(gun)
+        changes = [Witness(role) for role in roles]
+        if publish:
+            return await self._publish(parse_gun(gun), changes, again=False)
+        for change in changes[:-1]:
+            await self._stage(parse_gun(gun), change)
+        return await self._stage(parse_gun(gun), changes[-1])
+
     async def rotate(
         self, gun: str, role: str, *, keys: Sequence[str] = (), server: bool = False
     ) -> Published:
@@ -282,9 +333,11 @@ class Publisher:
             keys: Ids or names of its new keys in the key store; one is made if none is given.
             server: Let the server make and hold it: a snapshot key, or the timestamp's always.
 
+        With fewer than the thresholds of keys here, it becomes a proposal.
+
         Raises:
-            UsageError: The server holds no keys of that role, or the role no keys that are here.
-            KeyStoreError: A key that has to sign isn't here.
+            UsageError: The server holds no keys of that role, or it has those keys already.
+            KeyStoreError: No root key is here.
         """
         name = parse_gun(gun)
         is_online = role == "timestamp" or server
@@ -297,7 +350,7 @@ class Publisher:
             raise UsageError(
                 f"the {role} key is the server's to make", hint="leave --key or --server out"
             )
-        delivery = Delivery(self._api, name)
+        delivery = Delivery(self._api, name, home=self._home)
         made: list[Key] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
@@ -308,19 +361,22 @@ class Publisher:
                 made.append(await self._api.rotate_online_key(name, role, dialect))
             elif not made:
                 made.extend(await asyncio.to_thread(self._new_keys, current, role, keys))
-            now = self._clock()
+            if {key.keyid for key in made} == set(current.root.roles[role].keyids):
+                raise UsageError(
+                    f"those are the keys that {role} has already", hint="give another --key"
+                )
             return await asyncio.to_thread(
-                build_rotation,
+                build_root_edit,
                 current,
-                Rotation(role, tuple(made)),
+                RootEdit(keys={role: made}),
                 self._ring,
                 expiries=self._expiries_of(current.trusted.dialect),
-                now=now,
+                now=self._clock(),
             )
 
         async with self._locks[name]:
             built = await delivery.bring(build)
-        return Published(name, built.versions, delivery.attempts)
+        return await self.proposals.keep(name, built, delivery.attempts)
 
     def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
         """Give a role's new keys as the GUN's metadata will list them, one made if none is named.
@@ -328,8 +384,8 @@ class Publisher:
         A key that is made stays if the rotation fails: it can be named then.
         """
         dialect, gun = current.trusted.dialect, current.gun
-        infos = [self._keystore.find(text) for text in named]
-        if not infos:
+        found = [NamedKey.read(text, self._keystore) for text in named]
+        if not found:
             passphrase = self._passphrases.new(role)
             info = self._keystore.generate(
                 role,
@@ -338,53 +394,60 @@ class Publisher:
                 gun=None if role == "root" else gun,
             )
             self._passphrases.remember(info.keyid, passphrase)
-            infos = [info]
-        if dialect is NOTARY and role == "root":
-            now = self._clock()
-            return [root_certificate(self._ring.private(info), gun, now=now) for info in infos]
-        return [dialect.adopt_key(info.key) for info in infos]
+            found = [NamedKey(info.key, info)]
+        now = self._clock()
+        return [key.listed(role, dialect, self._ring, gun, now=now) for key in found]
 
-    async def cosign(
-        self, file: Path, *, show: Callable[[Sequence[str]], None] | None = None
-    ) -> Published:
-        """Add the signatures of keys here to a partly signed publication; upload it when enough.
-
-        Args:
-            file: Rewritten while signatures are missing, removed once it's published.
-            show: Told in words what it changes, before anything is signed.
+    async def bring_back(self, gun: str) -> dict[str, int]:
+        """Publish again what the server lost by an old backup; role to version.
 
         Raises:
-            MalformedMetadataError: It was changed after somebody signed it.
-            KeyStoreError: No key here is one of those that are missing.
+            UsageError: This home holds nothing of the GUN.
+            RefusedPublicationError: The server refused it.
         """
+        name = parse_gun(gun)
+        async with self._locks[name]:
+            return await LostFiles(self._api, self._home, name).bring_back()
+
+    async def signed_since(self, gun: str, signer: str, since: datetime) -> list[Doubt]:
+        """Tell what became of each target of a signer since a moment, aware.
+
+        Raises:
+            UsageError: There's no such signer.
+        """
+        current = await self._reader.read(parse_gun(gun))
+        return await survey(self._api, current, signer, since)
+
+    async def take_over(
+        self, gun: str, signer: str, doubts: Sequence[Doubt], vouched: Collection[str]
+    ) -> Published:
+        """Withdraw a signer whose key is stolen, and sign as owner what is vouched for.
+
+        Args:
+            gun: The GUN.
+            signer: The delegated role.
+            doubts: From ``signed_since``: what was signed before stays as it was then.
+            vouched: Targets added or changed since that are all right.
+        """
+        changes = take_over(signer, doubts, vouched)
+        return await self._publish(parse_gun(gun), changes, again=False)
+
+    async def cosign(self, file: Path, *, show: Show | None = None) -> Published:
+        """Add signatures to a file's proposal; see ``Proposals.cosign_file``."""
         held = await asyncio.to_thread(partial.read, file)
+        if held.is_conversion:
+            async with self._locks[parse_gun(held.gun)]:
+                return await self._converter.cosign(file, held, show)
+        return await self.proposals.cosign_file(file, show=show)
 
-        async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.with_left(await self._reader.read(held.gun))
-            now = self._clock()
-            if show is not None and not is_retry:
-                show(await asyncio.to_thread(changes_in_words, current, held.files))
-            built = await asyncio.to_thread(
-                add_signatures,
-                current,
-                held.files,
-                self._ring,
-                expiries=self._expiries_of(current.trusted.dialect),
-                now=now,
-            )
-            if built.missing:
-                await asyncio.to_thread(partial.write, file, held.gun, built.files)
-            elif built.files:
-                await asyncio.to_thread(judge, current, built.files, now=now)
-            return built
+    async def preview_conversion(self, wish: Wish) -> Preview:
+        """Tell what ``convert`` would do; raises as that does."""
+        return await self._converter.preview(wish)
 
-        async with self._locks[parse_gun(held.gun)]:
-            delivery = Delivery(self._api, held.gun)
-            built = await delivery.bring(build)
-            if built.missing:
-                return Published(held.gun, {}, delivery.attempts, file, built.missing)
-            await asyncio.to_thread(partial.remove, file)
-        return Published(held.gun, built.versions, delivery.attempts)
+    async def convert(self, wish: Wish, agree: Agree) -> Published:
+        """Make a Notary GUN a TUF GUN, or found one with its content; see ``Converter.convert``."""
+        async with self._locks[wish.beside or wish.gun]:
+            return await self._converter.convert(wish, agree)
 
     async def history(
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
@@ -438,7 +501,7 @@ class Publisher:
         return outcome
 
     async def _publish(self, gun: Gun, changes: Sequence[Change], *, again: bool) -> Published:
-        delivery = Delivery(self._api, gun)
+        delivery = Delivery(self._api, gun, home=self._home)
         drafts: list[Draft] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
@@ -449,25 +512,18 @@ class Publisher:
         async with self._locks[gun]:
             built = await delivery.bring(build)
         draft = drafts[-1]
-        outcome = Published(
-            gun,
-            {} if built.missing else built.versions,
-            delivery.attempts,
-            missing=built.missing,
+        return replace(
+            await self.proposals.keep(gun, built, delivery.attempts),
             signed_as=draft.signed_as,
             withdrawn=draft.withdrawn,
             shadowed=draft.shadowed(),
         )
-        if not built.missing:
-            return outcome
-        path = partial.path_for(self._home, gun, built.versions, built.files)
-        await asyncio.to_thread(partial.write, path, gun, built.files)
-        return replace(outcome, incomplete=path)
 
     async def _build(
         self, gun: Gun, changes: Sequence[Change], *, again: bool
     ) -> tuple[Draft, Built]:
-        current = await self._reader.with_left(await self._reader.read(gun))
+        revives = [change.role for change in changes if isinstance(change, Witness)]
+        current = await self._reader.with_left(await self._reader.read(gun, revives=revives))
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
         now = self._clock()

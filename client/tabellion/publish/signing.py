@@ -73,6 +73,10 @@ class KeyRing:
         """Tell which keys' private part is here."""
         return HeldKeys(frozenset(info.fingerprint for info in self.keystore.list()))
 
+    def names(self) -> dict[str, str]:
+        """Give fingerprint to name of the keys here that have one."""
+        return {info.fingerprint: info.name for info in self.keystore.list() if info.name}
+
     def open(
         self, dialect: Dialect, keys: Mapping[str, Key], keyids: Sequence[str], *, at_most: int
     ) -> list[Signer]:
@@ -157,20 +161,28 @@ def with_snapshot(
     *,
     expiries: Expiries,
     now: datetime,
+    root: Root | None = None,
 ) -> tuple[list[UploadedFile], dict[str, int]]:
-    """Add a snapshot if its keys are here; else the server signs it."""
-    entry = current.root.roles["snapshot"]
-    if len(ring.held().among(current.root.keys, entry.keyids)) < entry.threshold:
+    """Add a snapshot if its keys are here; else the server signs it.
+
+    ``root`` is the one in force afterwards; None for the current one.
+    """
+    root = root or current.root
+    entry = root.roles["snapshot"]
+    if len(ring.held().among(root.keys, entry.keyids)) < entry.threshold:
         return list(files), dict(versions)
-    held = current.trusted.snapshot
+    held, dialect = current.trusted.snapshot, current.trusted.dialect
     snapshot = next_snapshot(
-        current.trusted.dialect,
+        dialect,
         held.signed if held is not None else None,
-        {item.role: (versions[item.role], item.data) for item in files},
+        {
+            item.role: (versions[item.role], item.data)
+            for item in files
+            if item.role != "root" or dialect.lists_root
+        },
         expires_at=now + expiries.snapshot,
     )
-    dialect = current.trusted.dialect
-    signers = ring.open(dialect, current.root.keys, entry.keyids, at_most=entry.threshold)
+    signers = ring.open(dialect, root.keys, entry.keyids, at_most=entry.threshold)
     data = dialect.sign(snapshot, signers)
     return (
         [*files, UploadedFile("snapshot", data)],
@@ -178,14 +190,18 @@ def with_snapshot(
     )
 
 
-def judge(current: Current, files: Sequence[UploadedFile], *, now: datetime) -> None:
+def judge(
+    current: Current, files: Sequence[UploadedFile], *, now: datetime, root: Root | None = None
+) -> None:
     """Ask the server's rules before the server: what breaks one isn't sent.
+
+    ``root`` is the one in force afterwards; None for the current one.
 
     Raises:
         RefusedPublicationError: A rule is broken.
         VerificationError: A file is expired, too large or wrongly signed.
     """
-    root = current.root
+    root = root or current.root
     online = OnlineKeys(
         snapshot=[]
         if any(item.role == "snapshot" for item in files)
@@ -230,7 +246,12 @@ def _to_renew(
     found: dict[str, Targets] = {}
     for role in sorted(draft.touched.difference(changed)):
         published = draft.current.roles.get(role)
-        if published is None or published.expires_at - now < expiries.targets * _RENEW_BELOW:
+        is_due = role in draft.witnessed
+        if (
+            is_due
+            or published is None
+            or published.expires_at - now < expiries.targets * _RENEW_BELOW
+        ):
             found[role] = draft.edit(role)
     return found
 

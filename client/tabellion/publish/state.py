@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from tabellion.core.role_requests import RoleRequest
 from tabellion.core.roles import delegated_roles
 from tabellion.core.search import walk_roles
 from tabellion.core.trusted_set import TrustedSet, verify_hashes
-from tabellion.errors import ExpiredMetadataError, NotFoundError, UnknownGunError
+from tabellion.errors import ExpiredMetadataError, NotFoundError, ThresholdError, UnknownGunError
 from tabellion.publish.server_api import ServerApi
 from tabellion.verify.cache import MetadataCache
 
@@ -91,12 +91,16 @@ class StateReader:
         self._home = home
         self._seen: dict[tuple[str, str], tuple[str, bytes]] = {}
 
-    async def read(self, gun: str, *, renews_root: bool = False) -> Current:
+    async def read(
+        self, gun: str, *, renews_root: bool = False, revives: Collection[str] = ()
+    ) -> Current:
         """Verify and read the current state.
 
         Args:
             gun: The GUN.
             renews_root: The caller is here to follow an expired root by a new one.
+            revives: Delegated roles that it's here to sign anew: too few signatures of theirs
+                don't matter, they are left out.
 
         Raises:
             VerificationError: It must not be built upon.
@@ -121,7 +125,12 @@ class StateReader:
                 request = next(walk)
             except StopIteration as stop:
                 return _current(gun, trusted, stop.value)
-            await self._load(gun, trusted, request)
+            try:
+                await self._load(gun, trusted, request)
+            except ThresholdError as error:
+                if request.role not in revives or not request.optional:
+                    raise
+                trusted.note_unusable(request.role, request.delegator, error)
 
     async def _refresh(self, gun: str, *, renews_root: bool) -> TrustedSet:
         as_of: datetime | None = None

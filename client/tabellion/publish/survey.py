@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tabellion.core.notary_dialect import patterns_of
+from tabellion.core.notary_delegations import patterns_of
 from tabellion.core.roles import role_keys
 from tabellion.publish.changes import Change
 from tabellion.publish.edits import Draft

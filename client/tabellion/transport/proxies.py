@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
+from typing import Final
 from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
 from tabellion.errors import ConfigurationError
+
+_V4: Final = 4
+_V6: Final = 6
+_LOOPBACK_V6: Final = ipaddress.IPv6Address("::1")
+_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")
 
 
 def proxy_of(url: URL) -> URL | None:
@@ -40,15 +47,44 @@ def proxy_of(url: URL) -> URL | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether ``host[:port]`` is this machine: ``localhost``, 127.0.0.0/8 or ``[::1]``."""
-    name = host
+    """Tell whether ``host[:port]`` is plainly here: ``localhost``, 127.0.0.0/8 or ``[::1]``.
+
+    Other spellings, which a resolver may or may not take for it, are not: whatever is trusted for
+    being here has to be here for everybody who reads the name.
+    """
+    name, rest = host, ""
     if host.startswith("["):
-        name = host[1:].partition("]")[0]
+        name, _, rest = host[1:].partition("]")
     elif host.count(":") == 1:
         name = host.partition(":")[0]
+    if rest and not rest.startswith(":"):
+        return False
     if name == "localhost":
         return True
     try:
-        return ipaddress.ip_address(name).is_loopback
+        address = ipaddress.ip_address(name)
     except ValueError:
         return False
+    # Pythons differ on mapped addresses; one with a zone isn't equal.
+    return address == _LOOPBACK_V6 if address.version == _V6 else address.is_loopback
+
+
+def may_be_here(name: str) -> bool:
+    """Tell whether a host, without port or brackets, may lead to this machine by its mere spelling.
+
+    Wider than ``is_loopback``, for what must not be reached: ``0.0.0.0``, ``127.1``,
+    ``2130706433``, ``localhost.``, mapped addresses and the like.
+    """
+    plain = name.lower().rstrip(".").partition("%")[0]
+    if plain == "localhost" or plain.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(plain)
+    except ValueError:
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(plain))  # as resolvers read numbers
+        except (OSError, ValueError):
+            return False
+    found = getattr(address, "ipv4_mapped", None) or address
+    in_this_network = found.version == _V4 and found in _THIS_NETWORK
+    return found.is_loopback or found.is_unspecified or in_this_network

@@ -16,7 +16,7 @@ from yarl import URL
 from tabellion.core import strict_json
 from tabellion.errors import VerificationError
 from tabellion.transport.credentials import Credentials
-from tabellion.transport.proxies import is_loopback
+from tabellion.transport.proxies import is_loopback, may_be_here
 
 MAX_TOKEN_BYTES: Final = 64 * 1024
 _CLIENT_ID: Final = "tabellion"
@@ -87,10 +87,12 @@ def is_safe_realm(realm: str, base: str, *, may_use_http: Callable[[str], bool])
     try:
         url = URL(realm)
         host = url.host_port_subcomponent or ""
-        # What may be plain is told by the host alone; a user before it could look like one.
-        is_plain = url.scheme == "http" and may_use_http(host)
+        name = url.host or ""
+        # What may be plain is told by the host alone; a user before it could look like one. A dot
+        # behind it is dropped there, but not by who resolves the name.
+        is_plain = url.scheme == "http" and may_use_http(host) and not name.endswith(".")
         has_user = url.user is not None or url.password is not None
-        strays = is_loopback(host) and not is_loopback(URL(base).host or "")
+        strays = may_be_here(name) and not is_loopback(URL(base).host or "")
     except ValueError:
         return False
     return bool(host) and not has_user and not strays and (url.scheme == "https" or is_plain)

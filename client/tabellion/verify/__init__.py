@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tabellion.verify.client import Listing, TrustClient
     from tabellion.verify.image import Signer, VerifiedImage
+    from tabellion.verify.pins import load_notary_pinning
     from tabellion.verify.sync import SyncTrustClient
 
-__all__ = ["Listing", "Signer", "SyncTrustClient", "TrustClient", "VerifiedImage"]
+__all__ = [
+    "Listing",
+    "Signer",
+    "SyncTrustClient",
+    "TrustClient",
+    "VerifiedImage",
+    "load_notary_pinning",
+]
 
 _HOMES = {
     "Listing": "client",
@@ -17,6 +25,7 @@ _HOMES = {
     "SyncTrustClient": "sync",
     "TrustClient": "client",
     "VerifiedImage": "image",
+    "load_notary_pinning": "pins",
 }
 
 

@@ -1,20 +1,22 @@
-"""The first root of a GUN: given as a file, found by a root key or by anchors, or at first use.
+"""The first root of a GUN: given as a file, found by a key, by a pin or anchors, or at first use.
 
 A root once trusted is kept and comes first from then on; a pin given later must agree with it.
+Where ``trust_pinning`` speaks of a GUN, every root of it has to meet that, however it was found.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from tabellion.core.anchors import AnchorJudge
-from tabellion.core.dialect import NOTARY, dialect_of
+from tabellion.core.dialect import NOTARY, TUF, dialect_of
 from tabellion.core.fingerprints import is_signed_by, parse_fingerprint
 from tabellion.core.limits import Limits
+from tabellion.core.pinning import RootPin, TrustPinning
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
@@ -39,11 +41,13 @@ class Pin:
         root: The root file, or where it is.
         fingerprint: Id of a root key, or hex SHA-256 of its public bytes.
         first_use: Trust the server's first root if nothing is known yet.
+        trust_pinning: What every root of certain GUNs has to meet.
     """
 
     root: bytes | Path | None = None
     fingerprint: str | None = None
     first_use: bool = False
+    trust_pinning: TrustPinning = field(default_factory=TrustPinning)
 
     def __post_init__(self) -> None:
         """Refuse a fingerprint that can't be one.
@@ -77,7 +81,11 @@ class Pin:
 
 
 class Bootstrap:
-    """Finds the root to start an update of one GUN from."""
+    """Finds the root to start an update of one GUN from.
+
+    Attributes:
+        root_pin: What every root of the GUN has to meet, or None.
+    """
 
     def __init__(
         self,
@@ -97,25 +105,34 @@ class Bootstrap:
         self._now = now
         self._limits = limits
         self._judge = judge
+        self.root_pin = pin.trust_pinning.pin_for(gun)
 
     async def begin(self, fetch: FetchRoot) -> tuple[TrustedSet, str]:
         """Give a set that holds the root, and, in words, why it's trusted.
 
         Raises:
-            UntrustedRootError: Nothing is pinned, or the pin disagrees with what is kept or served.
+            UntrustedRootError: Nothing is pinned, or a pin disagrees with what is kept or served.
             UnknownGunError: The server holds no first root.
             ServerAnswerError: It isn't a trust server.
         """
         given = await asyncio.to_thread(self._pin.read)
         kept = await asyncio.to_thread(self._newest_kept)
         if kept is not None:
-            return await asyncio.to_thread(self._agreed, kept, given)
+            agreed, how = await asyncio.to_thread(self._agreed, kept, given)
+            return await asyncio.to_thread(self._pinned_kept, agreed), how
         if given is not None:
             found, how = await asyncio.to_thread(self._open_given, given), "root file"
         elif self._pin.fingerprint is not None:
             found, how = await self._by_fingerprint(fetch), "root key"
         elif self._judge is not None:  # first use is never enough then
             found, how = await self._by_anchors(fetch, self._judge), self._judge.name
+        elif self.root_pin is not None:
+            found, how = await self._by_root_pin(fetch, self.root_pin), "trust pinning"
+        elif self._pin.trust_pinning.disable_tofu:
+            raise UntrustedRootError(
+                f"no root of {self._gun} is trusted yet, and trust_pinning disables first use",
+                hint="pin its root key under trust_pinning.certs, or give --root or --root-key",
+            )
         elif self._pin.first_use:
             first = await self._first(fetch)
             found, how = await asyncio.to_thread(self._open, first), "first use"
@@ -124,8 +141,25 @@ class Bootstrap:
                 f"no root of {self._gun} is trusted yet",
                 hint="give its root file (--root) or root key fingerprint (--root-key)",
             )
+        found = await asyncio.to_thread(self._pinned, found)
         await asyncio.to_thread(self._cache.save_pin, how)
         return found, how
+
+    def _pinned(self, found: TrustedSet) -> TrustedSet:
+        """Give the set anew, held to the GUN's pin from here on."""
+        if self.root_pin is None:
+            return found
+        return self._open(found.root.data, self.root_pin)
+
+    def _pinned_kept(self, kept: TrustedSet) -> TrustedSet:
+        try:
+            return self._pinned(kept)
+        except UntrustedRootError as error:
+            raise UntrustedRootError(
+                f"what is kept doesn't meet the pin: {error.message}",
+                hint=f"if its key is right, add it to the pin; if the pin is, "
+                f"remove {self._cache.folder} and verify again",
+            ) from error
 
     def _newest_kept(self) -> TrustedSet | None:
         """Open the current root, or after damage the newest one kept that is whole."""
@@ -193,17 +227,39 @@ class Bootstrap:
 
     async def _by_anchors(self, fetch: FetchRoot, judge: AnchorJudge) -> TrustedSet:
         """Find a root that the anchors allow; whether the newest is, the update judges."""
+        return await self._walk_to(
+            await self._first(fetch), fetch, lambda trusted: judge.verify_root(trusted.root)
+        )
+
+    async def _by_root_pin(self, fetch: FetchRoot, pin: RootPin) -> TrustedSet:
+        """Find a root that the GUN's pin allows, as far as the way there goes.
+
+        Of a Notary GUN that is the current one, as Notary has it: the way there may have begun with
+        keys that nobody pins any more. One that was converted since is walked to its TUF roots.
+        """
+        first = await self._first(fetch)
+        if dialect_of(first) is NOTARY:
+            current = await self._current_root(fetch)
+            if current is not None and dialect_of(current) is NOTARY:
+                return await asyncio.to_thread(self._open, current, pin)
+        return await self._walk_to(first, fetch, lambda _: None)
+
+    async def _walk_to(
+        self, first: bytes, fetch: FetchRoot, verify: Callable[[TrustedSet], None]
+    ) -> TrustedSet:
+        """Walk to a root that passes, and meets the GUN's pin if it has one."""
         refusals: list[UntrustedRootError] = []
 
         def is_allowed(trusted: TrustedSet) -> bool:
             try:
-                judge.verify_root(trusted.root)
+                verify(trusted)
+                self._pinned(trusted)
             except UntrustedRootError as error:
                 refusals.append(error)
                 return False
             return True
 
-        found = await self._walk(await self._first(fetch), fetch, is_allowed)
+        found = await self._walk(first, fetch, is_allowed)
         if found is None:
             raise refusals[-1]
         return found
@@ -230,18 +286,38 @@ class Bootstrap:
         try:
             return check_is_no_page(self._url, await fetch(1))
         except NotFoundError as error:
-            data = await self._current_notary_root(fetch)
+            data = await self._oldest_notary_root(fetch)
             if data is None:
                 raise unknown_gun(self._gun, self._url, error) from error
             return data
 
-    async def _current_notary_root(self, fetch: FetchRoot) -> bytes | None:
-        """Give the current root of a Notary GUN: its first may be version 2, or be lost."""
+    async def _oldest_notary_root(self, fetch: FetchRoot) -> bytes | None:
+        """Give a root of a Notary GUN to start from: its first may be version 2, or be lost.
+
+        Of one that was converted since, it's the second, or the TUF root that followed a lost one.
+        """
+        data = await self._current_root(fetch)
+        if data is None or dialect_of(data) is NOTARY:
+            return data
+        try:
+            newest = TUF.parse("root", data, max_bytes=self._limits.root_bytes)
+        except VerificationError:
+            return None
+        for version in range(2, min(newest.version, self._limits.root_rotations) + 1):
+            try:
+                return await fetch(version)
+            except NotFoundError:
+                continue
+        return None
+
+    async def _current_root(self, fetch: FetchRoot) -> bytes | None:
+        """Give what the server shows as its current root, None if that's no root of either kind."""
         try:
             data = await fetch(None)
-            return data if dialect_of(data) is NOTARY else None
+            dialect_of(data)
         except (NotFoundError, VerificationError):
             return None
+        return data
 
     def _open_given(self, data: bytes) -> TrustedSet:
         try:
@@ -251,5 +327,5 @@ class Bootstrap:
                 f"{self._pin.name} isn't a TUF root: {error.message}", hint=_HINT
             ) from error
 
-    def _open(self, data: bytes) -> TrustedSet:
-        return TrustedSet(data, now=self._now, gun=self._gun, limits=self._limits)
+    def _open(self, data: bytes, pin: RootPin | None = None) -> TrustedSet:
+        return TrustedSet(data, now=self._now, gun=self._gun, limits=self._limits, pin=pin)

@@ -22,6 +22,7 @@ from tabellion.core.anchors import Anchor, find_anchor
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, parse_gun, parse_reference
+from tabellion.core.pinning import TrustPinning
 from tabellion.core.role_requests import TargetMatch
 from tabellion.core.search import find_all, signers_of, walk_roles
 from tabellion.core.trusted_set import TrustedSet
@@ -94,6 +95,7 @@ class TrustClient:
         clock: Callable[[], datetime] | None = None,
         fetcher: Fetcher | None = None,
         mirrors: Sequence[str] = (),
+        trust_pinning: TrustPinning | None = None,
     ) -> None:
         """Take what verifying needs; nothing is read or sent yet.
 
@@ -110,6 +112,8 @@ class TrustClient:
             clock: Gives the current moment, aware.
             fetcher: Gets the files; HTTP by default. The caller closes its own.
             mirrors: Base URLs to ask, in turn, for what the server can't give.
+            trust_pinning: What every root of certain GUNs has to meet, and whether first use may
+                be enough; ``load_notary_pinning`` reads it from Notary's configuration.
 
         Raises:
             ConfigurationError: The server isn't an http(s) URL, or the CA file can't be used.
@@ -123,7 +127,7 @@ class TrustClient:
             )
         self._server = server.rstrip("/")
         self._home = Path(home)
-        self._pin = Pin(root, root_fingerprint, first_use)
+        self._pin = Pin(root, root_fingerprint, first_use, trust_pinning or TrustPinning())
         self._may_be_offline = offline == "last-known"
         self._limits = limits or Limits()
         self._clock = clock or (lambda: datetime.now(UTC))
@@ -306,6 +310,9 @@ class TrustClient:
     async def _update(self, gun: Gun, cache: MetadataCache, ordinal: int, now: datetime) -> View:
         base_url = f"{self._server}/v2/{quote(gun, safe='/:@')}/_trust/tuf"
         ground = await self._grounds.of(gun)
+        bootstrap = Bootstrap(
+            gun, base_url, ground.pin, cache, now=now, limits=self._limits, judge=ground.judge
+        )
         updater = Updater(
             base_url,
             gun=gun,
@@ -313,6 +320,7 @@ class TrustClient:
             cache=cache,
             now=now,
             limits=self._limits,
+            pin=bootstrap.root_pin,
             judge=ground.judge,
         )
 
@@ -322,9 +330,6 @@ class TrustClient:
                 f"{base_url}/{name}", max_bytes=self._limits.root_bytes
             )
 
-        bootstrap = Bootstrap(
-            gun, base_url, ground.pin, cache, now=now, limits=self._limits, judge=ground.judge
-        )
         trusted, pinned = await bootstrap.begin(fetch_root)
         pinned = ground.in_words(pinned)
         anchors = ground.judge.anchors if ground.judge is not None else ()
@@ -354,6 +359,7 @@ class TrustClient:
             offline="last-known" if self._may_be_offline else "deny",
             limits=self._limits,
             clock=self._clock,
+            trust_pinning=self._pin.trust_pinning,
             fetcher=self._plain_fetcher,  # the mirrors are of this server
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from tabellion.core.anchors import Anchor
 from tabellion.core.limits import Limits
+from tabellion.core.pinning import TrustPinning
 from tabellion.core.role_requests import TargetMatch
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.verify.client import Listing, TrustClient
@@ -40,6 +41,7 @@ class SyncTrustClient:
         limits: Limits | None = None,
         clock: Callable[[], datetime] | None = None,
         mirrors: Sequence[str] = (),
+        trust_pinning: TrustPinning | None = None,
     ) -> None:
         self._client = TrustClient(
             server,
@@ -52,6 +54,7 @@ class SyncTrustClient:
             limits=limits,
             clock=clock,
             mirrors=mirrors,
+            trust_pinning=trust_pinning,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(

@@ -15,7 +15,10 @@ from typing import TypeVar
 from tuf.api.metadata import MetaFile
 
 from tabellion.core.anchors import AnchorJudge
+from tabellion.core.conversion import notary_name
+from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
+from tabellion.core.pinning import RootPin
 from tabellion.core.role_requests import RoleRequest
 from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
 from tabellion.errors import (
@@ -47,6 +50,7 @@ class Updater:
         cache: MetadataCache,
         now: datetime,
         limits: Limits | None = None,
+        pin: RootPin | None = None,
         judge: AnchorJudge | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
@@ -58,6 +62,7 @@ class Updater:
         self._cache = cache
         self._now = now
         self._limits = limits or Limits()
+        self._pin = pin
         self._judge = judge
         self._seen_root = 0  # newest version that was ever kept
         self._unkept_roots: list[tuple[int, bytes]] = []
@@ -132,8 +137,9 @@ class Updater:
         await _off_loop(lambda: self._load_cached(role, take, strict=offline))
         if trusted.role(role, delegator) is not None:
             return
+        seen = notary_name(role) if trusted.dialect is TUF else role
         await _off_loop(
-            lambda: self._load_cached(role, lambda old: trusted.load_targets(old, role, delegator))
+            lambda: self._load_cached(seen, lambda old: trusted.load_targets(old, role, delegator))
         )
         data = await self._fetch_named(trusted, role, meta)
 
@@ -163,7 +169,9 @@ class Updater:
                 trusted.note_unusable(step.role, step.delegator, error)
 
     def _open(self, root_data: bytes) -> TrustedSet:
-        return TrustedSet(root_data, now=self._now, gun=self._gun, limits=self._limits)
+        return TrustedSet(
+            root_data, now=self._now, gun=self._gun, limits=self._limits, pin=self._pin
+        )
 
     async def _fetch_named(self, trusted: TrustedSet, role: str, meta: MetaFile) -> bytes:
         name = trusted.dialect.named_file(role, meta, root=trusted.root.signed)
@@ -196,10 +204,13 @@ class Updater:
         return 0
 
     def _take_root(self, trusted: TrustedSet, data: bytes) -> None:
-        old = trusted.root.signed
+        old, dialect = trusted.root.signed, trusted.dialect
         trusted.update_root(data)
-        if have_online_keys_changed(old, trusted.root.signed):
-            self._must_drop = True  # 5.3.11
+        # 5.3.11. The timestamp and snapshot of a Notary GUN that was converted can't be read any
+        # more, and its new ones have new keys; what was seen of its targets roles still counts.
+        is_converted = trusted.dialect is not dialect
+        if is_converted or have_online_keys_changed(old, trusted.root.signed):
+            self._must_drop = True
         self._keep_root(trusted)
 
     def _keep_root(self, trusted: TrustedSet) -> None:

@@ -22,6 +22,7 @@ from rich.table import Table
 from tabellion.errors import ConfigurationError
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.migration.held import HeldSource
 from tabellion_server.migration.importing import Importer, Outcome, Status, Target
 from tabellion_server.migration.rows import Source
 from tabellion_server.migration.signer_rows import SignerRow, passphrase_variable
@@ -48,7 +49,9 @@ STYLES: Final = {
     "--signer-db postgresql://reader@db/notarysigner --dry-run",
 )
 @click.option(
-    "--server-db", required=True, help="notary-server's database: postgresql://, mysql://, a dump."
+    "--server-db",
+    help="notary-server's database: postgresql://, mysql://, a dump; without it keys come for what "
+    "is here already.",
 )
 @click.option("--signer-db", help="notary-signer's database, likewise; without it no keys come.")
 @click.option(
@@ -67,7 +70,7 @@ STYLES: Final = {
     help="TOML file of the server to import into.",
 )
 def import_notary(
-    server_db: str,
+    server_db: str | None,
     signer_db: str | None,
     variables: tuple[str, ...],
     pattern: str,
@@ -79,6 +82,11 @@ def import_notary(
 
     Exit status: 0 all is here, 1 some GUNs couldn't be imported, 2 configuration, 3 trouble.
     """
+    if server_db is None and signer_db is None:
+        raise ConfigurationError(
+            "nothing to import from",
+            hint="give --server-db; or --signer-db alone, for the keys of what was mirrored",
+        )
     settings = load_settings(config)
     places = _alias_variables(variables)
     outcomes = asyncio.run(
@@ -91,7 +99,7 @@ def import_notary(
 
 async def _import_all(
     settings: Settings,
-    server_db: str,
+    server_db: str | None,
     signer_db: str | None,
     places: Mapping[str, str],
     pattern: str,
@@ -107,19 +115,26 @@ async def _import_all(
             stack.push_async_callback(asyncio.to_thread, source.close)
             return source
 
-        source = await opened(server_db, _SERVER_TABLES)
+        source = await opened(server_db, _SERVER_TABLES) if server_db is not None else None
         keys: list[SignerRow] | None = None
         if signer_db is not None:
-            signer = source if signer_db == server_db else await opened(signer_db, _SIGNER_TABLES)
+            same = source if signer_db == server_db else None
+            signer = same or await opened(signer_db, _SIGNER_TABLES)
             keys = await asyncio.to_thread(signer.signer_keys)
+        target: Target | None = None
+        if source is None:
+            target = await open_preview(settings, stack)
+            source = _held(target, settings)
         guns = await asyncio.to_thread(source.guns)
         chosen = [gun for gun in guns if fnmatch.fnmatchcase(gun, pattern)]
         if not chosen:
+            place = shown(server_db) if server_db is not None else f"store {settings.sqlite_path}"
             raise ConfigurationError(
-                f"none of the {len(guns)} GUNs of {shown(server_db)} is like {pattern[:100]!r}",
+                f"none of the {len(guns)} GUNs of {place} is like {pattern[:100]!r}",
                 hint="give another --gun pattern, or another database",
             )
-        target = await (open_preview if dry_run else open_target)(settings, stack)
+        if target is None:
+            target = await (open_preview if dry_run else open_target)(settings, stack)
         importer = Importer(
             source,
             target,
@@ -142,8 +157,18 @@ async def _import_all(
         return outcomes
 
 
+def _held(target: Target | None, settings: Settings) -> Source:
+    """Give what is here, for which keys alone are to come."""
+    if target is None:
+        raise ConfigurationError(
+            f"there is no store {settings.sqlite_path} yet whose GUNs could get keys",
+            hint="give --server-db too, or mirror the server first",
+        )
+    return HeldSource(target.store)
+
+
 async def open_preview(settings: Settings, stack: AsyncExitStack) -> Target | None:
-    """Open the store for a dry run, which makes none."""
+    """Open the store if there is one."""
     if not await asyncio.to_thread(settings.sqlite_path.exists):
         return None
     return await open_target(settings, stack)
@@ -160,7 +185,7 @@ async def open_target(settings: Settings, stack: AsyncExitStack) -> Target:
     master = await asyncio.to_thread(
         MasterKey.load_or_create, settings.master_key_file, create=is_first
     )
-    store = await SqliteStore.open(settings.sqlite_path)
+    store = await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
     stack.push_async_callback(store.close)
     online_keys = OnlineKeys(store, master)
     if not await online_keys.fits_store():

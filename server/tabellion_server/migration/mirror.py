@@ -26,6 +26,7 @@ from tabellion.errors import (
     VerificationError,
 )
 from tabellion_server.migration.chain import is_role
+from tabellion_server.migration.held import held_rows
 from tabellion_server.migration.importing import Importer, Outcome, Status, Target
 from tabellion_server.migration.mirror_site import NotarySite
 from tabellion_server.migration.rows import FileRow
@@ -172,14 +173,9 @@ class _Fetched:
 
     async def _take_held(self) -> None:
         """Take all roots that are here, and what is current."""
-        if self._head is None:
-            return
-        wanted = [(role, ref.version) for role, ref in self._head.files.items()]
-        roots = self._head.files["root"].version if "root" in self._head.files else 0
-        for role, version in [*wanted, *(("root", number) for number in range(1, roots))]:
-            held = await self._store.read(self._gun, role, version)
-            if held is not None:
-                self._keep(FileRow(role, version, held.sha256, held.data, held.stored_at))
+        if self._head is not None:
+            for row in await held_rows(self._store, self._head):
+                self._keep(row)
 
     async def _fetch_roots(self) -> None:
         held = self._head.files["root"].version if self._head else 0

@@ -75,8 +75,12 @@ class ReleaseSigner:
         dialect: Dialect,
         now: datetime,
         dropped: Collection[str] = (),
+        skip: int = 0,
     ) -> StoredFile:
-        """Sign the next snapshot, naming ``files`` anew and leaving ``dropped`` roles out."""
+        """Sign the next snapshot, naming ``files`` anew and leaving ``dropped`` roles out.
+
+        ``skip`` versions are passed over.
+        """
         signed = await asyncio.to_thread(  # it hashes the files
             next_snapshot,
             dialect,
@@ -84,6 +88,7 @@ class ReleaseSigner:
             files,
             expires_at=self._expiry("snapshot", dialect, now),
             dropped=dropped,
+            skip=skip,
         )
         file = await self._sign(gun, "snapshot", root=root, signed=signed, dialect=dialect, now=now)
         if len(file.data) > Limits().snapshot_bytes:
@@ -104,8 +109,9 @@ class ReleaseSigner:
         snapshot: StoredFile | Parsed,
         dialect: Dialect,
         now: datetime,
+        skip: int = 0,
     ) -> StoredFile:
-        """Sign the next timestamp, naming ``snapshot``."""
+        """Sign the next timestamp, naming ``snapshot``; ``skip`` versions are passed over."""
         signed = await asyncio.to_thread(
             next_timestamp,
             dialect,
@@ -113,6 +119,7 @@ class ReleaseSigner:
             snapshot.data,
             snapshot.version,
             expires_at=self._expiry("timestamp", dialect, now),
+            skip=skip,
         )
         return await self._sign(
             gun, "timestamp", root=root, signed=signed, dialect=dialect, now=now

@@ -10,17 +10,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
+from tabellion_server.storage.high_water import HighWater
 from tabellion_server.storage.interface import (
+    AuditEntry,
     Change,
     Head,
     OnlineKeyRow,
+    Restoration,
     StorageError,
     StoreCorruptionError,
     StoredFile,
     TagEvent,
 )
-from tabellion_server.storage.sqlite_file import open_store_file
+from tabellion_server.storage.sqlite_file import open_store_file, storage_error
 from tabellion_server.storage.sqlite_heads import HeadReader
+from tabellion_server.storage.sqlite_pending import (
+    PendingTables,
+    close_row,
+    drop_rows,
+)
+from tabellion_server.storage.sqlite_restoration import (
+    begin,
+    last_change,
+    missing_changes,
+    pass_over,
+    read_restoration,
+    verify_complete,
+)
 from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
     MAX_INTEGER,
@@ -45,30 +61,42 @@ T = TypeVar("T")
 _READERS: Final = 4
 
 
-class SqliteStore:
+class SqliteStore(PendingTables):
     """A ``Store`` in one file, which several processes of one machine may share."""
 
-    def __init__(self, path: Path, writer: GroupWriter, readers: Readers) -> None:
+    def __init__(
+        self, path: Path, writer: GroupWriter, readers: Readers, water: HighWater | None
+    ) -> None:
         self._path = path
         self._writer = writer
+        self._water = water
         self._readers = readers
         self._heads = HeadReader(path)
         self._inode = path.stat().st_ino
 
     @classmethod
-    async def open(cls, path: Path | str) -> SqliteStore:
+    async def open(cls, path: Path | str, *, high_water: Path | None = None) -> SqliteStore:
         """Open the file, or make it, with its folder; only its owner may read it.
+
+        Args:
+            path: The file.
+            high_water: Where the mark is kept that tells a restored backup; None keeps none.
 
         Raises:
             StorageError: It can't be made or opened, or another program or release wrote it.
         """
-        return await asyncio.to_thread(cls._open, path)
+        return await asyncio.to_thread(cls._open, path, high_water)
 
     @classmethod
-    def _open(cls, given: Path | str) -> SqliteStore:
+    def _open(cls, given: Path | str, high_water: Path | None) -> SqliteStore:
         path = Path(given).absolute()
         connection = open_store_file(path)
-        return cls(path, GroupWriter(connection, path), Readers(path, count=_READERS))
+        if high_water is None:
+            writer, water = GroupWriter(connection, path), None
+        else:
+            water = _join(connection, path, high_water)
+            writer = GroupWriter(connection, path, before_commit=_covered_by(water))
+        return cls(path, writer, Readers(path, count=_READERS), water)
 
     async def head(self, gun: str) -> Head | None:
         """See ``Store.head``."""
@@ -95,17 +123,22 @@ class SqliteStore:
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
         replaces: bool = False,
+        converts: str | None = None,
+        closes: AuditEntry | None = None,
         at: datetime,
     ) -> Head:
         """See ``Store.commit``."""
         await asyncio.to_thread(check_hashes, gun, added)
 
         def work(connection: sqlite3.Connection) -> Head:
+            if self._water is not None:
+                verify_complete(connection, self._water)
             head = read_head(connection, gun)
-            was = head.dialect if head is not None and replaces else dialect
+            was = head.dialect if head is not None and replaces else converts or dialect
             check_head(gun, head, expected_revision, was)
             write_revision(connection, gun, dialect, head, at)
             if replaces and head is not None:
+                drop_rows(connection, gun, at)
                 for table in ("current", "metadata", "events"):
                     # The text is ours alone; values are bound.
                     connection.execute(f"DELETE FROM {table} WHERE gun = ?", (gun,))  # noqa: S608
@@ -116,6 +149,8 @@ class SqliteStore:
                 [(gun, role) for role in removed_heads],
             )
             write_events(connection, gun, events)
+            if closes is not None:
+                close_row(connection, closes)
             written = read_head(connection, gun)
             if written is None:
                 raise StoreCorruptionError(f"{gun} vanished while it was written")
@@ -146,11 +181,15 @@ class SqliteStore:
         """See ``Store.delete``."""
 
         def work(connection: sqlite3.Connection) -> bool:
+            if self._water is not None:
+                verify_complete(connection, self._water)
             connection.execute(
                 "INSERT OR REPLACE INTO retired SELECT gun, revision FROM heads WHERE gun = ?",
                 (gun,),
             )
-            deleted = [
+            now = datetime.now(UTC)
+            deleted = [drop_rows(connection, gun, now)]
+            deleted += [
                 connection.execute(statement, (gun,)).rowcount
                 for statement in (
                     "DELETE FROM current WHERE gun = ?",
@@ -161,7 +200,7 @@ class SqliteStore:
                 )
             ]
             if any(deleted):
-                write_change(connection, Change(gun, 0, "", "deletion", datetime.now(UTC)))
+                write_change(connection, Change(gun, 0, "", "deletion", now))
             return any(deleted)
 
         return await self._write(work)
@@ -237,6 +276,37 @@ class SqliteStore:
 
         return await self._write(work)
 
+    async def restoration(self, gun: str) -> Restoration:
+        """See ``Store.restoration``."""
+        water = self._water
+
+        def work(connection: sqlite3.Connection) -> Restoration:
+            if water is not None:
+                verify_complete(connection, water)
+            return read_restoration(connection, gun)
+
+        return await self._read(work)
+
+    async def missing_changes(self) -> int:
+        """See ``Store.missing_changes``."""
+        water = self._water
+        if water is None:
+            return 0
+        return await self._read(lambda connection: missing_changes(connection, water))
+
+    async def accept_restore(self, *, skip: int | None = None, at: datetime) -> int:
+        """See ``Store.accept_restore``."""
+        water = self._water
+
+        def work(connection: sqlite3.Connection) -> int:
+            known = missing_changes(connection, water) if water is not None else 0
+            missing = known if skip is None else max(skip, known)
+            if missing:
+                pass_over(connection, missing, at=at, is_loss=True)
+            return missing
+
+        return await self._write(work)
+
     async def check(self) -> None:
         """See ``Store.check``."""
 
@@ -251,12 +321,46 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See ``Store.close``."""
-        await asyncio.to_thread(self._writer.close)
-        await asyncio.to_thread(self._readers.close)
-        await asyncio.to_thread(self._heads.close)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        last: int | None = None
+        if self._water is not None and self._writer.is_running:
+            last = self._writer.submit(last_change).result()
+        self._writer.close()
+        self._readers.close()
+        self._heads.close()
+        if self._water is not None:
+            if last is not None:
+                self._water.settle(last)
+            self._water.close()
 
     async def _read(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._readers.submit(work))
 
     async def _write(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._writer.submit(work))
+
+
+def _join(connection: sqlite3.Connection, path: Path, high_water: Path) -> HighWater:
+    """Join those that use the mark, and deal with what it says of this store."""
+    try:
+        water = HighWater(high_water)
+        try:
+            begin(connection, water)
+        except BaseException:
+            water.close()
+            raise
+        water.share()
+    except sqlite3.Error as error:
+        connection.close()
+        raise storage_error(error, path) from error
+    except BaseException:
+        connection.close()
+        raise
+    return water
+
+
+def _covered_by(water: HighWater) -> Work[None]:
+    """Give what has the mark no lower than what is about to be committed."""
+    return lambda connection: water.cover(last_change(connection))

@@ -12,7 +12,7 @@ from typing import Final
 
 from tabellion_server.storage.interface import StorageError, StoreCorruptionError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_SECONDS: Final = 30.0
 
 _SCHEMA: Final = (
@@ -52,6 +52,25 @@ _SECOND: Final = (
         at INTEGER NOT NULL)""",
     "CREATE INDEX changes_by_gun ON changes (gun, id)",
 )
+_THIRD: Final = (
+    # Restored backups: no change above that id was here, so many may have been told.
+    """CREATE TABLE restorations (
+        after_id INTEGER NOT NULL, missing INTEGER NOT NULL, at INTEGER NOT NULL,
+        is_loss INTEGER NOT NULL)""",
+    """CREATE TABLE pending (
+        gun TEXT NOT NULL, id TEXT NOT NULL, versions TEXT NOT NULL, files TEXT NOT NULL,
+        by TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
+        revision INTEGER NOT NULL, PRIMARY KEY (gun, id))""",
+    "CREATE INDEX pending_by_expiry ON pending (expires_at)",
+    # Not tied to the GUN's rows either.
+    """CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, gun TEXT NOT NULL, proposal TEXT NOT NULL,
+        action TEXT NOT NULL CHECK (action IN
+            ('opened', 'signed', 'published', 'withdrawn', 'expired', 'dropped')),
+        versions TEXT NOT NULL, keyids TEXT NOT NULL, by TEXT NOT NULL, at INTEGER NOT NULL)""",
+    "CREATE INDEX audit_by_gun ON audit (gun, id)",
+    "CREATE INDEX audit_by_proposal ON audit (gun, proposal, id)",
+)
 # What brings a file of that schema to the next.
 _UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     1: (
@@ -59,7 +78,8 @@ _UPGRADES: Final[dict[int, tuple[str, ...]]] = {
         """INSERT INTO changes (gun, version, sha256, category, at)
             SELECT gun, version, sha256, 'update', stored_at FROM metadata
             WHERE role = 'timestamp' ORDER BY stored_at, gun, version""",
-    )
+    ),
+    2: _THIRD,
 }
 
 
@@ -171,7 +191,7 @@ def _transact(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
 
 def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
     held = _check_ours(connection, path)
-    steps = [_SCHEMA, _SECOND] if held is None else []
+    steps = [_SCHEMA, _SECOND, _THIRD] if held is None else []
     steps += [_UPGRADES[version] for version in range(held or SCHEMA_VERSION, SCHEMA_VERSION)]
     for statement in itertools.chain(*steps):
         connection.execute(statement)

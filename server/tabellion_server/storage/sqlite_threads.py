@@ -37,9 +37,17 @@ class GroupWriter:
     A job that fails is undone alone. No job's outcome is told before the transaction is on disk.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        *,
+        before_commit: Work[None] = lambda _: None,
+    ) -> None:
+        """Take the connection that writes, and what each transaction asks before its end."""
         self._connection = connection
         self._path = path
+        self._before_commit = before_commit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -97,6 +105,7 @@ class GroupWriter:
         try:
             connection.execute("BEGIN IMMEDIATE")
             outcomes = [self._attempt(job) for job in group]
+            self._before_commit(connection)
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  (the thread must outlive any failure)
             self._roll_back()

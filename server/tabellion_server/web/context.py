@@ -9,6 +9,7 @@ from aiohttp import web
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.pending import Pendings
 from tabellion_server.services.publishing import Publisher
 from tabellion_server.services.timestamping import Renewer
 from tabellion_server.settings import Settings
@@ -24,6 +25,7 @@ class Context:
     online: OnlineKeys
     files: MetadataFiles
     publisher: Publisher
+    pendings: Pendings
     renewer: Renewer
     locks: GunLocks
 

@@ -70,6 +70,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "expired-metadata": "Expired metadata",
     "storage": "Store unavailable",
     "store-corruption": "Store damaged",
+    "store-restored": "Store restored from a backup",
     "key-store": "Server key unavailable",
     "notary-refusal": "Publication refused",
     "internal": "Internal error",

@@ -16,15 +16,15 @@ from tabellion_server.storage.interface import Head, TagEvent
 from tabellion_server.web.addresses import parse_gun_path
 from tabellion_server.web.context import CONTEXT
 
-_DEFAULT_LIMIT: Final = 100
-_MAX_LIMIT: Final = 1000
-_MAX_ID: Final = 2**63 - 1
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+MAX_ID: Final = 2**63 - 1
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 async def list_guns(request: web.Request) -> web.Response:
     """Answer ``/v1/guns?prefix=&after=&limit=``."""
-    limit = _number(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
+    limit = number_of(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
     prefix, after = _text(request, "prefix") or "", _text(request, "after")
     heads = await request.app[CONTEXT].store.guns(prefix, after, limit + 1)
     shown = heads[:limit]
@@ -53,8 +53,8 @@ async def show_history(request: web.Request) -> web.Response:
     """Answer ``/v1/history/<gun>?target=&before=&limit=``, newest first."""
     context = request.app[CONTEXT]
     gun = parse_gun_path(request, "/v1/history/")
-    limit = _number(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
-    before = _number(request, "before", 0, _MAX_ID) or None
+    limit = number_of(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
+    before = number_of(request, "before", 0, MAX_ID) or None
     if await context.store.head(gun) is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     events = await context.store.events(
@@ -78,7 +78,12 @@ def _text(request: web.Request, name: str) -> str | None:
     return given[0] if given else None
 
 
-def _number(request: web.Request, name: str, default: int, maximum: int) -> int:
+def number_of(request: web.Request, name: str, default: int, maximum: int) -> int:
+    """Give a number of the query, from 1 to ``maximum``.
+
+    Raises:
+        UsageError: It's something else.
+    """
     text = _text(request, name)
     if text is None:
         return default
@@ -95,7 +100,7 @@ def _summary(head: Head) -> dict[str, Any]:
         "gun": head.gun,
         "dialect": head.dialect,
         "revision": head.revision,
-        "changed_at": _moment(head.changed_at),
+        "changed_at": moment_of(head.changed_at),
         "versions": {role: ref.version for role, ref in head.files.items()},
     }
 
@@ -118,7 +123,7 @@ def _roles(head: Head, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> dict[st
             file, ref = parsed[role], head.files[role]
             item |= {
                 "version": file.version,
-                "expires": _moment(file.signed.expires.replace(tzinfo=UTC)),
+                "expires": moment_of(file.signed.expires.replace(tzinfo=UTC)),
                 "sha256": ref.sha256,
                 "length": ref.length,
                 "signed_by": [keyid for keyid in entry.keyids if keyid in file.signatures],
@@ -145,9 +150,10 @@ def _entry(event: TagEvent) -> dict[str, Any]:
         "metadata_sha256": event.metadata_sha256,
         "digests": dict(event.digests),
         "length": event.length,
-        "at": _moment(event.at),
+        "at": moment_of(event.at),
     }
 
 
-def _moment(moment: datetime) -> str:
+def moment_of(moment: datetime) -> str:
+    """Write a moment as every answer does: RFC 3339 in UTC."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC
 from email.utils import format_datetime
@@ -10,6 +11,7 @@ from typing import Final
 from aiohttp import web
 from securesystemslib.signer import Key
 
+from tabellion.core.conversion import is_conversion
 from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_named
 from tabellion.core.names import Gun
 from tabellion.core.roles import TOP_LEVEL_ROLES
@@ -153,6 +155,8 @@ async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:
         is_lenient=speaks_notary(request),
     )
     dialect = dialect_named(head.dialect) if head is not None else dialect_of_upload(upload)
+    if await asyncio.to_thread(is_conversion, dialect, upload):
+        dialect = TUF
     if upload:
         note_dialect(request, dialect)
     if dialect is NOTARY:
@@ -204,9 +208,12 @@ async def _rotate_key(request: web.Request, gun: Gun, role: str) -> web.StreamRe
 
 
 def _dialect_of_key(request: web.Request, head: Head | None) -> Dialect:
-    """Tell in which dialect a key is asked for: the GUN's, or before it exists as is said."""
+    """Tell in which dialect a key is asked for: the GUN's, or before it exists as is said.
+
+    A Notary GUN may be asked for a key to be converted with; there's no way back.
+    """
     asked = request.query.get("dialect")
-    if head is not None:
+    if head is not None and not (asked == TUF.name and request.method != "POST"):
         dialect = dialect_named(head.dialect)
     else:
         dialect = TUF if asked == TUF.name else NOTARY

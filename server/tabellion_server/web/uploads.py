@@ -10,7 +10,7 @@ from aiohttp import BodyPartReader, ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tabellion.core.limits import Limits
-from tabellion.core.notary_dialect import is_delegation_name
+from tabellion.core.notary_delegations import is_delegation_name
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import TOP_LEVEL_ROLES, check_role_name
 from tabellion.errors import (

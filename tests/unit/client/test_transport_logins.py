@@ -25,6 +25,7 @@ from tabellion.publish.server_api import ServerApi
 from tabellion.transport import logins
 from tabellion.transport.fetcher import HttpFetcher
 from tabellion.transport.logins import Logins, scope_of
+from tabellion.transport.proxies import is_loopback
 from tabellion.transport.tokens import TokenRequest, is_safe_realm, read_token
 
 GUN = "registry.example/team/app"
@@ -382,6 +383,15 @@ def test_each_request_has_the_scope_of_notarys_table() -> None:
         assert scope_of(method, URL(f"{base}/{path}")) == f"repository:{GUN}:{actions}"
     history = URL(f"https://trust.example/v1/history/{GUN}?limit=1")
     assert scope_of("GET", history) == f"repository:{GUN}:pull"
+    for method, path, actions in (
+        ("GET", "pending", "pull"),
+        ("GET", "audit?limit=1", "pull"),
+        ("POST", "pending", "push,pull"),
+        ("GET", f"pending/{'a' * 64}", "pull"),
+        ("DELETE", f"pending/{'a' * 64}", "push,pull"),
+    ):
+        url = URL(f"https://trust.example/v1/guns/{GUN}/{path}")
+        assert scope_of(method, url) == f"repository:{GUN}:{actions}"
     for path in ("/v2/", "/v1/guns", "/v2/_trust/changefeed"):
         assert scope_of("GET", URL(f"https://trust.example{path}")) == "registry:catalog:*"
 
@@ -402,6 +412,51 @@ def test_a_server_elsewhere_sends_nobody_to_this_machine() -> None:
     assert not is_safe_realm(
         "http://127.0.0.1:2375/x", "https://trust.example", may_use_http=lambda _: True
     )
+
+
+ODD_LOOPBACKS = [
+    "0.0.0.0",  # noqa: S104  (nothing is bound)
+    *("127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0", "127.0.0.1."),
+    *("localhost.", "a.localhost", "[::]", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]", "[::1%25lo]"),
+]
+
+
+@pytest.mark.parametrize("host", ODD_LOOPBACKS)
+@pytest.mark.parametrize("base", ["https://trust.example", "http://127.0.0.1:4443"])
+def test_an_odd_spelling_of_this_machine_is_no_place_for_plain_http(host: str, base: str) -> None:
+    assert not is_safe_realm(f"http://{host}:5001/token", base, may_use_http=is_loopback)
+    assert not is_loopback(host)
+    assert not is_loopback(f"{host}:5001")
+
+
+@pytest.mark.parametrize("host", [*ODD_LOOPBACKS, "127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_elsewhere_sends_nobody_to_this_machine_however_spelled(
+    host: str, scheme: str
+) -> None:
+    realm = f"{scheme}://{host}:5001/token"
+    assert not is_safe_realm(realm, "https://trust.example", may_use_http=lambda _: True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "[::1]"])
+def test_a_server_here_has_its_token_service_here(host: str) -> None:
+    for port in ("", ":5001"):
+        realm = f"http://{host}{port}/token"
+        assert is_safe_realm(realm, "http://127.0.0.1:4443", may_use_http=is_loopback)
+
+
+@pytest.mark.parametrize(
+    "host", ["auth.example", "10.0.0.1", "[2001:db8::1]", "127.example", "1.1"]
+)
+def test_a_token_service_elsewhere_is_asked_by_https_only(host: str) -> None:
+    base = "https://trust.example"
+    assert is_safe_realm(f"https://{host}/token", base, may_use_http=is_loopback)
+    assert not is_safe_realm(f"http://{host}/token", base, may_use_http=is_loopback)
+
+
+def test_what_follows_a_bracketed_address_is_a_port_or_nothing() -> None:
+    assert is_loopback("[::1]:80")
+    assert not is_loopback("[::1]evil.example")
 
 
 @pytest.mark.parametrize(

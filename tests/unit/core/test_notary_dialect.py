@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tabellion.core.dialect import NOTARY, TUF, dialect_of
-from tabellion.core.notary_dialect import parse_moment, payload_json, write_envelope
 from tabellion.core.notary_keys import NotaryKey
+from tabellion.core.notary_reading import parse_moment
+from tabellion.core.notary_writing import payload_json, write_envelope
 from tabellion.core.roles import key_material, role_keys, verify_threshold
 from tabellion.core.strict_json import canonical
 from tabellion.core.trusted_set import verify_next_root

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from notary_gun import LATER, NOW, NotaryGun, certified, new_signer, target
+from notary_forge import WEAK
+from notary_gun import LATER, NOW, NotaryGun, certified, new_signer, target, weakly_certified
 from tabellion.core.dialect import NOTARY
+from tabellion.core.notary_keys import NotarySigner
 from tabellion.core.release import next_snapshot
 from tabellion.errors import MetadataTooLargeError, NotaryRefusalError
 
@@ -76,8 +79,9 @@ def test_an_upload_without_root_or_targets_to_a_new_gun_is_refused(gun: NotaryGu
         lambda: certified(ends=NOW - timedelta(days=1)),
         lambda: certified(begins=NOW + timedelta(days=3)),
         new_signer,
+        *(partial(weakly_certified, kind) for kind in WEAK),
     ],
-    ids=["another GUN's", "expired", "not begun", "bare key"],
+    ids=["another GUN's", "expired", "not begun", "bare key", *WEAK],
 )
 def test_a_root_without_a_usable_certificate_is_refused(signer: Callable[[], object]) -> None:
     gun = NotaryGun(signer())  # type: ignore[arg-type]
@@ -94,9 +98,15 @@ def test_a_certificate_may_be_for_all_guns_that_begin_so(name: str) -> None:
     assert gun.judge({"root": gun.sign("root"), "targets": gun.sign("targets")})
 
 
-def rotated(live: NotaryGun, *, by_old: bool = True, by_new: bool = True) -> bytes:
+def rotated(
+    live: NotaryGun,
+    *,
+    to: NotarySigner | None = None,
+    by_old: bool = True,
+    by_new: bool = True,
+) -> bytes:
     old = live.signers["root"][0]
-    new = certified()
+    new = to or certified()
     live.root.revoke_key(old.public_key.keyid, "root")
     live.root.add_key(new.public_key, "root")
     live.root.version = 2
@@ -117,6 +127,25 @@ def test_a_rotation_by_the_old_key_alone_is_refused(live: NotaryGun) -> None:
     refused(
         "ErrBadRoot", "failed to validate integrity of roots", lambda: live.judge({"root": data})
     )
+
+
+@pytest.mark.parametrize("kind", WEAK)
+def test_a_rotation_to_a_weak_certificate_is_refused(live: NotaryGun, kind: str) -> None:
+    data = rotated(live, to=weakly_certified(kind))
+    refused(
+        "ErrBadRoot",
+        "unable to retrieve valid leaf certificates",
+        lambda: live.judge({"root": data}),
+    )
+
+
+@pytest.mark.parametrize("kind", WEAK)
+def test_a_weak_certificate_vouches_for_no_rotation_away_from_it(kind: str) -> None:
+    """So does the real server, but for MD5: measured with such a root put into its database."""
+    gun = NotaryGun(weakly_certified(kind))
+    gun.release()
+    data = rotated(gun)
+    refused("ErrBadRoot", "could not rotate trust", lambda: gun.judge({"root": data}))
 
 
 def test_a_rotation_away_from_an_expired_certificate_is_taken() -> None:

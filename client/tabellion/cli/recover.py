@@ -1,0 +1,160 @@
+"""``tabellion recover``: the ways out after a loss or a theft."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from tabellion.cli import output
+from tabellion.cli.clients import publisher, work
+from tabellion.cli.context import Options, Settings, common_options, settle, trust_options
+from tabellion.cli.publishing import tell
+from tabellion.cli.subject import gun_of
+from tabellion.errors import UsageError
+
+if TYPE_CHECKING:
+    from tabellion.core.names import Gun
+    from tabellion.publish.outcome import Published
+    from tabellion.publish.stolen import Doubt
+
+_MEANING = {
+    "kept": "kept: as it was before",
+    "changed": "goes back to what it was",
+    "added": "withdrawn",
+    "removed": "stays withdrawn",
+}
+
+
+@click.group()
+def command() -> None:
+    """Recover from a loss or a theft."""
+
+
+@command.command()
+@click.argument("word", metavar="GUN", required=False)
+@click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
+@trust_options
+@common_options
+def lost(word: str | None, gun: str | None) -> None:
+    """Publish again what the server lost of GUN when an old backup was restored.
+
+    What this home has read or published is uploaded as it was signed; no key is needed. The
+    server's operator runs `tabellion-server accept-restore` first.
+
+    \b
+    Examples:
+      tabellion recover lost registry.example/team/app
+    """  # noqa: D301  # \\b is click's mark
+    settings = settle()
+    wanted = gun_of(word, gun)
+
+    async def bring_back() -> dict[str, int]:
+        async with publisher(settings) as author:
+            return await author.bring_back(wanted)
+
+    brought = work(bring_back(), f"looking for what the server lacks of {wanted}")
+    if Options.of().json:
+        output.answer_json({"gun": wanted, "versions": brought})
+        return
+    versions = ", ".join(f"{role} version {number}" for role, number in brought.items())
+    output.say(
+        f"{wanted} has again: {versions}"
+        if brought
+        else f"the server holds all that this home knows of {wanted}"
+    )
+
+
+@command.command()
+@click.argument("words", metavar="GUN NAME", nargs=-1, required=True)
+@click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
+@click.option(
+    "--since", required=True, metavar="DATE", help="When the key was stolen: 2026-11-27T08:00Z."
+)
+@click.option(
+    "--vouch", "vouched", multiple=True, metavar="TARGET", help="Signed since, but all right."
+)
+@click.option("--yes", is_flag=True, help="Do it; without, only show what would be done.")
+@trust_options
+@common_options
+def signer(
+    words: tuple[str, ...],
+    gun: str | None,
+    since: str,
+    vouched: tuple[str, ...],
+    yes: bool,  # noqa: FBT001  # click passes by keyword
+) -> None:
+    """Take over from the signer NAME of GUN, whose key was stolen.
+
+    Shows what NAME signed since DATE. With --yes the delegation is withdrawn, and the holder of
+    the targets key signs what NAME had signed before, as it was then, and what --vouch names.
+    NAME comes back with a new key by `tabellion signer request`.
+
+    \b
+    Examples:
+      tabellion recover signer registry.example/team/app alice --since 2026-11-27
+      tabellion recover signer registry.example/team/app alice --since 2026-11-27 --vouch 1.3 --yes
+    """  # noqa: D301  # \b is click's mark
+    settings, moment = settle(), _moment(since)
+    name, rest = (None, words) if gun is not None else (words[0], words[1:])
+    if len(rest) != 1:
+        raise UsageError("a GUN and one signer are needed", hint="give GUN NAME")
+    wanted, role = gun_of(name, gun), rest[0]
+    doubts, published = work(
+        _take_over(settings, wanted, role, moment, vouched, does=yes), f"looking at {role}"
+    )
+    if Options.of().json:
+        output.answer_json([_as_json(doubt, vouched) for doubt in doubts])
+    else:
+        rows = [_row(doubt, vouched) for doubt in doubts]
+        output.table(("TARGET", "SINCE", "BEFORE", "NOW", "THEN"), rows)
+    if published is None:
+        output.say("nothing is changed yet")
+        output.hint("once the list is right, say --yes")
+    elif not Options.of().json:
+        tell(published, f"{role} has no say in {wanted} any more", wanted)
+
+
+async def _take_over(
+    settings: Settings,
+    gun: Gun,
+    role: str,
+    since: datetime,
+    vouched: tuple[str, ...],
+    *,
+    does: bool,
+) -> tuple[list[Doubt], Published | None]:
+    async with publisher(settings) as author:
+        doubts = await author.signed_since(gun, role, since)
+        published = await author.take_over(gun, role, doubts, vouched) if does else None
+        return doubts, published
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{text[:40]!r} isn't a moment", hint="give it as 2026-11-27 or 2026-11-27T08:00Z"
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _row(doubt: Doubt, vouched: tuple[str, ...]) -> tuple[str, ...]:
+    before, now = (
+        "-" if target is None else output.digest(target.hashes)
+        for target in (doubt.before, doubt.now)
+    )
+    becomes = "vouched for: stays" if doubt.target in vouched else _MEANING[doubt.since]
+    return doubt.target, doubt.since, before, now, becomes
+
+
+def _as_json(doubt: Doubt, vouched: tuple[str, ...]) -> dict[str, object]:
+    return {
+        "target": doubt.target,
+        "since": doubt.since,
+        "before": doubt.before and doubt.before.hashes.get("sha256"),
+        "now": doubt.now and doubt.now.hashes.get("sha256"),
+        "vouched": doubt.target in vouched,
+    }

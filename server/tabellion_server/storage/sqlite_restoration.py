@@ -1,0 +1,87 @@
+"""What a restored backup of the SQLite store lacks, and how it goes on from there."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+
+from tabellion_server.storage.high_water import HighWater
+from tabellion_server.storage.interface import Restoration, RestoredStoreError
+from tabellion_server.storage.sqlite_rows import ticks
+
+
+def last_change(connection: sqlite3.Connection) -> int:
+    """Give the highest id the changefeed ever had here."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def missing_changes(connection: sqlite3.Connection, water: HighWater) -> int:
+    """Tell how many changes a restored store may lack; 0 if it's the one that was left."""
+    mark, last = water.read(), last_change(connection)
+    return mark.number - last if mark is not None and mark.may_be_restored(last) else 0
+
+
+def verify_complete(connection: sqlite3.Connection, water: HighWater) -> None:
+    """Refuse to write to a restored store.
+
+    Raises:
+        RestoredStoreError: It lacks changes that may have been told.
+    """
+    missing = missing_changes(connection, water)
+    if missing:
+        raise RestoredStoreError(
+            f"the store lacks up to {missing} changes that {water.path} knows of: it's an old "
+            "backup, and what was signed since then must not be signed otherwise",
+            missing=missing,
+        )
+
+
+def begin(connection: sqlite3.Connection, water: HighWater) -> None:
+    """Deal with what is found at the start, if nobody else has the store open.
+
+    After a crash some ids that were written ahead weren't used, or a backup of a moment before
+    was restored. Which of the two can't be told, so their versions are passed over.
+    """
+    mark, last = water.read(), last_change(connection)
+    if water.is_alone and mark and last < mark.number and not mark.may_be_restored(last):
+        connection.execute("BEGIN IMMEDIATE")
+        pass_over(connection, mark.number - last, at=datetime.now(UTC), is_loss=False)
+        connection.execute("COMMIT")
+
+
+def pass_over(connection: sqlite3.Connection, missing: int, *, at: datetime, is_loss: bool) -> None:
+    """Take changes for lost: neither their ids nor their versions are given out again."""
+    last = last_change(connection)
+    connection.execute(
+        "INSERT INTO restorations (after_id, missing, at, is_loss) VALUES (?, ?, ?, ?)",
+        (last, missing, ticks(at), is_loss),
+    )
+    if connection.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'changes'").fetchone():
+        connection.execute(
+            "UPDATE sqlite_sequence SET seq = ? WHERE name = 'changes'", (last + missing,)
+        )
+    else:
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (last + missing,))
+
+
+def read_restoration(connection: sqlite3.Connection, gun: str) -> Restoration:
+    """Tell what was restored beneath a GUN since its newest change, and publication.
+
+    A GUN without any change is new here, and so are its online keys.
+    """
+    (newest,) = connection.execute("SELECT max(id) FROM changes WHERE gun = ?", (gun,)).fetchone()
+    if newest is None:
+        return Restoration(0, may_lack=False)
+    (skip,) = connection.execute(
+        "SELECT coalesce(sum(missing), 0) FROM restorations WHERE after_id >= ?", (newest,)
+    ).fetchone()
+    (published,) = connection.execute(
+        "SELECT coalesce(max(stored_at), 0) FROM metadata WHERE gun = ?"
+        " AND role NOT IN ('snapshot', 'timestamp')",
+        (gun,),
+    ).fetchone()
+    row = connection.execute(
+        "SELECT 1 FROM restorations WHERE is_loss AND at > ? LIMIT 1", (published,)
+    ).fetchone()
+    return Restoration(skip, may_lack=row is not None)

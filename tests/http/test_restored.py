@@ -1,0 +1,97 @@
+"""A server on a restored backup: readers are served, nothing is signed until it's accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from forge import Forge, target
+from http_site import Clock, Site
+from simulator import version_of
+from tabellion_server.app import make_app
+from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.settings import Settings
+from tabellion_server.storage.sqlite import SqliteStore
+
+HEADERS = {"Accept": "application/problem+json"}
+
+
+class House:
+    """A server's disk, and the server started on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.mark = folder / "tabellion.db", folder / "high-water.json"
+        self.backup = folder / "backup"
+        self.master = MasterKey.generate()
+        self.clock = Clock()
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[Site]:
+        store = await SqliteStore.open(self.store, high_water=self.mark)
+        keys = OnlineKeys(store, self.master)
+        app = make_app(Settings(), store=store, online_keys=keys, clock=self.clock)
+        async with TestClient(TestServer(app), headers=HEADERS) as client:
+            yield Site(client, store, self.clock)
+        await store.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+async def release(site: Site, forge: Forge, text: str) -> None:
+    forge.targets.targets["1.2"] = target(text.encode())
+    await site.publish(forge, "targets")
+    forge.targets.version += 1
+
+
+async def seen(site: Site) -> dict[str, bytes]:
+    return {role: await site.body(f"{role}.json") for role in ("timestamp", "snapshot", "targets")}
+
+
+async def test_nothing_is_signed_twice_and_what_was_lost_can_be_brought_back(house: House) -> None:
+    async with house.served() as site:
+        forge = await site.forge()
+        await site.publish(forge, "root", "targets")
+        forge.targets.version += 1
+        await release(site, forge, "one")
+    await asyncio.to_thread(shutil.copy, house.store, house.backup)
+    async with house.served() as site:
+        for text in ("two", "three", "four"):
+            await release(site, forge, text)
+        lost = await seen(site)
+    await asyncio.to_thread(shutil.copy, house.backup, house.store)
+    async with house.served() as site:
+        before = await site.everything()
+        old = await seen(site)
+        house.clock.now += timedelta(hours=13)
+        refused = await site.post({"targets": lost["targets"]})
+        assert refused.status == 503
+        assert "Retry-After" in refused.headers
+        assert (await refused.json())["code"] == "store-restored"
+        # Past half its life a timestamp would be signed anew: it's served as it is.
+        assert await seen(site) == old
+        assert await site.everything() == before
+        await site.store.accept_restore(at=datetime.now(UTC))
+        renewed = await site.body("timestamp.json")
+        assert version_of(renewed) > version_of(lost["timestamp"])
+        # The publisher has the lost file: it follows what is here, with no version between.
+        answer = await site.post({"targets": lost["targets"]})
+        assert answer.status == 200, await answer.text()
+        now = await seen(site)
+        assert now["targets"] == lost["targets"]
+        for role in ("timestamp", "snapshot"):
+            assert version_of(now[role]) > version_of(lost[role])
+        # Only once: then versions follow one another again.
+        forge.targets.version += 1
+        answer = await site.post({"targets": forge.sign("targets", forge.targets)})
+        assert answer.status == 409

@@ -1,0 +1,213 @@
+"""Promise 3: a store restored from a backup gives no version out again that it may have signed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from storage.writer_process import GUN, publish_next
+from tabellion_server.storage.high_water import BLOCK
+from tabellion_server.storage.interface import RestoredStoreError, StorageError
+from tabellion_server.storage.sqlite import SqliteStore
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+SCRIPT = Path(__file__).with_name("writer_process.py")
+Open = Callable[[], Awaitable[SqliteStore]]
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    return tmp_path / "elsewhere" / "high-water.json"
+
+
+@pytest.fixture
+async def opened(path: Path, mark: Path) -> AsyncIterator[Open]:
+    stores: list[SqliteStore] = []
+
+    async def open_one() -> SqliteStore:
+        stores.append(await SqliteStore.open(path, high_water=mark))
+        return stores[-1]
+
+    yield open_one
+    for store in stores:
+        await store.close()
+
+
+async def publish(store: SqliteStore, count: int) -> int:
+    revision = 0
+    for _ in range(count):
+        revision = (await publish_next(store)).revision
+    return revision
+
+
+async def fill(open_store: Open, path: Path, *, before: int, after: int) -> Path:
+    """Publish, take a backup, publish on, end in order; give the backup."""
+    store = await open_store()
+    await publish(store, before)
+    await store.close()
+    backup = path.with_name("backup")
+    await asyncio.to_thread(shutil.copy, path, backup)
+    store = await open_store()
+    await publish(store, after)
+    await store.close()
+    return backup
+
+
+async def test_a_restored_store_takes_nothing_and_gives_what_it_has(
+    opened: Open, path: Path
+) -> None:
+    backup = await fill(opened, path, before=3, after=1)
+    shutil.copy(backup, path)
+    store = await opened()
+    assert await store.missing_changes() == 1
+    for _ in range(2):
+        with pytest.raises(RestoredStoreError) as caught:
+            await publish_next(store)
+        assert caught.value.missing == 1
+    with pytest.raises(RestoredStoreError):
+        await store.delete(GUN)
+    head = await store.head(GUN)
+    assert head is not None
+    assert head.revision == 3
+    assert len(await store.changes(None, after=0, limit=100)) == 3
+    # A key is no version, and neither it nor an end in order hides what is lost.
+    await store.close()
+    store = await opened()
+    assert await store.missing_changes() == 1
+
+
+async def test_an_accepted_restore_passes_over_versions_and_change_ids(
+    opened: Open, path: Path
+) -> None:
+    backup = await fill(opened, path, before=2, after=5)
+    shutil.copy(backup, path)
+    store, other = await opened(), await opened()
+    assert await store.accept_restore(at=AT) == 5
+    assert await store.missing_changes() == 0
+    for each in (store, other):
+        restoration = await each.restoration(GUN)
+        assert (restoration.skip, restoration.may_lack) == (5, True)
+    # One that was open goes on, too.
+    await publish_next(other)
+    assert (await store.restoration(GUN)).skip == 0
+    ids = [change.id for change in await store.changes(None, after=0, limit=100)]
+    assert ids == [1, 2, 8]
+    assert await store.accept_restore(at=AT) == 0
+    assert (await store.restoration("registry.example/new")).skip == 0
+
+
+async def test_a_restore_after_the_other_is_noticed_and_adds_up(opened: Open, path: Path) -> None:
+    backup = await fill(opened, path, before=2, after=3)
+    for times in (1, 2):
+        shutil.copy(backup, path)
+        store = await opened()
+        assert await store.missing_changes() == 3 * times
+        await store.accept_restore(at=AT)
+        for _ in range(3):
+            await publish_next(store)
+        await store.close()
+
+
+async def test_a_lost_mark_can_be_made_up_for(opened: Open, path: Path, mark: Path) -> None:
+    backup = await fill(opened, path, before=2, after=3)
+    shutil.copy(backup, path)
+    mark.unlink()
+    store = await opened()
+    assert await store.missing_changes() == 0
+    assert await store.accept_restore(skip=1000, at=AT) == 1000
+    assert (await store.restoration(GUN)).skip == 1000
+
+
+async def start(path: Path, mark: Path) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, SCRIPT, "publish", path, "1000000", mark), stdin=PIPE, stdout=PIPE
+    )
+    assert process.stdout is not None
+    assert (await asyncio.wait_for(process.stdout.readline(), 30)).decode() == "ready\n"
+    return process
+
+
+async def kill_after(process: asyncio.subprocess.Process, count: int) -> None:
+    assert process.stdout is not None
+    for _ in range(count):
+        await asyncio.wait_for(process.stdout.readline(), 30)
+    process.send_signal(signal.SIGKILL)
+    await process.communicate()
+
+
+async def test_a_killed_server_goes_on_and_passes_over_what_it_may_have_signed(
+    opened: Open, path: Path, mark: Path
+) -> None:
+    await kill_after(await start(path, mark), 3)
+    store = await opened()
+    head = await store.head(GUN)
+    assert head is not None
+    restoration = await store.restoration(GUN)
+    assert 0 < restoration.skip <= BLOCK
+    assert not restoration.may_lack
+    assert await store.missing_changes() == 0
+    await publish_next(store)
+    assert (await store.restoration(GUN)).skip == 0
+
+
+async def test_a_restore_among_crashes_is_noticed_beyond_a_block(
+    opened: Open, path: Path, mark: Path
+) -> None:
+    store = await opened()
+    await publish(store, 2)
+    await store.close()
+    backup = path.with_name("backup")
+    shutil.copy(path, backup)
+    await kill_after(await start(path, mark), 2 * BLOCK)
+    shutil.copy(backup, path)
+    for name in ("-wal", "-shm"):
+        path.with_name(path.name + name).unlink(missing_ok=True)
+    store = await opened()
+    assert await store.missing_changes() >= 2 * BLOCK
+    with pytest.raises(RestoredStoreError):
+        await publish_next(store)
+
+
+async def test_who_joins_a_running_store_passes_over_nothing(opened: Open) -> None:
+    store = await opened()
+    await publish(store, 2)
+    other = await opened()
+    await publish(other, 1)
+    assert (await other.restoration(GUN)).skip == 0
+    await other.close()
+    await publish(store, BLOCK + 3)
+    await store.close()
+    store = await opened()
+    assert (await store.restoration(GUN)).skip == 0
+    assert await store.missing_changes() == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", '{"mark": -1, "exact": true}', '{"mark": 1.5, "exact": true}', "[1]", "7" * 2000],
+)
+async def test_what_is_no_mark_is_refused(opened: Open, mark: Path, text: str) -> None:
+    mark.parent.mkdir()
+    mark.write_text(text)
+    with pytest.raises(StorageError, match="isn't a high-water mark"):
+        await opened()
+
+
+async def test_a_mark_that_cannot_be_written_keeps_anything_from_being_signed(
+    opened: Open, mark: Path
+) -> None:
+    store = await opened()
+    mark.mkdir()
+    with pytest.raises(StorageError, match="high-water mark"):
+        await publish_next(store)
+    assert await store.head(GUN) is None
+    mark.rmdir()
+    await publish_next(store)
