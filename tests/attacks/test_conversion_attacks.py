@@ -15,6 +15,7 @@ from notary_conversion import Conversion, plain
 from notary_gun import GUN, LATER, NOW, NotaryGun, certified, target
 from tabellion.core.conversion import tuf_name
 from tabellion.core.dialect import NOTARY, TUF
+from tabellion.core.fingerprints import fingerprints
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.trusted_set import TrustedSet
@@ -27,7 +28,6 @@ from tabellion.errors import (
     UntrustedRootError,
     VerificationError,
 )
-from tabellion.verify.bootstrap import fingerprints
 from tabellion.verify.client import TrustClient
 
 IMAGE = f"{GUN}:1.0"

@@ -34,6 +34,10 @@ DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 NEW_KEY = "key generate --role root --type ecdsa --name c > made"
 PENDING_ID = "$(tabellion --json pending list manual.example/app | grep -o '[0-9a-f]\\{64\\}')"
+ABOUT_TRUST = {
+    "anchors set, anchors revoke", "anchors remove", "anchors list", "trust add, trust list",
+    "trust show", "trust replace", "trust remove",
+}  # fmt: skip
 BY_ROLE = {"versions", "expires", "missing", "custom", "pem", "signed_for"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -250,7 +254,7 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
     }
     documented = json_table()
     # pull needs an engine: tests/integration has it
-    assert set(documented) == {*answers, "any error", "pull"}
+    assert set(documented) == {*answers, *ABOUT_TRUST, "any error", "pull"}
     for name, lines in answers.items():
         found = [members(json.loads(run(f"tabellion --json {line}").stdout)) for line in lines]
         assert set().union(*found) == documented[name], name
@@ -260,3 +264,49 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
     assert members(json.loads(failed.stdout)) == documented["any error"]
     plain = json.loads(run(f"tabellion --json verify 1 --gun {gun}").stdout)
     assert plain["reference"] is None
+
+
+def test_the_members_of_json_answers_about_trust_are_those_in_the_manual(
+    server: EmbeddedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("ROOT", "TARGETS"):
+        monkeypatch.setenv(f"TABELLION_{name}_PASSPHRASE", "a secret")
+    monkeypatch.setenv("TABELLION_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TABELLION_SERVER", server.url)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    gun, anchors, pinned = (f"trusted.example/{name}" for name in ("app", "anchors", "pinned"))
+    root = str(tmp_path / "root.json")
+
+    def answer(*words: str) -> Any:
+        capsys.readouterr()
+        assert app.run(["--json", *words]) == 0, words
+        return json.loads(capsys.readouterr().out)
+
+    made = answer("init", "--gun", anchors, "--root-out", root)
+    answer("init", gun)
+    key = made["root_keys"][0]["fingerprint"]
+    collection = ["--anchors", f"{server.url}/{anchors}", "--root", root, "--for", gun]
+    answers = {
+        "anchors set, anchors revoke": [
+            ["anchors", "revoke", "--gun", anchors, "other"],
+            ["anchors", "set", "--gun", anchors, gun, key],
+        ],
+        "anchors remove": [["anchors", "remove", "--gun", anchors, "other"]],
+        "anchors list": [["anchors", "list", "--gun", anchors]],
+        "trust add, trust list": [
+            ["trust", "add", pinned, "--root", root],
+            ["trust", "add", *collection],
+            ["trust", "list"],
+        ],
+        "trust show": [["trust", "show", gun]],
+        "trust replace": [["trust", "replace", pinned, "--root", root, "--fingerprint", key]],
+        "trust remove": [["trust", "remove", pinned]],
+    }
+    assert set(answers) == ABOUT_TRUST
+    documented = json_table()
+    for name, lines in answers.items():
+        for line in lines:
+            assert members(answer(*line)) == documented[name], line

@@ -63,7 +63,7 @@ async def test_a_guns_state_tells_what_breaks_first_and_who_renews_what(site: Si
     state = await (await site.client.get(f"/v1/guns/{site.gun}")).json()
     assert state["level"] == "critical"
     assert state["first"]["role"] == "alice"
-    assert state["first"]["command"] == f"tabellion sign --role alice {site.gun}:TAG"
+    assert state["first"]["command"] == f"tabellion witness {site.gun} alice"
     levels = {role: (item["level"], item["renewed_by"]) for role, item in state["roles"].items()}
     assert levels == {
         "root": ("ok", "publisher"),

@@ -61,6 +61,10 @@ class Tabellion(LazyGroup):
             "inspect": Verb("tabellion.cli.inspect", "Show who signed what, until when."),
             "history": Verb("tabellion.cli.history", "Show what a tag meant when."),
         },
+        "Trust": {
+            "trust": Verb("tabellion.cli.trust", "Pin roots: add, list, show, replace, remove."),
+            "anchors": Verb("tabellion.cli.anchors", "Say which root keys a GUN may have."),
+        },
         "Keys": {
             "signer": Verb("tabellion.cli.signer", "Delegate: request, add, remove, list signers."),
             "rotate": Verb("tabellion.cli.rotate", "Give a top-level role another key."),

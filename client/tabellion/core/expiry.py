@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 from securesystemslib.signer import Key
 from tuf.api.metadata import Role, Root, Signed, Targets
 
+from tabellion.core.holders import holders_of
 from tabellion.core.names import parse_reference
 from tabellion.core.notary_roots import certificate_ends, certificate_of
 from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, key_material, role_keys
@@ -24,7 +25,6 @@ Level: TypeAlias = Literal["ok", "warn", "critical", "expired"]
 RenewedBy: TypeAlias = Literal["publisher", "server"]
 LEVELS: Final[tuple[Level, ...]] = ("ok", "warn", "critical", "expired")
 """From good to bad."""
-_HOLDER: Final = "x-tabellion-holder"  # a key's field in the metadata, signed with it
 
 
 @dataclass(frozen=True)
@@ -229,22 +229,22 @@ def remedy(end: End, gun: str) -> str:
     """Say what to run, or for what a server renews, what to look at."""
     if end.renewed_by == "server":
         return "ask the server's operator: its log tells why under timestamp.not_renewed"
-    name, image = _arguments(gun)
-    if end.role == "root":
+    name = _argument(gun)
+    if end.what == "certificates":
         return f"tabellion rotate {name} root"
-    if end.role == "snapshot":  # whoever publishes signs it along
-        return f"tabellion sign {image}"
-    return f"tabellion sign --role {shlex.quote(end.role)} {image}"
+    # A snapshot that publishers hold is signed along with targets.
+    role = "targets" if end.role == "snapshot" else end.role
+    return f"tabellion witness {name} {shlex.quote(role)}"
 
 
-def _arguments(gun: str) -> tuple[str, str]:
-    """Write a GUN, and any tag of it, as a command takes them."""
+def _argument(gun: str) -> str:
+    """Write a GUN as a command takes it."""
     try:
         is_plain = parse_reference(gun).gun == gun
     except InvalidNameError:
         is_plain = False
     quoted = shlex.quote(gun)
-    return (quoted, f"{quoted}:TAG") if is_plain else (f"--gun {quoted}", f"--gun {quoted} TARGET")
+    return quoted if is_plain else f"--gun {quoted}"
 
 
 def _delegations(view: View) -> list[tuple[str, str]]:
@@ -285,10 +285,13 @@ def _role_state(view: View, delegator: str, role: str, *, now: datetime) -> Role
     keys, entry = role_keys(above, role)
     states: list[KeyState] = []
     alive: set[bytes] = set()
+    holders = holders_of(above)
     for keyid in dict.fromkeys(entry.keyids):
         if keyid not in keys:
             continue
-        state, material = _key_state(view, role, keys[keyid], keyid, now=now)
+        state, material = _key_state(
+            view, role, keys[keyid], keyid, holder=holders.get(keyid, ""), now=now
+        )
         states.append(state)
         if state.is_alive:
             alive.add(material)
@@ -306,7 +309,7 @@ def _role_state(view: View, delegator: str, role: str, *, now: datetime) -> Role
 
 
 def _key_state(
-    view: View, role: str, key: Key, keyid: str, *, now: datetime
+    view: View, role: str, key: Key, keyid: str, *, holder: str, now: datetime
 ) -> tuple[KeyState, bytes]:
     has_signed = keyid in view.signed_by.get(role, ())
     try:
@@ -316,14 +319,13 @@ def _key_state(
     certificate = certificate_of(key, view.gun) if role == "root" else None
     ends = certificate.not_valid_after_utc if certificate is not None else None
     name = view.local_name(key)
-    told = key.unrecognized_fields.get(_HOLDER)
     state = KeyState(
         keyid,
         key.keytype,
         ends is None or now <= ends,
         name is not None,
         has_signed,
-        told if isinstance(told, str) and told else name or "",
+        holder or name or "",
         ends,
     )
     return state, material

@@ -1,4 +1,4 @@
-"""The first root of a GUN: given as a file, found by a root key or by a pin, or at first use.
+"""The first root of a GUN: given as a file, found by a key, by a pin or anchors, or at first use.
 
 A root once trusted is kept and comes first from then on; a pin given later must agree with it.
 Where ``trust_pinning`` speaks of a GUN, every root of it has to meet that, however it was found.
@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from tabellion.core.anchors import AnchorJudge
 from tabellion.core.dialect import NOTARY, TUF, dialect_of
+from tabellion.core.fingerprints import is_signed_by, parse_fingerprint
 from tabellion.core.limits import Limits
-from tabellion.core.pinning import RootPin, TrustPinning, fingerprints, parse_fingerprint
+from tabellion.core.pinning import RootPin, TrustPinning
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
@@ -86,7 +88,15 @@ class Bootstrap:
     """
 
     def __init__(
-        self, gun: str, url: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
+        self,
+        gun: str,
+        url: str,
+        pin: Pin,
+        cache: MetadataCache,
+        *,
+        now: datetime,
+        limits: Limits,
+        judge: AnchorJudge | None = None,
     ) -> None:
         self._gun = gun
         self._url = url
@@ -94,6 +104,7 @@ class Bootstrap:
         self._cache = cache
         self._now = now
         self._limits = limits
+        self._judge = judge
         self.root_pin = pin.trust_pinning.pin_for(gun)
 
     async def begin(self, fetch: FetchRoot) -> tuple[TrustedSet, str]:
@@ -113,6 +124,8 @@ class Bootstrap:
             found, how = await asyncio.to_thread(self._open_given, given), "root file"
         elif self._pin.fingerprint is not None:
             found, how = await self._by_fingerprint(fetch), "root key"
+        elif self._judge is not None:  # first use is never enough then
+            found, how = await self._by_anchors(fetch, self._judge), self._judge.name
         elif self.root_pin is not None:
             found, how = await self._by_root_pin(fetch, self.root_pin), "trust pinning"
         elif self._pin.trust_pinning.disable_tofu:
@@ -166,7 +179,8 @@ class Bootstrap:
         if self._pin.fingerprint is not None and not self._is_kept_signed():
             raise UntrustedRootError(
                 f"no root kept for {self._gun} is signed by the pinned key",
-                hint=f"if the pin is right, remove {self._cache.folder} and verify again",
+                hint=f"if the pin is right, move on purpose: tabellion trust replace {self._gun} "
+                f"(kept is {self._cache.folder})",
             )
         return kept, self._cache.load_pin() or "kept root"
 
@@ -179,7 +193,8 @@ class Bootstrap:
         if same_version != given and self._is_whole(same_version):
             raise UntrustedRootError(
                 f"another root version {pinned.root.version} is kept for {self._gun}",
-                hint=f"if the file is right, remove {self._cache.folder} and verify again",
+                hint=f"if the file is right, move on purpose: tabellion trust replace {self._gun} "
+                f"(kept is {self._cache.folder})",
             )
         newest = kept if kept.root.version >= pinned.root.version else pinned
         return newest, "root file"
@@ -210,6 +225,12 @@ class Bootstrap:
             )
         return found
 
+    async def _by_anchors(self, fetch: FetchRoot, judge: AnchorJudge) -> TrustedSet:
+        """Find a root that the anchors allow; whether the newest is, the update judges."""
+        return await self._walk_to(
+            await self._first(fetch), fetch, lambda trusted: judge.verify_root(trusted.root)
+        )
+
     async def _by_root_pin(self, fetch: FetchRoot, pin: RootPin) -> TrustedSet:
         """Find a root that the GUN's pin allows, as far as the way there goes.
 
@@ -221,20 +242,26 @@ class Bootstrap:
             current = await self._current_root(fetch)
             if current is not None and dialect_of(current) is NOTARY:
                 return await asyncio.to_thread(self._open, current, pin)
+        return await self._walk_to(first, fetch, lambda _: None)
 
-        refusal: list[UntrustedRootError] = []
+    async def _walk_to(
+        self, first: bytes, fetch: FetchRoot, verify: Callable[[TrustedSet], None]
+    ) -> TrustedSet:
+        """Walk to a root that passes, and meets the GUN's pin if it has one."""
+        refusals: list[UntrustedRootError] = []
 
         def is_allowed(trusted: TrustedSet) -> bool:
             try:
-                self._open(trusted.root.data, pin)
+                verify(trusted)
+                self._pinned(trusted)
             except UntrustedRootError as error:
-                refusal[:] = [error]
+                refusals.append(error)
                 return False
             return True
 
         found = await self._walk(first, fetch, is_allowed)
         if found is None:
-            raise refusal[0]
+            raise refusals[-1]
         return found
 
     async def _walk(
@@ -253,10 +280,7 @@ class Bootstrap:
         return None
 
     def _is_pinned(self, trusted: TrustedSet) -> bool:
-        wanted = parse_fingerprint(str(self._pin.fingerprint))
-        root = trusted.root.signed
-        # Never by the id that the file gives a key: whoever writes the file chooses it.
-        return any(wanted in fingerprints(root.keys[keyid]) for keyid in trusted.root.signed_by)
+        return is_signed_by(trusted.root, parse_fingerprint(str(self._pin.fingerprint)))
 
     async def _first(self, fetch: FetchRoot) -> bytes:
         try:

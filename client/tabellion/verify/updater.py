@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from tuf.api.metadata import MetaFile
 
+from tabellion.core.anchors import AnchorJudge
 from tabellion.core.conversion import notary_name
 from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
@@ -50,6 +51,7 @@ class Updater:
         now: datetime,
         limits: Limits | None = None,
         pin: RootPin | None = None,
+        judge: AnchorJudge | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._gun = gun
@@ -61,6 +63,7 @@ class Updater:
         self._now = now
         self._limits = limits or Limits()
         self._pin = pin
+        self._judge = judge
         self._seen_root = 0  # newest version that was ever kept
         self._unkept_roots: list[tuple[int, bytes]] = []
 
@@ -87,6 +90,8 @@ class Updater:
                 found=trusted.root.version,
                 expected=self._seen_root,
             )
+        if self._judge is not None:
+            await _off_loop(functools.partial(self._judge_root, trusted, self._judge))
         trusted.finish_root()
 
     async def update_online(self, trusted: TrustedSet) -> None:
@@ -211,6 +216,15 @@ class Updater:
     def _keep_root(self, trusted: TrustedSet) -> None:
         root = trusted.root.version, trusted.root.data
         self._unkept_roots.append(root)
+        if self._is_proven and self._judge is None:
+            self._keep_roots()
+
+    def _judge_root(self, trusted: TrustedSet, judge: AnchorJudge) -> None:
+        """Judge the newest root; the roots that led there are kept only with it.
+
+        Not each of them: anchors may have moved on from the keys that signed the older ones.
+        """
+        judge.verify_root(trusted.root)
         if self._is_proven:
             self._keep_roots()
 

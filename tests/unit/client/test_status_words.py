@@ -80,7 +80,7 @@ def test_publishing_reminds_on_stderr_with_the_command(
     reminders = [line for line in told.err.splitlines() if "warning" in line]
     (line,) = reminders
     assert "alice of registry.example/app is valid only until" in line
-    assert line.endswith("(9 days): tabellion sign --role alice registry.example/app:TAG")
+    assert line.endswith("(9 days): tabellion witness registry.example/app alice")
     assert "alice" not in told.out
     tell(Published("a/b", {"targets": 2}), "signed", "a/b")
     assert "warning" not in capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_one_key_under_two_ids_is_alive_once() -> None:
 def test_keys_tell_who_holds_them_and_whether_they_signed() -> None:
     forge = forged()
     other = CryptoSigner.generate_ed25519().public_key
-    other.unrecognized_fields["x-tabellion-holder"] = "Bea"
+    forge.root.unrecognized_fields["x-tabellion-holders"] = {other.keyid: "Bea"}
     forge.root.add_key(other, "root")
     forge.sign("root", forge.root)
     here = forge.signers["root"][0].public_key
@@ -247,7 +247,9 @@ def test_a_name_cannot_break_out_of_the_command(gun: str) -> None:
         assert words[0] == "tabellion"
         assert words[words.index("--gun") + 1] == gun
     plain = remedy(End("root", "metadata", NOW, "warn", "publisher"), GUN)
-    assert plain == f"tabellion rotate {GUN} root"
+    assert plain == f"tabellion witness {GUN} root"
+    certificate = remedy(End("root", "certificates", NOW, "warn", "publisher"), GUN)
+    assert certificate == f"tabellion rotate {GUN} root"
 
 
 @given(

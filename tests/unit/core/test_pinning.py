@@ -18,8 +18,9 @@ from securesystemslib.signer import SSlibKey
 
 from issuer import Issuer
 from notary_gun import GUN, NOW, NotaryGun, certified
+from tabellion.core.fingerprints import fingerprints, parse_fingerprint
 from tabellion.core.notary_keys import NotaryKey, NotarySigner
-from tabellion.core.pinning import TrustPinning, fingerprints, is_issued_by, parse_fingerprint
+from tabellion.core.pinning import TrustPinning, is_issued_by
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import ConfigurationError, UntrustedRootError
 
