@@ -28,7 +28,7 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish.certificates import root_certificate
-from tabellion.publish.offline import sign_file
+from tabellion.publish.offline import examine_file, sign_file
 from tabellion.publish.outcome import Published
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.publisher import Publisher
@@ -286,6 +286,9 @@ async def test_a_file_edited_after_a_signature_is_signed_by_nobody(
         before = file.read_bytes()
         with pytest.raises(MalformedMetadataError, match="was changed after key"):
             offline(bob, file, root=made.root)
+        ring = KeyRing(bob.keys, Passphrases(environ=publisher_process.PASSPHRASES))
+        with pytest.raises(MalformedMetadataError, match="was changed after key"):
+            examine_file(file, ring, home=bob.home, root=made.root)
         assert file.read_bytes() == before
         with pytest.raises(MalformedMetadataError):
             await ann.publisher.proposals.publish_file(file)
