@@ -263,7 +263,7 @@ def _vouchers(judgement: _Judgement, role: str) -> tuple[Mapping[str, Key], Sequ
 
 
 def _verify_nothing_orphaned(judgement: _Judgement) -> Vouching:
-    """Refuse to leave a file behind that its role's keys don't vouch for any more: readers would break.
+    """Refuse to leave a file that its role's keys don't vouch for any more: readers would break.
 
     A role without any key may be left: nobody could sign its file anew. So may one whose file
     nobody vouched for before, as when it's delegated to again, but to other keys.

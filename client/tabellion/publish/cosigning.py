@@ -15,12 +15,12 @@ from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import delegated_roles
 from tabellion.errors import MalformedMetadataError, UsageError
 from tabellion.publish.edits import Draft
+from tabellion.publish.signatures import signatures_missing
 from tabellion.publish.signing import (
     Built,
     Expiries,
     KeyRing,
     no_key,
-    signatures_missing,
     with_snapshot,
 )
 from tabellion.publish.state import Current

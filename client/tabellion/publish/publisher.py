@@ -46,6 +46,7 @@ from tabellion.publish.edits import Draft, apply
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.lost import LostFiles
+from tabellion.publish.notary_edits import spoken_of
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
@@ -458,6 +459,7 @@ class Publisher:
             apply(draft, await asyncio.to_thread(self._staged.read, gun), again=True)
             draft.signed_as.clear()
             draft.withdrawn.clear()
+            draft.removed.clear()
             apply(draft, [change], again=False)
             for role in draft.changed():
                 if not draft.may_sign(role):
@@ -468,6 +470,7 @@ class Publisher:
                 signed_as=draft.signed_as,
                 withdrawn=draft.withdrawn,
                 shadowed=draft.shadowed(),
+                lost=draft.lost(),
                 is_staged=True,
             )
         await asyncio.to_thread(self._staged.add, gun, [change])
@@ -493,6 +496,8 @@ class Publisher:
             signed_as=draft.signed_as,
             withdrawn=draft.withdrawn,
             shadowed=draft.shadowed(),
+            lost=draft.lost(),
+            silent=built.silent,
         )
         if not built.missing:
             return outcome
@@ -503,7 +508,8 @@ class Publisher:
     async def _build(
         self, gun: Gun, changes: Sequence[Change], *, again: bool
     ) -> tuple[Draft, Built]:
-        current = await self._reader.with_left(await self._reader.read(gun))
+        current = await self._reader.read(gun)
+        current = await self._reader.with_left(current, spoken_of(changes))
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
         now = self._clock()
