@@ -110,9 +110,9 @@ async def test_adding_a_signer_again_lets_docker_sign_where_one_was_removed(
     assert added.versions.items() >= {RELEASES: 2, "targets": 5}.items()
     assert not added.missing
     if snapshot == "local":  # who signs there needs the snapshot key as well
-        for info in owner.keys.list(role="snapshot"):
-            (private,) = owner.home.rglob(f"{info.keyid}*.pem")
-            (second.home / private.relative_to(owner.home)).write_bytes(private.read_bytes())
+        (info,) = owner.keys.list(role="snapshot")
+        for file in owner.keys.folder.glob(f"{info.keyid}*"):
+            shutil.copy(file, second.keys.folder)
     await world.docker(second).sign("s2", "2")
     assert set(await (await world.person("reader")).signed(world.gun)) == {"2"}
     with pytest.raises(Exception, match="no key here may sign"):
