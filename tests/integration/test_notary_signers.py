@@ -11,16 +11,29 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from aiohttp.test_utils import TestServer
 from securesystemslib.signer import Key
 
 from docker_like import DockerLike
 from person import Person
 from tabellion.cli.embedded import EmbeddedServer
+from tabellion.core import notary_transitions
 from tabellion.core.dialect import NOTARY
 from tabellion.core.names import Digest
 from tabellion.core.notary_search import RELEASES
-from tabellion.errors import ConflictError, PublicationError, RefusedPublicationError
+from tabellion.errors import (
+    ConflictError,
+    PublicationError,
+    RefusedPublicationError,
+    ThresholdError,
+)
 from tabellion.publish.delivery import Delivery
+from tabellion.publish.public_keys import fingerprint_of
+from tabellion_server.app import make_app
+from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.settings import Settings
+from tabellion_server.storage.sqlite import SqliteStore
 
 PASSPHRASE = "signer passphrase"
 SNAPSHOTS = pytest.mark.parametrize("snapshot", ["server", "local"])
@@ -30,14 +43,14 @@ SNAPSHOTS = pytest.mark.parametrize("snapshot", ["server", "local"])
 class World:
     """A GUN, its owner, and others."""
 
-    server: EmbeddedServer
+    url: str
     gun: str
     folder: Path
     stack: AsyncExitStack
     root: bytes = b""
 
     async def person(self, name: str) -> Person:
-        made = Person(self.server.url, self.folder / name, self.root or None)
+        made = Person(self.url, self.folder / name, self.root or None)
         return await self.stack.enter_async_context(made)
 
     async def owner(self, snapshot: Literal["server", "local"] = "server") -> Person:
@@ -47,7 +60,7 @@ class World:
         return owner
 
     def docker(self, person: Person) -> DockerLike:
-        return DockerLike(person, self.server.url, self.gun)
+        return DockerLike(person, self.url, self.gun)
 
     async def listed(self, person: Person) -> set[str]:
         """Give what the snapshot names beside the two that it always does."""
@@ -59,7 +72,7 @@ class World:
 @pytest.fixture
 async def world(server: EmbeddedServer, gun: str, tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        yield World(server, gun, tmp_path, stack)
+        yield World(server.url, gun, tmp_path, stack)
 
 
 def new_key(person: Person, name: str) -> Key:
@@ -210,3 +223,51 @@ async def test_a_server_that_shows_another_state_than_it_judges_by_is_not_asked_
     with pytest.raises(PublicationError, match="earlier version"):
         await asyncio.wait_for(sign(owner, world.gun, "1"), 60)
     assert attempts < 10
+
+
+async def test_a_rotated_targets_key_has_no_say_in_the_release_any_more(world: World) -> None:
+    owner = await world.owner()
+    await first_signer_gone(world, owner)
+    second = await world.person("s2")
+    await owner.publisher.add_signer(world.gun, "s2", [new_key(second, "s2")])
+    old = owner.keys.list(role="targets")[0].fingerprint
+    rotated = await owner.publisher.rotate(world.gun, "targets")
+    assert rotated.versions[RELEASES] == 3
+    found = {info.name: info for info in await owner.publisher.signers(world.gun)}
+    prints = {fingerprint_of(key) for key in found[RELEASES].keys}
+    assert old not in prints
+    assert len(prints) == 2
+    await world.docker(second).sign("s2", "2")
+    assert set(await owner.signed(world.gun)) == {"2"}
+
+
+@pytest.fixture
+async def inner(gun: str, tmp_path: Path) -> AsyncIterator[World]:
+    """Give a world whose server runs in this process."""
+    store = await SqliteStore.open(tmp_path / "tabellion.db")
+    app = make_app(Settings(), store=store, online_keys=OnlineKeys(store, MasterKey.generate()))
+    async with TestServer(app) as server, AsyncExitStack() as stack:
+        yield World(str(server.make_url("/")), gun, tmp_path, stack)
+    await store.close()
+
+
+async def test_the_owner_mends_a_gun_that_came_with_a_broken_release(
+    inner: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = inner
+    owner = await world.owner("local")
+    await owner.publisher.add_signer(world.gun, "s1", [new_key(owner, "s1")])
+    await sign(owner, world.gun, "1")
+    await world.docker(owner).delegate({})
+    second = await world.person("s2")
+    with monkeypatch.context() as lenient:  # as Notary's server, which such a GUN came from
+        lenient.setattr(notary_transitions._Judgement, "was_broken", lambda *_: True)
+        await world.docker(owner).delegate({"s2": new_key(second, "s2")})
+    with pytest.raises(ThresholdError):
+        await owner.digest(world.gun, "1")
+    assert {info.version for info in await owner.publisher.signers(world.gun)} == {None}
+    await sign(owner, world.gun, "2", "targets")
+    assert set(await (await world.person("reader")).signed(world.gun)) == {"2"}
+    await owner.publisher.remove_signer(world.gun, "s2")
+    await sign(owner, world.gun, "3")
+    assert set(await owner.signed(world.gun)) == {"2", "3"}

@@ -177,7 +177,7 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     releases = roles.get(RELEASES)
     if not roles.keys() - {RELEASES}:
         # The owner's key was in the release for the signers' sake.
-        theirs |= notary_release.owners_material(draft)
+        theirs |= notary_release.owners_material(draft.current)
     if releases is not None:
         releases.keyids = [
             keyid

@@ -22,6 +22,7 @@ from tabellion.publish.signatures import signatures_missing
 
 if TYPE_CHECKING:
     from tabellion.publish.edits import Draft
+    from tabellion.publish.state import Current
 
 
 def delegate(
@@ -50,9 +51,9 @@ def drop_unused_keys(delegations: Delegations) -> None:
         del delegations.keys[keyid]
 
 
-def owners_material(draft: Draft) -> set[bytes]:
+def owners_material(current: Current) -> set[bytes]:
     """Give the keys of ``targets``, whatever their ids."""
-    root = draft.current.root
+    root = current.root
     return {key_material(root.keys[keyid]) for keyid in root.roles["targets"].keyids}
 
 
@@ -60,7 +61,7 @@ def is_owners_alone(draft: Draft) -> bool:
     """Tell whether of the release's keys only the owner's are here."""
     keys, entry = draft.keys_of(RELEASES)
     held = draft.held.among(keys, entry.keyids)
-    return all(key_material(keys[keyid]) in owners_material(draft) for keyid in held)
+    return all(key_material(keys[keyid]) in owners_material(draft.current) for keyid in held)
 
 
 def keep_signable(draft: Draft) -> None:
@@ -69,7 +70,7 @@ def keep_signable(draft: Draft) -> None:
     release = {child.name: child for child in delegated_roles(targets)}.get(RELEASES)
     if RELEASES not in draft.respoken or release is None:
         return
-    theirs = _without_owner(draft, targets, release)
+    theirs = _without_owner(draft.current, targets, release)
     if theirs and (_is_signed_by(draft, targets, theirs) or _is_any_here(draft, targets, theirs)):
         delegate(draft, RELEASES, [], release.paths or [], keep=theirs)
         return
@@ -82,7 +83,34 @@ def keep_signable(draft: Draft) -> None:
     delegate(draft, RELEASES, keys, release.paths or [], keep=keyids)
 
 
-def _without_owner(draft: Draft, targets: Targets, release: DelegatedRole) -> list[str]:
+def hand_over(current: Current, targets: Targets, keys: Sequence[Key]) -> bool:
+    """Put the owner's new keys into the release in place of the old: those may be stolen.
+
+    Args:
+        current: What is published.
+        targets: The next targets payload; changed.
+        keys: The keys that ``targets`` gets.
+
+    Returns:
+        The release has to be signed anew, by these keys.
+    """
+    release = {child.name: child for child in delegated_roles(targets)}.get(RELEASES)
+    if release is None or targets.delegations is None:
+        return False
+    theirs = _without_owner(current, targets, release)
+    if len(theirs) == len(release.keyids):
+        return False
+    release.keyids = [*theirs, *(key.keyid for key in keys)]
+    listed = targets.delegations.keys
+    listed.update({key.keyid: key for key in keys})
+    drop_unused_keys(targets.delegations)
+    file, dialect = current.roles.get(RELEASES), current.trusted.dialect
+    return file is not None and bool(
+        signatures_missing(dialect, RELEASES, file.data, listed, release)
+    )
+
+
+def _without_owner(current: Current, targets: Targets, release: DelegatedRole) -> list[str]:
     """Give the release's keys without the owner's, unless the owner is a signer as well."""
     delegations = targets.delegations
     keys = delegations.keys if delegations is not None else {}
@@ -92,7 +120,7 @@ def _without_owner(draft: Draft, targets: Targets, release: DelegatedRole) -> li
         if child.name != RELEASES
         for keyid in child.keyids
     }
-    owners = owners_material(draft) - signers
+    owners = owners_material(current) - signers
     return [keyid for keyid in release.keyids if key_material(keys[keyid]) not in owners]
 
 

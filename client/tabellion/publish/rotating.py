@@ -16,10 +16,13 @@ from datetime import datetime
 from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Root
 
+from tabellion.core.dialect import NOTARY
+from tabellion.core.notary_search import RELEASES
 from tabellion.core.publication import OnlineKeys, UploadedFile
 from tabellion.core.release import next_snapshot
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import KeyStoreError, UsageError
+from tabellion.publish.notary_release import hand_over
 from tabellion.publish.signing import Built, Expiries, KeyRing, no_key
 from tabellion.publish.state import Current
 
@@ -61,10 +64,15 @@ def build_rotation(
     versions = {"root": root.version}
     if rotation.role == "targets":
         targets = copy.deepcopy(current.roles["targets"].signed)
-        targets.version = current.version_of("targets") + 1
-        targets.expires = now + expiries.targets
-        data = dialect.sign(targets, _signers(current, ring, root, "targets"))
-        files["targets"], versions["targets"] = UploadedFile("targets", data), targets.version
+        anew = {"targets": targets}
+        if dialect is NOTARY and hand_over(current, targets, rotation.keys):
+            anew[RELEASES] = copy.deepcopy(current.roles[RELEASES].signed)
+        signers_of_targets = _signers(current, ring, root, "targets")
+        for role, payload in anew.items():
+            payload.version = current.version_of(role) + 1
+            payload.expires = now + expiries.targets
+            files[role] = UploadedFile(role, dialect.sign(payload, signers_of_targets))
+            versions[role] = payload.version
     _add_snapshot(current, root, files, versions, ring, expires_at=now + expiries.snapshot)
     judge_publication(
         current.as_served(),
