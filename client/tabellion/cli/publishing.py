@@ -95,7 +95,7 @@ def as_json(published: Published) -> dict[str, Any]:
         "attempts": published.attempts,
         "incomplete": str(published.incomplete) if published.incomplete else None,
         "missing": dict(published.missing),
-        "shadowed": dict(published.shadowed),
         "lost": dict(published.lost),
         "silent": list(published.silent),
+        "shadowed": dict(published.shadowed),
     }
