@@ -41,6 +41,7 @@ def tell(
             f"{target} is signed by {role} too, which is asked before "
             f"{published.signed_as[target]}: verifiers see what {role} signed"
         )
+    _tell_lost(published)
     if not published.is_checked:
         output.warn("the server can't be reached: whether it fits is seen when it's published")
     if published.ending is not None:
@@ -87,6 +88,22 @@ def _tell_incomplete(published: Published, what: str, gun: str) -> None:
     output.answer(str(file) if file is not None else published.pending)
 
 
+def _tell_lost(published: Published) -> None:
+    """Tell what else follows from a change of signers."""
+    gone = [target for target, role in published.lost.items() if not role]
+    if gone:
+        output.warn(f"not signed any more: {' '.join(gone)}")
+        output.hint("sign them as the owner, or let another signer sign them, if they should be")
+    for target, role in published.lost.items():
+        if role:
+            output.warn(f"{target} is now what {role} signed, which is something else")
+    for role in published.silent:
+        output.warn(
+            f"{role} signed with another key before, and is heard when it signs again: with "
+            "tabellion; docker and notary can't go on from there, they need a signer of a new name"
+        )
+
+
 def as_json(published: Published) -> dict[str, Any]:
     """Give an outcome."""
     if published.is_staged:
@@ -103,5 +120,7 @@ def as_json(published: Published) -> dict[str, Any]:
         "incomplete": str(published.incomplete) if published.incomplete else None,
         "pending": published.pending or None,
         "missing": dict(published.missing),
+        "lost": dict(published.lost),
+        "silent": list(published.silent),
         "shadowed": dict(published.shadowed),
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tabellion.cli import output
 from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import common_options, settle, trust_options
 from tabellion.cli.publishing import tell
@@ -49,3 +50,8 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
             return await author.rotate(wanted, *rest, keys=keys, server=online)
 
     tell(work(rotate(), f"rotating {what}"), f"{what} of {wanted} has a new key", wanted)
+    if "snapshot" in rest and not online:
+        output.warn(
+            "the snapshot key is held here now, not by the server: whoever publishes needs it"
+        )
+        output.hint(f"give it back: tabellion rotate {wanted} snapshot --server-managed")

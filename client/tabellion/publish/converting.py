@@ -38,7 +38,8 @@ from tabellion.publish.delivery import Delivery
 from tabellion.publish.founding import pin_root
 from tabellion.publish.outcome import Published
 from tabellion.publish.server_api import ServerApi
-from tabellion.publish.signing import Built, Expiries, KeyRing, no_key, signatures_missing
+from tabellion.publish.signatures import signatures_missing
+from tabellion.publish.signing import Built, Expiries, KeyRing, no_key
 from tabellion.publish.state import Current, StateReader
 from tabellion.publish.words import targets_in_words
 from tabellion.verify.cache import MetadataCache

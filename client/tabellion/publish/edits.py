@@ -14,7 +14,7 @@ from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_search import released_by
 from tabellion.core.roles import delegated_roles, role_keys, roles_asked
 from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
-from tabellion.publish import notary_edits
+from tabellion.publish import notary_edits, notary_release
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -40,6 +40,8 @@ class Draft:
         withdrawn: Target to the roles that don't sign it any more.
         first_files: New role to its first file, as its holders signed it.
         witnessed: Roles to be signed anew though nothing in them changes.
+        respoken: Roles that a change delegates to, or takes a key from, changed or not.
+        removed: Roles that a change withdrew the delegation of.
     """
 
     current: Current
@@ -50,6 +52,8 @@ class Draft:
     withdrawn: dict[str, list[str]] = field(default_factory=dict)
     first_files: dict[str, bytes] = field(default_factory=dict)
     witnessed: set[str] = field(default_factory=set)
+    respoken: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
 
     def of(self, role: str) -> Targets:
         """Give a role's payload to be read: changed, current, or empty."""
@@ -135,11 +139,30 @@ class Draft:
         """Give the targets just signed or withdrawn where verifiers take another role's word."""
         found: dict[str, str] = {}
         for path in dict.fromkeys([*self.signed_as, *self.withdrawn]):
-            answers = (role for role in self.asked(path) if path in self.of(role).targets)
-            answer = next(answers, None)
+            answer = self._answer(path)
             if answer is not None and answer != self.signed_as.get(path):
                 found[path] = answer
         return found
+
+    def lost(self) -> dict[str, str]:
+        """Give the targets that verifiers no longer take as a removed role signed them.
+
+        With the role whose other word they take now, or "" if they aren't signed any more.
+        """
+        before, found = Draft(self.current, self.held), dict[str, str]()
+        for path in sorted({path for role in self.removed for path in before.of(role).targets}):
+            was, now = before._answer(path), self._answer(path)
+            if was is None or path in self.signed_as:
+                continue
+            if now is None:
+                found[path] = ""
+            elif self.of(now).targets[path].hashes != before.of(was).targets[path].hashes:
+                found[path] = now
+        return found
+
+    def _answer(self, path: str) -> str | None:
+        """Give the role whose word verifiers take for a path."""
+        return next((role for role in self.asked(path) if path in self.of(role).targets), None)
 
 
 def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
@@ -172,6 +195,8 @@ def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
                 _add_signer(draft, change)
             case RemoveSigner():
                 _remove_signer(draft, change, again=again)
+    if draft.is_notary:
+        notary_release.keep_signable(draft)
 
 
 def _witness(draft: Draft, role: str) -> None:
@@ -298,6 +323,7 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     for keyid in list(delegations.roles[change.name].keyids):
         targets.revoke_key(keyid, change.name)
     del delegations.roles[change.name]
+    draft.removed.add(change.name)
     draft.payloads.pop(change.name, None)
     draft.first_files.pop(change.name, None)
     draft.touched.discard(change.name)

@@ -10,11 +10,10 @@ Spec: notary-v1 sections 9 (publish) and 11.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from securesystemslib.signer import Key
-from tuf.api.metadata import DelegatedRole, Delegations
+from tuf.api.metadata import DelegatedRole
 
 from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_search import RELEASES
@@ -26,6 +25,7 @@ from tabellion.errors import (
     NotSignedError,
     UsageError,
 )
+from tabellion.publish import notary_release
 from tabellion.publish.changes import AddSigner, Change, RemoveSigner, RevokeTarget, SignTarget
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "targets/"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def spoken_of(changes: Iterable[Change]) -> set[str]:
+    """Give the roles that changes may delegate to, though nobody does now."""
+    added = {change.name for change in changes if isinstance(change, AddSigner)}
+    return {f"{_PREFIX}{name.removeprefix(_PREFIX)}" for name in added} | {RELEASES}
 
 
 def apply(draft: Draft, change: Change, *, again: bool) -> None:
@@ -68,6 +74,8 @@ def _roles_for(draft: Draft, change: SignTarget) -> list[str]:
         for name, child in children.items()
         if child.is_delegated_path(change.target) and draft.may_sign(name)
     ]
+    if signing == [RELEASES] != list(children) and notary_release.is_owners_alone(draft):
+        signing = []  # the owner's key is there for the signers' sake
     if not signing:
         raise KeyStoreError(
             f"no key here may sign {change.target[:80]!r} in {draft.current.gun}",
@@ -138,27 +146,12 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     draft.touched.add("targets")
     keys = [NOTARY.adopt_key(key) for key in change.keys]
     paths = [_beginning(pattern) for pattern in change.paths]
-    _delegate(draft, f"{_PREFIX}{name}", keys, paths, keep=())
+    notary_release.delegate(draft, f"{_PREFIX}{name}", keys, paths, keep=())
     held = {child.name: child for child in delegated_roles(draft.of("targets"))}.get(RELEASES)
-    _delegate(draft, RELEASES, keys, [""], keep=held.keyids if held is not None else ())
-
-
-def _delegate(
-    draft: Draft, role: str, keys: Sequence[Key], paths: Sequence[str], *, keep: Sequence[str]
-) -> None:
-    keyids = list(dict.fromkeys([*keep, *(key.keyid for key in keys)]))
-    wanted = NOTARY.delegated_role(role, keyids, 1, paths=paths)
-    current = {child.name: child for child in delegated_roles(draft.of("targets"))}.get(role)
-    if current == wanted:
-        return
-    targets = draft.edit("targets")
-    if targets.delegations is None or targets.delegations.roles is None:
-        targets.delegations = Delegations({}, {})
-    roles = targets.delegations.roles
-    assert roles is not None  # noqa: S101  (made just above; for the type checker)
-    roles[role] = wanted
-    targets.delegations.keys.update({key.keyid: key for key in keys})
-    _drop_unused_keys(targets.delegations)
+    notary_release.delegate(
+        draft, RELEASES, keys, [""], keep=held.keyids if held is not None else ()
+    )
+    draft.respoken |= {f"{_PREFIX}{name}", RELEASES}
 
 
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
@@ -182,6 +175,9 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
         if name != RELEASES:
             theirs -= {key_material(delegations.keys[keyid]) for keyid in child.keyids}
     releases = roles.get(RELEASES)
+    if not roles.keys() - {RELEASES}:
+        # The owner's key was in the release for the signers' sake.
+        theirs |= notary_release.owners_material(draft.current)
     if releases is not None:
         releases.keyids = [
             keyid
@@ -191,16 +187,12 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
         if not releases.keyids:
             # Nobody could sign it any more; the owner's own word is what is left.
             del roles[RELEASES]
-    _drop_unused_keys(delegations)
+    notary_release.drop_unused_keys(delegations)
+    draft.respoken.add(RELEASES)
     for gone in {role, *({RELEASES} - roles.keys())}:
+        draft.removed.add(gone)
         draft.payloads.pop(gone, None)
         draft.touched.discard(gone)
-
-
-def _drop_unused_keys(delegations: Delegations) -> None:
-    used = {keyid for child in (delegations.roles or {}).values() for keyid in child.keyids}
-    for keyid in set(delegations.keys) - used:
-        del delegations.keys[keyid]
 
 
 def _beginning(pattern: str) -> str:

@@ -32,6 +32,9 @@ class Published:
         withdrawn: Target to the roles that don't sign it any more.
         shadowed: Target to the role whose word verifiers take instead: it's asked earlier, or
             goes on signing what was withdrawn elsewhere.
+        lost: Target to the role whose other word verifiers take now that a signer was removed, ""
+            where nobody signs it any more.
+        silent: Roles that signed under other keys before, and have to sign again to be heard.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
@@ -47,6 +50,8 @@ class Published:
     signed_as: Mapping[str, str] = field(default_factory=dict)
     withdrawn: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shadowed: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
+    silent: Sequence[str] = ()
     is_staged: bool = False
     is_checked: bool = True
     ending: End | None = None

@@ -50,6 +50,7 @@ from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.lost import LostFiles
 from tabellion.publish.named_keys import NamedKey
+from tabellion.publish.notary_edits import spoken_of
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.overview import Overview
@@ -520,6 +521,7 @@ class Publisher:
             apply(draft, await asyncio.to_thread(self._staged.read, gun), again=True)
             draft.signed_as.clear()
             draft.withdrawn.clear()
+            draft.removed.clear()
             apply(draft, [change], again=False)
             for role in draft.changed():
                 if not draft.may_sign(role):
@@ -530,6 +532,7 @@ class Publisher:
                 signed_as=draft.signed_as,
                 withdrawn=draft.withdrawn,
                 shadowed=draft.shadowed(),
+                lost=draft.lost(),
                 is_staged=True,
             )
         await asyncio.to_thread(self._staged.add, gun, [change])
@@ -553,13 +556,16 @@ class Publisher:
             withdrawn=draft.withdrawn,
             shadowed=draft.shadowed(),
             ending=await self._look_back(draft.current, built),
+            lost=draft.lost(),
+            silent=built.silent,
         )
 
     async def _build(
         self, gun: Gun, changes: Sequence[Change], *, again: bool
     ) -> tuple[Draft, Built]:
         revives = [change.role for change in changes if isinstance(change, Witness)]
-        current = await self._reader.with_left(await self._reader.read(gun, revives=revives))
+        current = await self._reader.read(gun, revives=revives)
+        current = await self._reader.with_left(current, spoken_of(changes))
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
         now = self._clock()

@@ -20,17 +20,19 @@ from tuf.api.metadata import Role, Root
 
 from tabellion.core.dialect import NOTARY
 from tabellion.core.holders import set_holders
+from tabellion.core.notary_search import RELEASES
 from tabellion.core.proposal import Proposal
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import key_material
 from tabellion.errors import UsageError
+from tabellion.publish.notary_release import hand_over
+from tabellion.publish.signatures import signatures_missing
 from tabellion.publish.signing import (
     Built,
     Expiries,
     KeyRing,
     judge,
     no_key,
-    signatures_missing,
     with_snapshot,
 )
 from tabellion.publish.state import Current
@@ -91,11 +93,16 @@ def build_root_edit(
     entry = root.roles["targets"]
     if signatures_missing(dialect, "targets", held.data, root.keys, entry):
         targets = copy.deepcopy(held.signed)
-        targets.version = current.version_of("targets") + 1
-        targets.expires = now + expiries.targets
-        data = dialect.sign(targets, _signers(current, ring, root, "targets"))
-        files.append(UploadedFile("targets", data))
-        versions["targets"] = targets.version
+        anew = {"targets": targets}
+        keys = [root.keys[keyid] for keyid in entry.keyids]
+        if dialect is NOTARY and hand_over(current, targets, keys):
+            anew[RELEASES] = copy.deepcopy(current.roles[RELEASES].signed)
+        signers_of_targets = _signers(current, ring, root, "targets")
+        for role, payload in anew.items():
+            payload.version = current.version_of(role) + 1
+            payload.expires = now + expiries.targets
+            files.append(UploadedFile(role, dialect.sign(payload, signers_of_targets)))
+            versions[role] = payload.version
     missing = Proposal.parse(current.gun, dialect, files).missing(current.as_served())
     if missing:
         return Built(dialect, tuple(files), versions, missing)

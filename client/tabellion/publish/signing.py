@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securesystemslib.signer import Key, Signer
-from tuf.api.metadata import Role, Root, Targets
+from tuf.api.metadata import DelegatedRole, Role, Root, Targets
 
-from tabellion.core.dialect import Dialect
-from tabellion.core.publication import OnlineKeys, UploadedFile
+from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.notary_vouching import vouching
+from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile
 from tabellion.core.release import next_snapshot
-from tabellion.core.roles import delegated_roles, role_keys, verify_threshold
+from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys
 from tabellion.core.transitions import judge_publication
-from tabellion.errors import KeyStoreError, PassphraseError, ThresholdError
+from tabellion.errors import KeyStoreError, PassphraseError
 from tabellion.publish.edits import Draft
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.public_keys import crypto_key_of, fingerprint_of
+from tabellion.publish.signatures import signatures_missing
 from tabellion.publish.state import Current
 from tabellion.signers.registry import RemoteSigners
 
@@ -54,12 +56,14 @@ class Built:
         files: Ready for upload.
         versions: Role to version.
         missing: Role to number of signatures that are missing.
+        silent: Roles that signed under other keys before, and have to sign again to be heard.
     """
 
     dialect: Dialect
     files: tuple[UploadedFile, ...]
     versions: Mapping[str, int]
     missing: Mapping[str, int]
+    silent: tuple[str, ...] = ()
 
 
 class KeyRing:
@@ -137,6 +141,7 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
     files: list[UploadedFile] = []
     versions: dict[str, int] = {}
     missing: dict[str, int] = {}
+    silent: list[str] = []
     for role, payload in (payloads | inherited).items():
         payload.version = current.version_of(role) + 1
         payload.expires = now + expiries.targets
@@ -144,6 +149,9 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
         signers = ring.open(dialect, keys, entry.keyids, at_most=entry.threshold)
         if not signers and role not in inherited:
             raise no_key(current.gun, role, entry)
+        if not signers and role not in current.roles and dialect is NOTARY:
+            silent.append(role)  # it leaves the snapshot until its holders sign
+            continue
         data = dialect.sign(payload, signers)
         lacking = signatures_missing(dialect, role, data, keys, entry)
         if lacking:
@@ -155,7 +163,7 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
         versions[role] = 1
     if files and not missing:
         files, versions = with_snapshot(current, files, versions, ring, expiries=expiries, now=now)
-    return Built(dialect, tuple(files), versions, missing)
+    return Built(dialect, tuple(files), versions, missing, tuple(silent))
 
 
 def with_snapshot(
@@ -186,6 +194,7 @@ def with_snapshot(
             if item.role != "root" or dialect.lists_root
         },
         expires_at=now + expiries.snapshot,
+        dropped=_unheard(current, files),
     )
     signers = ring.open(dialect, root.keys, entry.keyids, at_most=entry.threshold)
     data = dialect.sign(snapshot, signers)
@@ -193,6 +202,18 @@ def with_snapshot(
         [*files, UploadedFile("snapshot", data)],
         {**versions, "snapshot": snapshot.version},
     )
+
+
+def _unheard(current: Current, files: Sequence[UploadedFile]) -> set[str]:
+    """Give the roles of a Notary GUN that nobody delegates to, or whose file isn't vouched for.
+
+    Listed, they would be an error to readers; a TUF snapshot lists them for ever.
+    """
+    if current.trusted.dialect is not NOTARY:
+        return set()
+    new = CurrentSet.parse({item.role: item.data for item in files}, NOTARY).files
+    held = {**current.as_served().files, **new}
+    return set(held) - TOP_LEVEL_ROLES - vouching(current.root, held.get).vouched
 
 
 def judge(
@@ -221,18 +242,6 @@ def judge(
         now=now,
         limits=current.trusted.limits,
     )
-
-
-def signatures_missing(
-    dialect: Dialect, role: str, data: bytes, keys: Mapping[str, Key], entry: Role
-) -> int:
-    """Tell how many valid signatures a file lacks."""
-    parsed = dialect.parse(role, data, max_bytes=max(len(data), 1))
-    try:
-        verify_threshold(parsed, role, keys, entry.keyids, entry.threshold)
-    except ThresholdError as error:
-        return error.needed - len(error.signed_by)
-    return 0
 
 
 def no_key(gun: str, role: str, entry: Role) -> KeyStoreError:
@@ -281,18 +290,31 @@ def _to_sign_anew(draft: Draft, changed: Mapping[str, Targets]) -> dict[str, Tar
     """
     current, dialect = draft.current, draft.current.trusted.dialect
     found: dict[str, Targets] = {}
-    for payload in changed.values():
-        for child in delegated_roles(payload):
-            file = current.roles.get(child.name) or current.left.get(child.name)
-            if file is None or child.name in changed:
-                continue
-            keys, entry = role_keys(payload, child.name)
-            if signatures_missing(dialect, child.name, file.data, keys, entry):
-                anew = draft.edit(child.name)
-                for path in [path for path in anew.targets if not draft.covers(child, path)]:
-                    del anew.targets[path]
-                found[child.name] = anew
+    for child, payload in _delegated_anew(draft, changed):
+        file = current.roles.get(child.name) or current.left.get(child.name)
+        if file is None or child.name in changed:
+            continue
+        keys, entry = role_keys(payload, child.name)
+        if signatures_missing(dialect, child.name, file.data, keys, entry):
+            anew = draft.edit(child.name)
+            for path in [path for path in anew.targets if not draft.covers(child, path)]:
+                del anew.targets[path]
+            found[child.name] = anew
     return found
+
+
+def _delegated_anew(
+    draft: Draft, changed: Collection[str]
+) -> Iterator[tuple[DelegatedRole, Targets]]:
+    """List the delegations that changed or were asked for again, with the payload they're in."""
+    for name in dict.fromkeys([*changed, *(["targets"] if draft.respoken else [])]):
+        published, payload = draft.current.roles.get(name), draft.of(name)
+        before = (
+            {role.name: role for role in delegated_roles(published.signed)} if published else {}
+        )
+        for child in delegated_roles(payload):
+            if child.name in draft.respoken or before.get(child.name) != child:
+                yield child, payload
 
 
 def _role_keys(root: Root, role: str) -> list[Key]:

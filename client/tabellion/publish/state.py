@@ -18,12 +18,20 @@ from tabellion.core.role_requests import RoleRequest
 from tabellion.core.roles import delegated_roles
 from tabellion.core.search import walk_roles
 from tabellion.core.trusted_set import TrustedSet, verify_hashes
-from tabellion.errors import ExpiredMetadataError, NotFoundError, ThresholdError, UnknownGunError
+from tabellion.errors import (
+    ExpiredMetadataError,
+    NotFoundError,
+    ServerAnswerError,
+    ThresholdError,
+    UnknownGunError,
+)
 from tabellion.publish.server_api import ServerApi
 from tabellion.verify.cache import MetadataCache
 
 _ONLINE = frozenset({"root", "timestamp", "snapshot"})
 _EXPIRIES_OF_A_ROOT = 2  # its own, and its certificate's
+_SAYS_NONE = 500  # notary-server, of a delegation that isn't in the snapshot (notary-v1 1.3)
+_MOST_VERSIONS = 1_000_000
 
 
 class Trust(Protocol):
@@ -42,8 +50,9 @@ class Current:
         trusted: The trusted set.
         roles: Published targets roles in the order they are asked.
         delegators: Role to the role that delegates to it; unpublished ones too.
-        left: Files of removed roles: the snapshot lists them for ever (TUF 5.5.5), and what is
-            published next has to follow them.
+        left: Files of roles that no delegation leads to, or whose file its keys don't vouch for:
+            what is published next has to follow them. In TUF the snapshot lists them for ever
+            (5.5.5); in a Notary GUN the version may be the server's word only.
     """
 
     gun: str
@@ -128,7 +137,9 @@ class StateReader:
             try:
                 await self._load(gun, trusted, request)
             except ThresholdError as error:
-                if request.role not in revives or not request.optional:
+                # Notary's server takes publications that leave such a file; its owner mends it.
+                mends = request.role in revives or trusted.dialect is NOTARY
+                if not mends or not request.optional:
                     raise
                 trusted.note_unusable(request.role, request.delegator, error)
 
@@ -143,8 +154,11 @@ class StateReader:
                 as_of = error.expired_at - timedelta(seconds=1)
         return await self._trust.refresh(gun, as_of=as_of)
 
-    async def with_left(self, current: Current) -> Current:
+    async def with_left(self, current: Current, spoken_of: Collection[str] = ()) -> Current:
         """Add the files of removed roles, as the snapshot names them.
+
+        A Notary snapshot may name them no longer, though the server takes no version twice. Of
+        the roles delegated to, and those spoken of, the server is asked for what it holds.
 
         Raises:
             VerificationError: One isn't as the snapshot names it.
@@ -163,7 +177,40 @@ class StateReader:
                 role, data, max_bytes=trusted.limits.targets_bytes
             )
             left[role] = parsed
+        if trusted.dialect is NOTARY:
+            for role in sorted(
+                {*current.delegators, *spoken_of} - current.roles.keys() - left.keys()
+            ):
+                stored = await self._stored(current, role)
+                if stored is not None:
+                    left[role] = stored
         return replace(current, left=left)
+
+    async def _stored(self, current: Current, role: str) -> UnverifiedMetadata[Targets] | None:
+        """Ask for a file that the snapshot doesn't name; None if the server says there's none.
+
+        Raises:
+            ServerAnswerError: Its version is out of reason: ours would be as high, and the role's
+                versions used up.
+        """
+        dialect, limits = current.trusted.dialect, current.trusted.limits
+        name = dialect.file_name(role, None)
+        try:
+            data = await self._api.metadata(current.gun, name, max_bytes=limits.targets_bytes)
+        except NotFoundError:
+            return None
+        except ServerAnswerError as error:
+            if error.status != _SAYS_NONE:
+                raise
+            return None
+        parsed: UnverifiedMetadata[Any] = dialect.parse(role, data, max_bytes=limits.targets_bytes)
+        if parsed.version > _MOST_VERSIONS:
+            raise ServerAnswerError(
+                f"{current.gun}: {name} is version {parsed.version}, and no snapshot names it",
+                status=200,
+                hint="the server may be hostile: nothing was signed; tell its operator",
+            )
+        return parsed
 
     async def _read_expired(self, gun: str, error: ExpiredMetadataError) -> TrustedSet:
         cache = MetadataCache.of(self._home, gun)

@@ -293,9 +293,9 @@ def withdrawn(entry: AuditEntry) -> RefusedPublicationError:
 
 
 def _named(publication: Publication) -> Iterable[Parsed]:
-    """List the new files that the next snapshot names."""
+    """List the files that the next snapshot names anew."""
     roots = publication.roots[-1:] if publication.dialect.lists_root else ()
-    return [*roots, *publication.targets.values()]
+    return [*roots, *publication.targets.values(), *publication.relisted.values()]
 
 
 def _stored(item: Parsed, now: datetime) -> StoredFile:
