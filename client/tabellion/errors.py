@@ -348,6 +348,7 @@ class NotaryRefusalError(PublicationError):
     Attributes:
         code_name: Notary's error code, such as ``INVALID_UPDATE``.
         name: ``ErrBadRoot``, ``ErrBadTargets``, ... beside ``INVALID_UPDATE``; None for no detail.
+        told: Text for those clients; the message, unless they know another one.
     """
 
     code = "notary-refusal"
@@ -358,11 +359,13 @@ class NotaryRefusalError(PublicationError):
         *,
         code_name: str = "INVALID_UPDATE",
         name: str | None = None,
+        told: str = "",
         hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.code_name = code_name
         self.name = name
+        self.told = told or message
 
 
 class CacheError(TabellionError):

@@ -49,7 +49,7 @@ from tabellion.publish.lost import LostFiles
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.passphrases import Passphrases
-from tabellion.publish.rotating import ROLES, Rotation, build_rotation
+from tabellion.publish.rotating import Rotation, build_rotation, check_rotation
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.signing import (
     NOTARY_EXPIRIES,
@@ -274,47 +274,44 @@ class Publisher:
         return signer_infos(current, await asyncio.to_thread(self._ring.held))
 
     async def rotate(
-        self, gun: str, role: str, *, keys: Sequence[str] = (), server: bool = False
+        self, gun: str, *roles: str, keys: Sequence[str] = (), server: bool = False
     ) -> Published:
-        """Give a top-level role other keys, with all that has to be signed anew for it.
+        """Give top-level roles other keys in one new root, with all that has to be signed anew.
+
+        Who rotates the server's own roles may do so past their expiry: the new root ends it.
 
         Args:
             gun: The GUN.
-            role: ``root``, ``targets``, ``snapshot`` or ``timestamp``.
-            keys: Ids or names of its new keys in the key store; one is made if none is given.
-            server: Let the server make and hold it: a snapshot key, or the timestamp's always.
+            roles: Of ``root``, ``targets``, ``snapshot`` and ``timestamp``, each once.
+            keys: Ids or names of new keys in the key store, for a single role; else one is made
+                for each.
+            server: Let the server make and hold them: a snapshot key, or the timestamp's always.
 
         Raises:
-            UsageError: The server holds no keys of that role, or the role no keys that are here.
+            UsageError: The server holds no keys of a role, or a role no keys that are here.
             KeyStoreError: A key that has to sign isn't here.
         """
         name = parse_gun(gun)
-        is_online = role == "timestamp" or server
-        if role not in ROLES or (server and role not in {"snapshot", "timestamp"}):
-            raise UsageError(
-                f"the server can't hold the key of {role[:40]!r}",
-                hint="it holds those of snapshot and timestamp; rotate the others with --key",
-            )
-        if is_online and keys:
-            raise UsageError(
-                f"the {role} key is the server's to make", hint="leave --key or --server out"
-            )
+        online = check_rotation(roles, has_keys=bool(keys), server=server)
         delivery = Delivery(self._api, name, home=self._home)
-        made: list[Key] = []
+        made: dict[str, Sequence[Key]] = {}
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(name, renews_root=role == "root")
+            current = await self._reader.read(name, renews=roles)
             current = await self._reader.with_left(current)
-            if not made and is_online:
-                dialect = current.trusted.dialect
-                made.append(await self._api.rotate_online_key(name, role, dialect))
-            elif not made:
-                made.extend(await asyncio.to_thread(self._new_keys, current, role, keys))
+            for role in roles:
+                if role in made:
+                    continue
+                if role in online:
+                    dialect = current.trusted.dialect
+                    made[role] = [await self._api.rotate_online_key(name, role, dialect)]
+                else:
+                    made[role] = await asyncio.to_thread(self._new_keys, current, role, keys)
             now = self._clock()
             return await asyncio.to_thread(
                 build_rotation,
                 current,
-                Rotation(role, tuple(made)),
+                [Rotation(role, tuple(new)) for role, new in made.items()],
                 self._ring,
                 expiries=self._expiries_of(current.trusted.dialect),
                 now=now,

@@ -9,9 +9,10 @@ Spec: TUF 1.0.34, 6.1; notary-v1 sections 9 and 17.1.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Root
@@ -23,12 +24,13 @@ from tabellion.errors import KeyStoreError, UsageError
 from tabellion.publish.signing import Built, Expiries, KeyRing, no_key
 from tabellion.publish.state import Current
 
-ROLES = ("root", "targets", "snapshot", "timestamp")
+_ROLES: Final = ("root", "targets", "snapshot", "timestamp")
+_ONLINE: Final = frozenset({"snapshot", "timestamp"})
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """What is to change.
+    """What is to change of one role.
 
     Attributes:
         role: A top-level role.
@@ -39,18 +41,45 @@ class Rotation:
     keys: tuple[Key, ...]
 
 
-def build_rotation(
-    current: Current, rotation: Rotation, ring: KeyRing, *, expiries: Expiries, now: datetime
-) -> Built:
-    """Sign the next root, and what depends on it.
+def check_rotation(roles: Sequence[str], *, has_keys: bool, server: bool) -> frozenset[str]:
+    """Give the roles whose new keys the server makes.
 
     Raises:
-        UsageError: The role would have fewer keys than its threshold.
-        KeyStoreError: Too few keys of the old or the new root, or of the role, are here.
+        UsageError: Roles, keys and holder don't go together.
+    """
+    wrong = [role for role in roles if role not in _ROLES or (server and role not in _ONLINE)]
+    if wrong and wrong[0] in _ROLES:
+        raise UsageError(
+            f"the server can't hold the key of {wrong[0]}",
+            hint="it holds those of snapshot and timestamp; rotate the others by themselves",
+        )
+    if wrong or not roles or len(set(roles)) != len(roles):
+        said = f"{wrong[0][:40]!r} isn't a top-level role" if wrong else "each role is named once"
+        raise UsageError(said, hint=f"they are {', '.join(_ROLES)}")
+    online = frozenset(role for role in roles if role == "timestamp" or server)
+    if has_keys and (online or len(roles) > 1):
+        said = f"the {min(online)} key is the server's to make" if online else "keys are for one"
+        raise UsageError(said, hint="leave --key or --server-managed out, or rotate one role")
+    return online
+
+
+def build_rotation(
+    current: Current,
+    rotations: Sequence[Rotation],
+    ring: KeyRing,
+    *,
+    expiries: Expiries,
+    now: datetime,
+) -> Built:
+    """Sign one next root with all of the changes, and what depends on it.
+
+    Raises:
+        UsageError: A role would have fewer keys than its threshold.
+        KeyStoreError: Too few keys of the old or the new root, or of a role, are here.
         PassphraseError: A passphrase is missing or wrong.
     """
     dialect, old = current.trusted.dialect, current.root
-    root = _next_root(old, rotation)
+    root = _next_root(old, rotations)
     root.expires = now + expiries.root
     signers = {
         signer.public_key.keyid: signer
@@ -59,7 +88,7 @@ def build_rotation(
     }
     files = {"root": UploadedFile("root", dialect.sign(root, list(signers.values())))}
     versions = {"root": root.version}
-    if rotation.role == "targets":
+    if any(rotation.role == "targets" for rotation in rotations):
         targets = copy.deepcopy(current.roles["targets"].signed)
         targets.version = current.version_of("targets") + 1
         targets.expires = now + expiries.targets
@@ -77,9 +106,15 @@ def build_rotation(
     return Built(dialect, tuple(files.values()), versions, {})
 
 
-def _next_root(old: Root, rotation: Rotation) -> Root:
+def _next_root(old: Root, rotations: Sequence[Rotation]) -> Root:
     root = copy.deepcopy(old)
     root.version += 1
+    for rotation in rotations:
+        _replace_keys(root, rotation)
+    return root
+
+
+def _replace_keys(root: Root, rotation: Rotation) -> None:
     entry = root.roles[rotation.role]
     if len({key.keyid for key in rotation.keys}) < entry.threshold:
         raise UsageError(
@@ -94,7 +129,6 @@ def _next_root(old: Root, rotation: Rotation) -> Root:
         root.revoke_key(keyid, rotation.role)
     for key in rotation.keys:
         root.add_key(key, rotation.role)
-    return root
 
 
 def _signers(current: Current, ring: KeyRing, root: Root, role: str) -> list[Signer]:

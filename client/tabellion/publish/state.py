@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from tabellion.publish.server_api import ServerApi
 from tabellion.verify.cache import MetadataCache
 
 _ONLINE = frozenset({"root", "timestamp", "snapshot"})
-_EXPIRIES_OF_A_ROOT = 2  # its own, and its certificate's
+_EXPIRIES = 4  # of the root, of its certificate, of the timestamp, of the snapshot
 
 
 class Trust(Protocol):
@@ -91,19 +91,20 @@ class StateReader:
         self._home = home
         self._seen: dict[tuple[str, str], tuple[str, bytes]] = {}
 
-    async def read(self, gun: str, *, renews_root: bool = False) -> Current:
+    async def read(self, gun: str, *, renews: Collection[str] = ()) -> Current:
         """Verify and read the current state.
 
         Args:
             gun: The GUN.
-            renews_root: The caller is here to follow an expired root by a new one.
+            renews: The caller is here to give these roles other keys and so new files: of the
+                root and the server's roles, expired ones do.
 
         Raises:
             VerificationError: It must not be built upon.
             TransportError: No usable answer.
         """
         try:
-            trusted = await self._refresh(gun, renews_root=renews_root)
+            trusted = await self._refresh(gun, renews)
         except ExpiredMetadataError as error:
             if error.role in _ONLINE:
                 raise
@@ -123,13 +124,13 @@ class StateReader:
                 return _current(gun, trusted, stop.value)
             await self._load(gun, trusted, request)
 
-    async def _refresh(self, gun: str, *, renews_root: bool) -> TrustedSet:
+    async def _refresh(self, gun: str, renews: Collection[str]) -> TrustedSet:
         as_of: datetime | None = None
-        for _ in range(_EXPIRIES_OF_A_ROOT):
+        for _ in range(_EXPIRIES):
             try:
                 return await self._trust.refresh(gun, as_of=as_of)
             except ExpiredMetadataError as error:
-                if error.role != "root" or not renews_root:
+                if error.role not in _ONLINE or error.role not in renews:
                     raise
                 as_of = error.expired_at - timedelta(seconds=1)
         return await self._trust.refresh(gun, as_of=as_of)
