@@ -200,7 +200,7 @@ class UnknownGunError(VerificationError):
     """The server holds nothing for this GUN."""
 
     code = "unknown-gun"
-    default_hint = "check the name; nothing under it was ever signed here"
+    default_hint = "check the name; nothing under it is signed here"
 
 
 class UnknownImageError(VerificationError):
@@ -263,7 +263,10 @@ class AccessDeniedError(TransportError):
 
     code = "access-denied"
     exit_status = 2
-    default_hint = "give a trust server's token in TABELLION_TOKEN, a registry's by docker login"
+    default_hint = (
+        "for a trust server set TABELLION_TOKEN, or NOTARY_AUTH or docker login where it has a "
+        "token service; for a registry docker login"
+    )
 
 
 class ServerAnswerError(TransportError):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tabellion.errors import ConfigurationError
+from tabellion_server.settings_notary import our_word_for
 from tabellion_server.settings_values import CONVERT, Address
 from tabellion_server.token_auth import TokenAuth, read_token_auth
 
@@ -154,7 +155,9 @@ class _Reader:
         try:
             content = tomllib.loads(self.text)
         except (ValueError, RecursionError) as error:  # also a number or a depth beyond bounds
-            self.faults.append(f"{self.name}: not TOML: {error}")
+            is_json = self.text.lstrip().startswith("{")
+            more = "; it is JSON, as Notary's: server/MIGRATING.md has it key by key"
+            self.faults.append(f"{self.name}: not TOML: {error}" + (more if is_json else ""))
             return
         lines = _line_numbers(self.text)
         for section, body in _sections(content):
@@ -182,7 +185,8 @@ class _Reader:
         key = f"{section}.{name}" if section else name
         kind = _KNOWN.get(section, {}).get(name)
         if kind is None:
-            self.fault(key, "there is no such key")
+            instead = our_word_for(key)
+            self.fault(key, "there is no such key" + (f": {instead}" if instead else ""))
             return
         try:
             self.values[key] = CONVERT[kind](value, self.folder)

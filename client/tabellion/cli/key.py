@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tabellion.publish.key_notes import KeyInfo
     from tabellion.publish.keystore import KeyStore
     from tabellion.publish.notary_folder import FoundKey, NotaryKeyFolder
-    from tabellion.publish.notary_transfer import KeyTransfer
+    from tabellion.publish.notary_transfer import ImportedKey, KeyTransfer
     from tabellion.publish.private_keys import KeyType
 
 _ROLES = click.Choice(["root", "targets", "snapshot", "signer"])
@@ -176,6 +177,7 @@ def import_(
     else:
         for key in done:
             _tell(key.info, "in" if key.is_new else "is here already:")
+        _tell_passphrases(done)
 
 
 @command.command("export")
@@ -319,6 +321,18 @@ def _answer(info: KeyInfo) -> None:
 def _tell(info: KeyInfo, where: str) -> None:
     output.say(f"{info.role} key ({info.keytype}) {where} {info.path}")
     output.answer(info.keyid)
+
+
+def _tell_passphrases(done: Sequence[ImportedKey]) -> None:
+    """Say which variable opens what was imported from now on: no longer the other tool's."""
+    from tabellion.publish.passphrases import variable_of  # noqa: PLC0415  # not needed for help
+
+    kept = sorted({variable_of(key.info.role) for key in done if key.keeps_passphrase})
+    if kept:
+        output.hint(
+            "they keep the passphrases that opened them; signing asks, or takes them from "
+            f"{', '.join(kept)}. One for all keys of a kind: tabellion key passwd KEY"
+        )
 
 
 def _as_json(info: KeyInfo) -> dict[str, object]:

@@ -358,7 +358,11 @@ async def _find(view: View, reference: Reference) -> TargetMatch:
 async def _find_path(view: View, gun: Gun, path: str, *, released: bool) -> TargetMatch:
     match = await view.search(find_target(view.trusted, path, released=released))
     if match is None:
-        raise NotSignedError(f"nobody has signed {path[:128]!r} in {gun}")
+        command = f"tabellion sign --gun {gun} {path[:128]}"
+        raise NotSignedError(
+            f"nobody has signed {path[:128]!r} in {gun}",
+            hint="" if released else f"ask the publisher to sign it: {command}",
+        )
     return match
 
 
