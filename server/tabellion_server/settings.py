@@ -18,7 +18,7 @@ from typing import Any, Final
 from tabellion.errors import ConfigurationError
 from tabellion_server.settings_notary import our_word_for
 from tabellion_server.settings_values import CONVERT, Address
-from tabellion_server.token_auth import TokenAuth, read_token_auth
+from tabellion_server.token_auth import NO_AUTH, TokenAuth, read_token_auth
 
 _MIB: Final = 1024 * 1024
 _LISTS: Final = frozenset({"addresses", "prefixes"})
@@ -77,6 +77,7 @@ class Settings:
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
         auth: Whose tokens are demanded; None demands none.
+        is_open: Whoever reaches the server may write, from other machines too.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
         gun_prefixes: How the name of every GUN here begins; none for any name.
@@ -99,6 +100,7 @@ class Settings:
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
     auth: TokenAuth | None = None
+    is_open: bool = False
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
     gun_prefixes: tuple[str, ...] = ()
@@ -217,6 +219,7 @@ class _Reader:
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
             auth=read_token_auth(self.values, self.places, self.fault),
+            is_open=get("auth.type") == NO_AUTH,
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
             gun_prefixes=get("notary.gun_prefixes", default.gun_prefixes),
@@ -255,13 +258,13 @@ class _Reader:
         if has_token and has_auth:
             self.fault(
                 "server.write_token_file",
-                "the token service of [auth] decides who may write; give one of the two",
+                "[auth] decides who may write; give one of the two",
             )
         if not has_token and not has_auth and not settings.is_loopback_only:
             self.fault(
                 "server.listen",
                 "others can reach this address, so set server.write_token_file or [auth], which "
-                "say who may write",
+                'say who may write (auth.type = "none": all who reach it)',
             )
 
     def _token(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import common_options, settle, trust_options
 from tabellion.cli.publishing import tell
 from tabellion.cli.subject import gun_of
+from tabellion.core.names import Gun
 from tabellion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +54,15 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
     said = " and ".join(roles)
     has = "has a new key" if len(roles) == 1 else "have new keys"
     tell(work(rotate(), f"rotating {said}"), f"{said} of {wanted} {has}", wanted)
-    if {"root", "targets"} & set(roles):
+    if {"root", "targets"} & set(roles) and _is_notary(settings.home, wanted):
         output.hint(
             "keys given to docker or notary before are stale: tabellion key export KEYID --docker"
         )
+
+
+def _is_notary(home: Path, gun: Gun) -> bool:
+    from tabellion.core.dialect import NOTARY, dialect_of  # noqa: PLC0415  # not needed for help
+    from tabellion.verify.cache import MetadataCache  # noqa: PLC0415
+
+    root = MetadataCache.of(home, gun).load("root")
+    return root is not None and dialect_of(root) is NOTARY

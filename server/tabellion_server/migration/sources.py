@@ -173,7 +173,10 @@ def _without_secrets(url: str, variable: str, said: str) -> str:
     """Give a driver's first sentence in one line, or "" if a password is in it."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     reason = "".join(char if char.isprintable() else " " for char in "".join(lines[:1]))
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""  # whatever is secret in it can't be told
     secrets = {parts.password, os.environ.get(variable)}
     secrets |= {value for name, value in parse_qsl(parts.query) if name.startswith("pass")}
     spelled = {text for secret in secrets if secret for text in (secret, unquote(secret))}
