@@ -424,3 +424,12 @@ def test_clients_of_a_real_server_read_on_from_the_mirror(
         # Its timestamps aren't ours to sign: nothing can be published here.
         script.notary("addhash", gun, "v3", "5", "--sha256", OTHER, "-p", status=1, **there)
         assert "v3" not in script.notary("list", gun, user="new", **there)
+        # Until their owner gives both roles keys of ours; the command that failed goes on then.
+        script.tabellion("key", "import", "--notary", str(script.folder / "owner" / "trust"))
+        place = ("--server", ours.url, "--ca", str(ours.ca), "--trust-on-first-use")
+        said = script.tabellion(*place, "rotate", gun, "timestamp", status=3)
+        assert "it is a mirror of the GUN" in said
+        script.tabellion(*place, "rotate", gun, "snapshot", "timestamp", "--server-managed")
+        script.notary("publish", gun, **there)
+        for user in ("warm", "cold", "brand-new"):
+            assert "v3" in script.notary("list", gun, user=user, **there)
