@@ -191,6 +191,12 @@ async def _listen(runner: web.AppRunner, settings: Settings, tls: ssl.SSLContext
             ) from error
     if tls is None and not settings.is_loopback_only:
         log().warning("no_tls", hint="put a TLS proxy in front, or set server.tls")
+    if settings.is_open and not settings.is_loopback_only:
+        log().warning(
+            "open_to_all",
+            problem="whoever reaches this server may publish, rotate its keys and delete GUNs",
+            hint="let only publishers reach it, or set server.write_token_file or a token service",
+        )
     for bound in runner.addresses:
         host, port = bound[0], bound[1]
         shown = f"[{host}]" if ":" in host else host

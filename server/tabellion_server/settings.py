@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from tabellion.errors import ConfigurationError, KeyStoreError
 from tabellion.signers.uris import parse_signer_uri
+from tabellion_server.settings_notary import our_word_for
 from tabellion_server.settings_values import CONVERT, Address
-from tabellion_server.token_auth import TokenAuth, read_token_auth
+from tabellion_server.token_auth import NO_AUTH, TokenAuth, read_token_auth
 
 _MIB: Final = 1024 * 1024
 _LISTS: Final = frozenset({"addresses", "prefixes"})
@@ -92,6 +93,7 @@ class Settings:
         expiry_warn: How long before it expires a warning is due of what people have to renew.
         expiry_critical: The same for urgent.
         auth: Whose tokens are demanded; None demands none.
+        is_open: Whoever reaches the server may write, from other machines too.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
         gun_prefixes: How the name of every GUN here begins; none for any name.
@@ -118,6 +120,7 @@ class Settings:
     expiry_warn: timedelta = timedelta(days=30)
     expiry_critical: timedelta = timedelta(days=7)
     auth: TokenAuth | None = None
+    is_open: bool = False
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
     gun_prefixes: tuple[str, ...] = ()
@@ -174,7 +177,9 @@ class _Reader:
         try:
             content = tomllib.loads(self.text)
         except (ValueError, RecursionError) as error:  # also a number or a depth beyond bounds
-            self.faults.append(f"{self.name}: not TOML: {error}")
+            is_json = self.text.lstrip().startswith("{")
+            more = "; it is JSON, as Notary's: server/MIGRATING.md has it key by key"
+            self.faults.append(f"{self.name}: not TOML: {error}" + (more if is_json else ""))
             return
         lines = _line_numbers(self.text)
         for section, body in _sections(content):
@@ -202,7 +207,8 @@ class _Reader:
         key = f"{section}.{name}" if section else name
         kind = _KNOWN.get(section, {}).get(name)
         if kind is None:
-            self.fault(key, "there is no such key")
+            instead = our_word_for(key)
+            self.fault(key, "there is no such key" + (f": {instead}" if instead else ""))
             return
         try:
             self.values[key] = CONVERT[kind](value, self.folder)
@@ -237,6 +243,7 @@ class _Reader:
             expiry_warn=get("expiry.warn", default.expiry_warn),
             expiry_critical=get("expiry.critical", default.expiry_critical),
             auth=read_token_auth(self.values, self.places, self.fault),
+            is_open=get("auth.type") == NO_AUTH,
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
             gun_prefixes=get("notary.gun_prefixes", default.gun_prefixes),
@@ -278,13 +285,13 @@ class _Reader:
         if has_token and has_auth:
             self.fault(
                 "server.write_token_file",
-                "the token service of [auth] decides who may write; give one of the two",
+                "[auth] decides who may write; give one of the two",
             )
         if not has_token and not has_auth and not settings.is_loopback_only:
             self.fault(
                 "server.listen",
                 "others can reach this address, so set server.write_token_file or [auth], which "
-                "say who may write",
+                'say who may write (auth.type = "none": all who reach it)',
             )
 
     def _signers(self) -> dict[str, str]:

@@ -28,7 +28,10 @@ async def test_without_the_token_nothing_can_be_written(site: Site) -> None:
         response = await site.post(files, **headers)
         assert response.status == 401
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
-        assert (await response.json())["code"] == "access-denied"
+        problem = await response.json()
+        assert problem["code"] == "access-denied"
+        assert "TABELLION_TOKEN" in problem["hint"]
+        assert ("isn't it" in problem["detail"]) == ("Bearer wrong" in headers.values())
     assert await site.everything() == before
     assert (await site.post(files, **bearer)).status == 200
     before = await site.everything()

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from tabellion.cli import output
-from tabellion.cli.context import Options, common_options, pinning_option
+from tabellion.cli.context import Options, common_options, trust_options
 from tabellion.cli.lazy import LazyGroup, Verb
 from tabellion.errors import TabellionError
 
@@ -111,7 +111,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
     subcommand_metavar="COMMAND [ARGS]...",
 )
 @common_options
-@pinning_option
+@trust_options
 @click.option(
     "--version",
     is_flag=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tabellion.publish.key_uses import KeyUse
     from tabellion.publish.keystore import KeyStore
     from tabellion.publish.notary_folder import FoundKey, NotaryKeyFolder
-    from tabellion.publish.notary_transfer import KeyTransfer
+    from tabellion.publish.notary_transfer import ImportedKey, KeyTransfer
     from tabellion.publish.private_keys import KeyType
 
 _ROLES = click.Choice(["root", "targets", "snapshot", "signer"])
@@ -188,6 +189,7 @@ def import_(
     else:
         for key in done:
             _tell(key.info, "in" if key.is_new else "is here already:")
+        _tell_passphrases(done)
 
 
 @command.command("add")
@@ -386,6 +388,18 @@ def _uses(info: KeyInfo) -> tuple[KeyUse, ...]:
     from tabellion.publish.key_uses import KeyUses  # noqa: PLC0415  # not needed for help
 
     return KeyUses(info.path.parent).read(info.keyid)
+
+
+def _tell_passphrases(done: Sequence[ImportedKey]) -> None:
+    """Say which variable opens what was imported from now on: no longer the other tool's."""
+    from tabellion.publish.passphrases import variable_of  # noqa: PLC0415  # not needed for help
+
+    kept = sorted({variable_of(key.info.role) for key in done if key.keeps_passphrase})
+    if kept:
+        output.hint(
+            "they keep the passphrases that opened them; signing asks, or takes them from "
+            f"{', '.join(kept)}. One for all keys of a kind: tabellion key passwd KEY"
+        )
 
 
 def _as_json(info: KeyInfo) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import common_options, settle, trust_options
 from tabellion.cli.publishing import tell
 from tabellion.cli.subject import gun_of
+from tabellion.core.names import Gun
 from tabellion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,29 +31,43 @@ if TYPE_CHECKING:
 def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], online: bool) -> None:  # noqa: FBT001  # click passes by keyword
     """Give each ROLE of GUN another key by one new root, and sign anew what depends on it.
 
-    ROLE is root, targets, snapshot or timestamp. The new root is signed by the old and the new root
-    keys, so that all who trust the old one follow. The timestamp's key is the server's.
+    ROLE is root, targets, snapshot or timestamp; several change in one root. It is signed by the
+    old and the new root keys, so that all who trust the old one follow. The timestamp's key is the
+    server's. A GUN that was mirrored from another server is taken over by the last example.
 
     \b
     Examples:
       tabellion rotate registry.example/team/app targets
       tabellion rotate registry.example/team/app root --key 3f1c
-      tabellion rotate registry.example/team/app snapshot --server-managed
       tabellion rotate registry.example/team/app snapshot timestamp --server-managed
     """  # noqa: D301  # \b is click's mark
     settings = settle()
-    name, rest = (None, words) if gun is not None else (words[0], words[1:])
-    if not rest:
+    name, roles = (None, words) if gun is not None else (words[0], words[1:])
+    if not roles:
         raise UsageError("a GUN and a role are needed", hint="give GUN ROLE")
-    wanted, what = gun_of(name, gun), " and ".join(rest)
+    wanted = gun_of(name, gun)
 
     async def rotate() -> Published:
         async with publisher(settings) as author:
-            return await author.rotate(wanted, *rest, keys=keys, server=online)
+            return await author.rotate(wanted, *roles, keys=keys, server=online)
 
-    tell(work(rotate(), f"rotating {what}"), f"{what} of {wanted} has a new key", wanted)
-    if "snapshot" in rest and not online:
+    said = " and ".join(roles)
+    has = "has a new key" if len(roles) == 1 else "have new keys"
+    tell(work(rotate(), f"rotating {said}"), f"{said} of {wanted} {has}", wanted)
+    if "snapshot" in roles and not online:
         output.warn(
             "the snapshot key is held here now, not by the server: whoever publishes needs it"
         )
         output.hint(f"give it back: tabellion rotate {wanted} snapshot --server-managed")
+    if {"root", "targets"} & set(roles) and _is_notary(settings.home, wanted):
+        output.hint(
+            "keys given to docker or notary before are stale: tabellion key export KEYID --docker"
+        )
+
+
+def _is_notary(home: Path, gun: Gun) -> bool:
+    from tabellion.core.dialect import NOTARY, dialect_of  # noqa: PLC0415  # not needed for help
+    from tabellion.verify.cache import MetadataCache  # noqa: PLC0415
+
+    root = MetadataCache.of(home, gun).load("root")
+    return root is not None and dialect_of(root) is NOTARY

@@ -103,9 +103,10 @@ def add(  # noqa: PLR0917  # click passes by keyword
 ) -> None:
     """Delegate to NAME, whose keys are in FILEs.
 
-    A FILE is what `tabellion signer request` printed, or a public key (PEM, or a key of TUF
-    metadata). With keys alone, tags that no earlier role signed aren't found until NAME has
-    published. A signer of that name gets these keys and paths instead of its old ones.
+    A FILE is what `tabellion signer request` printed, or a public key: PEM, an X.509 certificate
+    (only its key counts), or a key of TUF metadata. With keys alone, tags that no earlier role
+    signed aren't found until NAME has published. A signer of that name gets these keys and paths
+    instead of its old ones.
 
     \b
     Examples:

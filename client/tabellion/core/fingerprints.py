@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
-from tabellion.core.dialect import NOTARY
+from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.roles import key_material
@@ -28,7 +29,8 @@ def parse_fingerprint(text: str) -> str:
     if match is None:
         raise ConfigurationError(
             f"{text[:80]!r} isn't a root key fingerprint",
-            hint="a fingerprint has 64 hex digits, as tabellion init prints it",
+            hint="it has 64 hex digits: as tabellion init prints it, the keyid or canonical_id of "
+            "tabellion key list --json, or the Root Key of docker trust inspect",
         )
     return match[1].lower()
 
@@ -37,14 +39,17 @@ def fingerprints(key: Key) -> set[str]:
     """Give the spellings of a key's fingerprint, all computed from the key itself.
 
     They are its TUF key id (4.2.2), the SHA-256 of its material, with and without its kind, and the
-    id of the bare key as Notary's tools list it: that one stays the same in both dialects.
+    id of the bare key as Notary's tools list it: these stay the same in both dialects.
 
     Raises:
         MalformedMetadataError: The public part can't be read.
     """
     material = key_material(key)
     if isinstance(key, NotaryKey):
-        return {hashlib.sha256(material).hexdigest(), key.computed_id, key.canonical_id}
+        found = {hashlib.sha256(material).hexdigest(), key.computed_id, key.canonical_id}
+        with contextlib.suppress(ValueError):  # a curve that no TUF key has
+            found.add(TUF.adopt_key(key).keyid)
+        return found
     spelled = (material, material.removeprefix(b"ed25519:"), canonical(key.to_dict()))
     return {hashlib.sha256(part).hexdigest() for part in spelled} | {NOTARY.adopt_key(key).keyid}
 

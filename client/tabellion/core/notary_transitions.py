@@ -131,10 +131,10 @@ def judge_notary_publication(
     after = _verify_nothing_orphaned(judgement)
     if "snapshot" in parts:
         _judge_snapshot(judgement, parts["snapshot"], after)
-    elif not holds_threshold(root.signed, "snapshot", online.snapshot):
-        _refuse_unheld(root.signed, "snapshot", online.snapshot)
-    if not holds_threshold(root.signed, "timestamp", online.timestamp):
-        _refuse_unheld(root.signed, "timestamp", online.timestamp)
+    ours = ["timestamp"] if "snapshot" in parts else ["snapshot", "timestamp"]
+    unheld = [role for role in ours if not holds_threshold(root.signed, role, online.of(role))]
+    if unheld:
+        _refuse_unheld(root.signed, unheld, online, gun if current else None)
     _verify_versions(judgement)
     new = judgement.new
     return Publication(
@@ -344,12 +344,31 @@ def _verify_versions(judgement: _Judgement) -> None:
             )
 
 
-def _refuse_unheld(root: Root, role: str, held: Sequence[Key]) -> NoReturn:
-    known = {key.keyid for key in held}
-    missing = [keyid for keyid in root.roles[role].keyids if keyid not in known]
-    _refuse(
-        _VALIDATION,
-        f"rpc error: code = NotFound desc = key {(missing or ['?'])[0][:64]} not found",
-        hint=f"the root has to name the {role} key that this server offers, or the publisher "
-        "signs that role",
+def _refuse_unheld(
+    root: Root, roles: Sequence[str], online: OnlineKeys, gun: str | None
+) -> NoReturn:
+    """Refuse what the server can't complete: its role or roles are another one's to sign.
+
+    ``gun`` is None for a GUN that doesn't exist yet.
+    """
+    role = roles[0]
+    known = {key.keyid for key in online.of(role)}
+    missing = next((keyid for keyid in root.roles[role].keyids if keyid not in known), "?")[:64]
+    names = " and ".join(roles)
+    if gun is None:
+        message = f"the root names other keys for {names} than this server offers"
+        hint = f"name the {names} keys that this server offers, or sign the snapshot yourself"
+    else:
+        message = (
+            f"this server doesn't hold the keys that sign {names} (the root names {missing} for "
+            f"{role}): it is a mirror of the GUN, or its keys are kept elsewhere"
+        )
+        command = f"tabellion rotate {gun} {' '.join(roles)}"
+        hint = f"the holder of the root key moves it here: {command}"
+        hint += " --server-managed" if "snapshot" in roles else ""
+    raise NotaryRefusalError(
+        message,
+        name=_VALIDATION,
+        told=f"rpc error: code = NotFound desc = key {missing} not found",
+        hint=hint,
     )

@@ -40,7 +40,7 @@ from tabellion.publish.outcome import Published
 from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signatures import signatures_missing
 from tabellion.publish.signing import Built, Expiries, KeyRing, no_key
-from tabellion.publish.state import Current, StateReader
+from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader
 from tabellion.publish.words import targets_in_words
 from tabellion.verify.cache import MetadataCache
 
@@ -160,7 +160,7 @@ class Converter:
         delivery = Delivery(self._api, held.gun, home=self._home)
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(held.gun, renews_root=True)
+            current = await self._reader.read(held.gun, renews=RENEWED_BY_ROOT)
             built = await asyncio.to_thread(
                 self._add_signatures, current, held, None if is_retry else show
             )
@@ -175,7 +175,7 @@ class Converter:
         return Published(held.gun, built.versions, delivery.attempts)
 
     async def _plan(self, wish: Wish) -> tuple[Current, Preview]:
-        current = await self._reader.read(wish.gun, renews_root=True)
+        current = await self._reader.read(wish.gun, renews=RENEWED_BY_ROOT)
         if current.trusted.dialect is not NOTARY:
             raise UsageError(
                 f"{wish.gun} speaks TUF 1.0 already", hint="there is nothing to convert"

@@ -33,6 +33,7 @@ from tabellion.errors import (
 )
 from tabellion.publish.afterwards import note_founding
 from tabellion.publish.birth import Pending, Plan, first_files
+from tabellion.publish.certificates import CERTIFIABLE
 from tabellion.publish.delivery import may_pass
 from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.named_keys import NamedKey, list_keys
@@ -44,6 +45,7 @@ from tabellion.publish.signing import Expiries, KeyRing
 from tabellion.verify.cache import MetadataCache
 
 _REFUSED: Final = range(300, 500)
+_SHOWN_KEYS: Final = 5
 
 
 class Founder:
@@ -209,13 +211,19 @@ class Founder:
         found = [
             info
             for info in keystore.list(role=role, gun=self._gun)
-            if shared or info.gun == self._gun
+            if (shared or info.gun == self._gun) and self._fits(role, info)
         ]
         if shared and len(found) > 1:
+            ids = ", ".join(info.keyid[:16] for info in found[:_SHOWN_KEYS])
             raise UsageError(
-                f"{len(found)} root keys are here", hint="name those that shall sign the root"
+                f"{len(found)} root keys are here: {ids}",
+                hint="name those that shall sign the root: --root-key-id KEY, once for each",
             )
         return [NamedKey(info.key, info) for info in found]
+
+    def _fits(self, role: str, info: KeyInfo) -> bool:
+        """Tell whether a key that nobody named can be taken: Notary's roots need a certificate."""
+        return self._dialect is not NOTARY or role != "root" or info.keytype in CERTIFIABLE
 
     def _make(self, role: str) -> list[NamedKey]:
         passphrase = self._ring.passphrases.new(role)

@@ -35,10 +35,12 @@ class ImportedKey:
     Attributes:
         info: The key as it's in the store.
         is_new: It wasn't there before.
+        keeps_passphrase: It is protected by the passphrase that opened it.
     """
 
     info: KeyInfo
     is_new: bool
+    keeps_passphrase: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class _Plan:
     gun: str | None
     name: str
     passphrase: str
+    keeps_passphrase: bool
 
 
 class KeyTransfer:
@@ -108,7 +111,7 @@ class KeyTransfer:
                 plan.private, plan.role, plan.passphrase, gun=plan.gun, name=called
             )
             taken.add(called)
-            done.append(ImportedKey(info, is_new=True))
+            done.append(ImportedKey(info, is_new=True, keeps_passphrase=plan.keeps_passphrase))
         return done
 
     def give(
@@ -153,10 +156,11 @@ class KeyTransfer:
         except KeyStoreError as error:
             raise KeyStoreError(f"{found.path}: {error.message}", hint=error.hint) from error
         ours = self._secrets.configured(role)
+        keeps = ours is None and bool(passphrase)
         if ours is None:
             ours = passphrase or self._secrets.new(role, name)
         check_new(ours, role)
-        return _Plan(private, keyid, role, gun, name, ours)
+        return _Plan(private, keyid, role, gun, name, ours, keeps)
 
     def _opened(self, found: FoundKey, role: str, name: str) -> tuple[PrivateKeyTypes, str]:
         """Open a key; give also the passphrase that did, "" if none was needed."""

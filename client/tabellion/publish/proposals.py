@@ -31,7 +31,7 @@ from tabellion.publish.pending_api import AuditRecord, PendingApi, PendingInfo
 from tabellion.publish.root_edits import build_root_edit
 from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signing import Built, Expiries, KeyRing
-from tabellion.publish.state import Current, StateReader
+from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader
 
 
 class Proposals:
@@ -97,7 +97,7 @@ class Proposals:
             )
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(name, renews_root=True)
+            current = await self._reader.read(name, renews=RENEWED_BY_ROOT)
             return await asyncio.to_thread(build_on, await self._reader.with_left(current))
 
         async with self._locks[name]:
@@ -176,7 +176,7 @@ class Proposals:
         delivery = Delivery(self._api, gun, home=self._home)
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(gun, renews_root=True)
+            current = await self._reader.read(gun, renews=RENEWED_BY_ROOT)
             current = await self._reader.with_left(current)
             return await asyncio.to_thread(
                 complete,
@@ -205,7 +205,9 @@ class Proposals:
         """
         current: CurrentSet | None = None
         try:
-            state = await self._reader.with_left(await self._reader.read(gun, renews_root=True))
+            state = await self._reader.with_left(
+                await self._reader.read(gun, renews=RENEWED_BY_ROOT)
+            )
             current = await asyncio.to_thread(state.as_served)
         except UnknownGunError:
             pass  # it founds the GUN
@@ -259,7 +261,9 @@ class Proposals:
         delivery = Delivery(self._api, gun, home=self._home)
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(gun, renews_root=_has_root(files))
+            current = await self._reader.read(
+                gun, renews=RENEWED_BY_ROOT if _has_root(files) else ()
+            )
             current = await self._reader.with_left(current)
             if show is not None and not is_retry:
                 served = await asyncio.to_thread(current.as_served)

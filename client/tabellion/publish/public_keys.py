@@ -20,6 +20,7 @@ from tabellion.core.roles import KNOWN_SCHEMES, key_material, rsa_bits
 from tabellion.errors import KeyStoreError, TabellionError
 
 RSA_BITS: Final = 3072
+_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 
 
 def fingerprint_of(key: Key) -> str:
@@ -53,6 +54,9 @@ def crypto_key_of(key: Key) -> PublicKey:
 def load_public_key(data: bytes, *, what: str = "public key") -> Key:
     """Read a public key as others give it: PEM, or one JSON key object of TUF metadata.
 
+    Of an X.509 certificate in PEM it's the first one's key; nothing else in it counts, its expiry
+    and issuer neither.
+
     Raises:
         KeyStoreError: Neither, a private key, or of a kind that not all clients read.
     """
@@ -67,7 +71,12 @@ def load_public_key(data: bytes, *, what: str = "public key") -> Key:
             public = load_pem_public_key(public_pem(key))
         else:
             keyid = None
-            public = load_pem_public_key(data)
+            is_certificate = _CERTIFICATE in data
+            public = (
+                NotaryKey.of_certificates(data).public_key
+                if is_certificate
+                else load_pem_public_key(data)
+            )
         made = SSlibKey.from_crypto(public)
         check_fit(made)
     except KeyStoreError:

@@ -56,7 +56,7 @@ from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.overview import Overview
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.proposals import Proposals
-from tabellion.publish.root_edits import ROLES, RootEdit, build_root_edit
+from tabellion.publish.root_edits import RootEdit, build_root_edit, check_rotation
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.signing import (
     NOTARY_EXPIRIES,
@@ -253,7 +253,7 @@ class Publisher:
         staged = tuple(await asyncio.to_thread(self._staged.read, name))
         if not online:
             return Status(name, staged)
-        current = await self._reader.read(name, renews_root=True)
+        current = await self._reader.read(name, renews=("root",))
         held = await asyncio.to_thread(self._ring.held)
         return role_states(current, staged, held, now=self._clock(), margins=margins)
 
@@ -375,13 +375,13 @@ class Publisher:
             KeyStoreError: No root key is here.
         """
         name = parse_gun(gun)
-        online = _online_of(roles, keys, server=server)
+        online = check_rotation(roles, has_keys=bool(keys), server=server)
         delivery = Delivery(self._api, name, home=self._home)
         made: dict[str, list[Key]] = {}
         built_on: list[Current] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(name, renews_root="root" in roles)
+            current = await self._reader.read(name, renews=roles)
             current = await self._reader.with_left(current)
             built_on.append(current)
             dialect = current.trusted.dialect
@@ -574,29 +574,3 @@ class Publisher:
         if built.files and not built.missing:
             await asyncio.to_thread(judge, current, built.files, now=now)
         return draft, built
-
-
-def _online_of(roles: Sequence[str], keys: Sequence[str], *, server: bool) -> set[str]:
-    """Tell for which roles the server makes the key.
-
-    Raises:
-        UsageError: The roles and options don't go together.
-    """
-    odd = [role for role in roles if role not in ROLES]
-    if odd or not roles:
-        raise UsageError(
-            f"{odd[0][:40]!r} is no role of a root" if odd else "no role is given",
-            hint=f"its roles are {', '.join(ROLES)}; signers get other keys by signer add",
-        )
-    online = {"timestamp", "snapshot"} if server else {"timestamp"}
-    if server and not online.intersection(roles):
-        raise UsageError(
-            f"the server can't hold the key of {' or '.join(roles)}",
-            hint="it holds those of snapshot and timestamp; rotate the others with --key",
-        )
-    if keys and (len(roles) > 1 or online.intersection(roles)):
-        raise UsageError(
-            "--key is for one role whose key isn't the server's",
-            hint="rotate that role alone, or leave --key out",
-        )
-    return online.intersection(roles)

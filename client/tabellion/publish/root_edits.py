@@ -38,6 +38,7 @@ from tabellion.publish.signing import (
 from tabellion.publish.state import Current
 
 ROLES: Final = ("root", "targets", "snapshot", "timestamp")
+_ONLINE: Final = frozenset({"snapshot", "timestamp"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,28 @@ class RootEdit:
     thresholds: Mapping[str, int] = field(default_factory=dict)
     holders: Mapping[str, str] = field(default_factory=dict)
     life: timedelta | None = None
+
+
+def check_rotation(roles: Sequence[str], *, has_keys: bool, server: bool) -> frozenset[str]:
+    """Give the roles whose new keys the server makes.
+
+    Raises:
+        UsageError: Roles, keys and holder don't go together.
+    """
+    wrong = [role for role in roles if role not in ROLES or (server and role not in _ONLINE)]
+    if wrong and wrong[0] in ROLES:
+        raise UsageError(
+            f"the server can't hold the key of {wrong[0]}",
+            hint="it holds those of snapshot and timestamp; rotate the others by themselves",
+        )
+    if wrong or not roles or len(set(roles)) != len(roles):
+        said = f"{wrong[0][:40]!r} isn't a top-level role" if wrong else "each role is named once"
+        raise UsageError(said, hint=f"they are {', '.join(ROLES)}")
+    online = frozenset(role for role in roles if role == "timestamp" or server)
+    if has_keys and (online or len(roles) > 1):
+        said = f"the {min(online)} key is the server's to make" if online else "keys are for one"
+        raise UsageError(said, hint="leave --key or --server-managed out, or rotate one role")
+    return online
 
 
 def build_root_edit(

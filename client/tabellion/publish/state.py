@@ -29,7 +29,9 @@ from tabellion.publish.server_api import ServerApi
 from tabellion.verify.cache import MetadataCache
 
 _ONLINE = frozenset({"root", "timestamp", "snapshot"})
-_EXPIRIES_OF_A_ROOT = 2  # its own, and its certificate's
+RENEWED_BY_ROOT = ("root", "snapshot", "timestamp")
+"""What a new root may be made for though it has expired."""
+_EXPIRIES = 4  # of the root, of its certificate, of the timestamp, of the snapshot
 _SAYS_NONE = 500  # notary-server, of a delegation that isn't in the snapshot (notary-v1 1.3)
 _MOST_VERSIONS = 1_000_000
 
@@ -101,13 +103,14 @@ class StateReader:
         self._seen: dict[tuple[str, str], tuple[str, bytes]] = {}
 
     async def read(
-        self, gun: str, *, renews_root: bool = False, revives: Collection[str] = ()
+        self, gun: str, *, renews: Collection[str] = (), revives: Collection[str] = ()
     ) -> Current:
         """Verify and read the current state.
 
         Args:
             gun: The GUN.
-            renews_root: The caller is here to follow an expired root by a new one.
+            renews: The caller is here to give these roles other keys and so new files: of the
+                root and the server's roles, expired ones do.
             revives: Delegated roles that it's here to sign anew: too few signatures of theirs
                 don't matter, they are left out.
 
@@ -116,7 +119,7 @@ class StateReader:
             TransportError: No usable answer.
         """
         try:
-            trusted = await self._refresh(gun, renews_root=renews_root)
+            trusted = await self._refresh(gun, renews)
         except ExpiredMetadataError as error:
             if error.role in _ONLINE:
                 raise
@@ -143,13 +146,13 @@ class StateReader:
                     raise
                 trusted.note_unusable(request.role, request.delegator, error)
 
-    async def _refresh(self, gun: str, *, renews_root: bool) -> TrustedSet:
+    async def _refresh(self, gun: str, renews: Collection[str]) -> TrustedSet:
         as_of: datetime | None = None
-        for _ in range(_EXPIRIES_OF_A_ROOT):
+        for _ in range(_EXPIRIES):
             try:
                 return await self._trust.refresh(gun, as_of=as_of)
             except ExpiredMetadataError as error:
-                if error.role != "root" or not renews_root:
+                if error.role not in _ONLINE or error.role not in renews:
                     raise
                 as_of = error.expired_at - timedelta(seconds=1)
         return await self._trust.refresh(gun, as_of=as_of)

@@ -77,5 +77,9 @@ async def find_path(view: View, gun: Gun, path: str, *, released: bool) -> Targe
     """Find a target; raises NotSignedError. See ``find_target`` for what ``released`` means."""
     match = await view.search(find_target(view.trusted, path, released=released))
     if match is None:
-        raise NotSignedError(f"nobody has signed {path[:128]!r} in {gun}")
+        command = f"tabellion sign --gun {gun} {path[:128]}"
+        raise NotSignedError(
+            f"nobody has signed {path[:128]!r} in {gun}",
+            hint="" if released else f"ask the publisher to sign it: {command}",
+        )
     return match

@@ -80,9 +80,11 @@ def check_write_access(request: web.Request) -> None:
         given.encode(errors="surrogateescape"), token.encode()
     )
     if not fits:
+        said = "writing here needs the server's write token"
         raise AccessDeniedError(
-            "writing here needs the server's write token",
-            hint="send it as Authorization: Bearer TOKEN; its operator has it",
+            said if given is None else f"{said}, and the token that was sent isn't it",
+            hint="its operator has it; tabellion takes it from TABELLION_TOKEN, others send it as "
+            "Authorization: Bearer TOKEN; docker and notary can't",
         )
 
 

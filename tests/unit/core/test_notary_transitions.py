@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -35,8 +36,9 @@ def live(gun: NotaryGun) -> NotaryGun:
 def refused(
     name: str | None, match: str, judge: Callable[[], object], code: str = "INVALID_UPDATE"
 ) -> None:
-    with pytest.raises(NotaryRefusalError, match=match) as caught:
+    with pytest.raises(NotaryRefusalError) as caught:
         judge()
+    assert re.search(match, caught.value.told)
     assert (caught.value.code_name, caught.value.name) == (code, name)
 
 
