@@ -13,6 +13,7 @@ from tabellion.core.expiry import Margins
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.expiry import ExpiryJudge, ExpiryWatch
 from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.key_schedule import KeySchedule
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.pending import Pendings
 from tabellion_server.services.publishing import Publisher
@@ -86,6 +87,16 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
         asyncio.create_task(context.renewer.sweep_forever()),
         asyncio.create_task(watch.watch_forever()),
     ]
+    if context.settings.rotate_after is not None:
+        schedule = KeySchedule(
+            context.store,
+            context.files,
+            context.online,
+            context.pendings,
+            clock=context.clock,
+            after=context.settings.rotate_after,
+        )
+        tasks.append(asyncio.create_task(schedule.run_forever()))
     yield
     for task in tasks:
         task.cancel()

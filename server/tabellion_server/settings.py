@@ -43,6 +43,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
         "high_water_file": "path",
         "timestamp_signer": "text",
         "snapshot_signer": "text",
+        "rotate_after": "duration",
     },
     "expiry": {
         "timestamp": "duration",
@@ -86,6 +87,7 @@ class Settings:
         sqlite_path: The SQLite file.
         master_key_file: What seals the online keys.
         high_water_file: What tells that an old backup of the store was restored.
+        rotate_after: How old the server's keys of a GUN get before new ones are proposed.
         online_signers: Role to signer URI, where new keys of the role live elsewhere.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
@@ -113,6 +115,7 @@ class Settings:
     sqlite_path: Path = Path("tabellion.db")
     master_key_file: Path = Path("master.key")
     high_water_file: Path = Path("high-water.json")
+    rotate_after: timedelta | None = None
     online_signers: Mapping[str, str] = field(default_factory=dict)
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
@@ -236,6 +239,7 @@ class _Reader:
             sqlite_path=sqlite_path,
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
+            rotate_after=get("keys.rotate_after"),
             online_signers=self._signers(),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),

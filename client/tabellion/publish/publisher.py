@@ -45,6 +45,7 @@ from tabellion.publish.changes import (
 from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
+from tabellion.publish.enrolment import is_by_present_holders
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
@@ -313,6 +314,18 @@ class Publisher:
         """
         change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating, file)
         return await self._take(gun, change, publish=publish)
+
+    async def comes_from(self, gun: str, name: str, file: bytes) -> bool | None:
+        """Tell whether the present holders of a signer's keys signed a request for other keys.
+
+        None if there is no such signer yet.
+        """
+        for signer in await self.signers(gun):
+            if signer.name in {name, f"targets/{name}"}:
+                return await asyncio.to_thread(
+                    is_by_present_holders, file, name, signer.keys, signer.threshold
+                )
+        return None
 
     async def remove_signer(self, gun: str, name: str, *, publish: bool = True) -> Published:
         """Withdraw a delegation: what only that role signed isn't signed any more."""
