@@ -17,7 +17,7 @@ from typing import Any, Final
 from securesystemslib.signer import Key
 from tuf.api.metadata import Role, Root
 
-from tabellion.core.conversion import tuf_name
+from tabellion.core.conversion import may_go_on, tuf_name
 from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
@@ -277,7 +277,7 @@ class Converter:
             verify_converted_root(current.root, root, gun=current.gun)
         except RollbackError as error:
             raise _outdated(held.gun) from error
-        before = {tuf_name(role): item for role, item in current.roles.items()}
+        before = {tuf_name(role): item for role, item in current.roles.items() if may_go_on(role)}
         for role, item in parsed.items():
             known = before.get(role)
             if item.version != (known.version + 1 if known is not None else 1):
@@ -342,7 +342,11 @@ def _keys_of(
 def _in_words(current: Current, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> list[str]:
     """Say what changes, a line each, for somebody who is about to sign."""
     lines = [f"{current.gun} becomes a TUF 1.0 GUN; docker and notary can't read it any more"]
-    before = {tuf_name(role): (role, item.signed) for role, item in current.roles.items()}
+    before = {
+        tuf_name(role): (role, item.signed)
+        for role, item in current.roles.items()
+        if may_go_on(role)
+    }
     for role, item in parsed.items():
         was, old = before.get(role, (role, None))
         lines += [f"{was} as {role}: {line}" for line in differences(old, item.signed)] or [
