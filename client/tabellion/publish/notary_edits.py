@@ -177,24 +177,36 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     assert delegations is not None  # noqa: S101  (it lists the name; for the type checker)
     roles = delegations.roles
     assert roles is not None  # noqa: S101
-    theirs = {key_material(delegations.keys[keyid]) for keyid in roles.pop(role).keyids}
-    for name, child in roles.items():
-        if name != RELEASES:
-            theirs -= {key_material(delegations.keys[keyid]) for keyid in child.keyids}
-    releases = roles.get(RELEASES)
-    if releases is not None:
-        releases.keyids = [
-            keyid
-            for keyid in releases.keyids
-            if key_material(delegations.keys[keyid]) not in theirs
-        ]
-        if not releases.keyids:
+    staying = keys_that_release_without(delegations, role)
+    del roles[role]
+    if RELEASES in roles:
+        roles[RELEASES].keyids = staying
+        if not staying:
             # Nobody could sign it any more; the owner's own word is what is left.
             del roles[RELEASES]
     _drop_unused_keys(delegations)
     for gone in {role, *({RELEASES} - roles.keys())}:
         draft.payloads.pop(gone, None)
         draft.touched.discard(gone)
+
+
+def keys_that_release_without(delegations: Delegations, role: str) -> list[str]:
+    """Give the key ids that ``targets/releases`` has left once a signer is gone.
+
+    A key that another signer has as well stays.
+    """
+    roles = delegations.roles or {}
+    if RELEASES not in roles:
+        return []
+    theirs = {key_material(delegations.keys[keyid]) for keyid in roles[role].keyids}
+    for name, child in roles.items():
+        if name not in {role, RELEASES}:
+            theirs -= {key_material(delegations.keys[keyid]) for keyid in child.keyids}
+    return [
+        keyid
+        for keyid in roles[RELEASES].keyids
+        if key_material(delegations.keys[keyid]) not in theirs
+    ]
 
 
 def _drop_unused_keys(delegations: Delegations) -> None:
