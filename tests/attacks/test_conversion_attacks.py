@@ -14,7 +14,7 @@ from securesystemslib.signer import CryptoSigner
 from issuer import Issuer
 from notary_conversion import Conversion, plain
 from notary_gun import GUN, LATER, NOW, NotaryGun, certified, target
-from tabellion.core.conversion import tuf_name
+from tabellion.core.conversion import is_tuf_root, tuf_name
 from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.pinning import TrustPinning
@@ -281,6 +281,27 @@ def test_a_key_for_another_gun_converts_nothing(gun: NotaryGun) -> None:
     conversion.root.add_key(plain(other).public_key, "root")
     with pytest.raises(ThresholdError):
         trusted.update_root(TUF.sign(conversion.root, [plain(other)]))
+
+
+def test_a_key_under_an_id_that_is_not_its_own_converts_nothing(gun: NotaryGun) -> None:
+    """Notary takes no signature of such a key, so it may stand in a root unnoticed."""
+    stranger = certified()
+    key = copy.deepcopy(stranger.public_key)
+    key.keyid = "ab" * 32
+    gun.root.add_key(key, "root")
+    gun.release("root")
+    trusted = TrustedSet(gun.files["root"], now=NOW, gun=GUN)
+    conversion = Conversion(gun)
+    conversion.root.add_key(plain(stranger).public_key, "root")
+    with pytest.raises(ThresholdError):
+        trusted.update_root(TUF.sign(conversion.root, [plain(stranger)]))
+    assert trusted.dialect is NOTARY
+
+
+def test_a_notary_root_with_a_spec_version_is_none_of_tuf() -> None:
+    for kind, is_tuf in (("Root", False), ("root", True)):
+        data = b'{"signed": {"_type": "%s", "spec_version": "1.0"}}' % kind.encode()
+        assert is_tuf_root(data) is is_tuf
 
 
 def test_who_reads_notary_only_is_not_converted(gun: NotaryGun) -> None:

@@ -119,6 +119,30 @@ async def test_a_gun_founded_again_passes_over_what_its_lost_founding_signed(hou
         assert version_of(await site.body("timestamp.json")) == version_of(now["timestamp"]) + 1
 
 
+async def test_a_root_alone_after_a_loss_hides_no_snapshot_version_that_was_lost(
+    house: House,
+) -> None:
+    async with house.served() as site:
+        forge = await site.forge()
+        await site.publish(forge, "root", "targets")
+        forge.targets.version += 1
+    await asyncio.to_thread(shutil.copy, house.store, house.backup)
+    async with house.served() as site:
+        for text in ("one", "two"):
+            await release(site, forge, text)
+        lost = await seen(site)
+    await asyncio.to_thread(shutil.copy, house.backup, house.store)
+    async with house.served() as site:
+        await site.store.accept_restore(at=datetime.now(UTC))
+        forge.root.version = 2
+        await site.publish(forge, "root")
+        forge.targets.version = 2
+        await release(site, forge, "other")
+        now = await seen(site)
+        for role in ("timestamp", "snapshot"):
+            assert version_of(now[role]) > version_of(lost[role])
+
+
 async def release_next(site: Site, forge: Forge) -> None:
     forge.targets.version += 1
     await release(site, forge, "next")
