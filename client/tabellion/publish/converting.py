@@ -24,6 +24,7 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import Gun
 from tabellion.core.publication import OnlineKeys, UploadedFile
 from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.core.targets_tree import verify_signed_by
 from tabellion.core.transitions import judge_publication
 from tabellion.core.trusted_set import verify_converted_root
 from tabellion.errors import KeyStoreError, RollbackError, UsageError
@@ -277,6 +278,11 @@ class Converter:
             verify_converted_root(current.root, root, gun=current.gun)
         except RollbackError as error:
             raise _outdated(held.gun) from error
+        if "targets" not in parsed:
+            raise _outdated(held.gun)
+        # It says whose keys sign the other files, so it has to be the owner's before they do.
+        verify_unchanged(parsed["targets"], *role_keys(root.signed, "targets"))
+        verify_signed_by(parsed["targets"], root, "targets")
         before = {tuf_name(role): item for role, item in current.roles.items() if may_go_on(role)}
         for role, item in parsed.items():
             known = before.get(role)
