@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from issuer import Issuer
 from notary_conversion import Conversion, plain
 from notary_gun import GUN, LATER, NOW, NotaryGun, certified, target
-from tabellion.core.conversion import tuf_name
+from tabellion.core.conversion import is_tuf_root, tuf_name
 from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.fingerprints import fingerprints
 from tabellion.core.notary_search import RELEASES
+from tabellion.core.pinning import TrustPinning
 from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
@@ -281,6 +283,27 @@ def test_a_key_for_another_gun_converts_nothing(gun: NotaryGun) -> None:
         trusted.update_root(TUF.sign(conversion.root, [plain(other)]))
 
 
+def test_a_key_under_an_id_that_is_not_its_own_converts_nothing(gun: NotaryGun) -> None:
+    """Notary takes no signature of such a key, so it may stand in a root unnoticed."""
+    stranger = certified()
+    key = copy.deepcopy(stranger.public_key)
+    key.keyid = "ab" * 32
+    gun.root.add_key(key, "root")
+    gun.release("root")
+    trusted = TrustedSet(gun.files["root"], now=NOW, gun=GUN)
+    conversion = Conversion(gun)
+    conversion.root.add_key(plain(stranger).public_key, "root")
+    with pytest.raises(ThresholdError):
+        trusted.update_root(TUF.sign(conversion.root, [plain(stranger)]))
+    assert trusted.dialect is NOTARY
+
+
+def test_a_notary_root_with_a_spec_version_is_none_of_tuf() -> None:
+    for kind, is_tuf in (("Root", False), ("root", True)):
+        data = b'{"signed": {"_type": "%s", "spec_version": "1.0"}}' % kind.encode()
+        assert is_tuf_root(data) is is_tuf
+
+
 def test_who_reads_notary_only_is_not_converted(gun: NotaryGun) -> None:
     """An import or a mirror copies Notary's files, and nothing else."""
     trusted = TrustedSet(gun.files["root"], now=NOW, gun=GUN, dialect=NOTARY)
@@ -311,3 +334,88 @@ async def test_a_conversion_that_was_signed_once_shows_nothing_older_than_was_se
     shop.convert()
     async with shop.client(tmp_path / "new", root=gun.files["root"]) as trust:
         assert await trust.verify(IMAGE)
+
+
+def contents(home: Path) -> dict[Path, bytes]:
+    files = (path for path in home.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: path.read_bytes() for path in files}
+
+
+async def refused(shop: Shop, home: Path, pins: TrustPinning) -> None:
+    """See the image refused, twice, by a reader whose files stay as they are."""
+    before = contents(home)
+    for _ in range(2):
+        async with shop.client(home, first_use=True, trust_pinning=pins) as trust:
+            with pytest.raises(UntrustedRootError):
+                await trust.verify(IMAGE)
+        assert contents(home) == before
+
+
+async def test_a_pin_by_bare_key_holds_through_a_conversion_and_no_other_does(
+    tmp_path: Path,
+) -> None:
+    authority = Issuer()
+    shop = Shop(made(authority.issue()))
+    key: Any = shop.gun.signers["root"][0].public_key
+    bare = TrustPinning({GUN: frozenset({key.canonical_id})})
+    certificate = TrustPinning({GUN: frozenset({key.computed_id})})
+    issued = TrustPinning(ca={"registry.example/": (authority.certificate,)})
+    for name, pins in (("bare", bare), ("certificate", certificate), ("issued", issued)):
+        async with shop.client(tmp_path / name, trust_pinning=pins) as trust:
+            released = (await trust.verify(IMAGE)).digest
+    shop.convert()
+    for home in (tmp_path / "bare", tmp_path / "cold"):
+        async with shop.client(home, trust_pinning=bare) as trust:
+            assert (await trust.verify(IMAGE)).digest == released
+    await refused(shop, tmp_path / "certificate", certificate)
+    await refused(shop, tmp_path / "issued", issued)
+    await refused_when_cold(shop, tmp_path, certificate, issued)
+
+
+async def refused_when_cold(shop: Shop, home: Path, *pins: TrustPinning) -> None:
+    for number, each in enumerate(pins):
+        async with shop.client(home / f"cold-{number}", trust_pinning=each) as trust:
+            with pytest.raises(UntrustedRootError):
+                await trust.verify(IMAGE)
+
+
+async def test_a_conversion_leads_to_no_other_key_and_back_to_the_pin(
+    shop: Shop, tmp_path: Path
+) -> None:
+    key: Any = shop.gun.signers["root"][0].public_key
+    pins = TrustPinning({GUN: frozenset({key.canonical_id})})
+    async with shop.client(tmp_path / "warm", trust_pinning=pins) as trust:
+        await trust.verify(IMAGE)
+    conversion = Conversion(shop.gun)
+    ours, theirs = conversion.signers["root"][0], CryptoSigner.generate_ecdsa()
+    bridge, back = copy.deepcopy(conversion.root), copy.deepcopy(conversion.root)
+    bridge.revoke_key(ours.public_key.keyid, "root")
+    bridge.add_key(theirs.public_key, "root")
+    back.version = bridge.version + 1
+    shop.convert(conversion)
+    shop.files["2.root.json"] = TUF.sign(bridge, [ours, theirs])
+    shop.files["3.root.json"] = shop.files["root.json"] = TUF.sign(back, [ours, theirs])
+    await refused(shop, tmp_path / "warm", pins)
+
+
+@pytest.mark.parametrize("role", ["targets", RELEASES])
+async def test_a_key_id_that_stands_for_no_key_hides_nothing_that_was_seen(
+    shop: Shop, gun: NotaryGun, tmp_path: Path, role: str
+) -> None:
+    abandoned = Conversion(gun)
+    if role == "targets":
+        abandoned.root.roles["targets"].keyids.insert(0, "ab" * 32)
+    else:
+        delegations = abandoned.payloads["targets"].delegations
+        assert delegations is not None
+        assert delegations.roles is not None
+        delegations.roles[tuf_name(role)].keyids.insert(0, "ab" * 32)
+    gun.targets[role].version += 2
+    gun.release(role)
+    shop.serve_notary()
+    async with shop.client(tmp_path, root=gun.files["root"]) as trust:
+        await trust.verify(IMAGE)
+    shop.files |= shown_by_server(abandoned)
+    async with shop.client(tmp_path, root=gun.files["root"]) as trust:
+        with pytest.raises(RollbackError, match=tuf_name(role)):
+            await trust.verify(IMAGE)

@@ -21,6 +21,7 @@ from tabellion.errors import (
     ConflictError,
     KeyStoreError,
     NotFoundError,
+    ThresholdError,
     UsageError,
 )
 from tabellion.publish.converting import Preview, Wish
@@ -152,6 +153,13 @@ async def test_a_partly_signed_conversion_is_the_owners_or_refused(
             with pytest.raises(Exception, match="changed after") as caught:
                 await alice.publisher.cosign(file)
             assert caught.value.exit_status == 1  # type: ignore[attr-defined]
+            # Without any signature it isn't the owner's either, whoever's keys it names.
+            forged["signatures"] = []
+            content["files"]["targets"] = json.dumps(forged)
+            file.write_text(json.dumps(content))
+            with pytest.raises(ThresholdError, match="keys of targets"):
+                await alice.publisher.cosign(file)
+            assert await state(server, gun) == before
             content["files"]["targets"] = honest
             root = json.loads(content["files"]["root"])
             root["signatures"] = []

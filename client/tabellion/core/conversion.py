@@ -8,6 +8,7 @@ version is never signed twice and whoever published meanwhile isn't overrun. The
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
@@ -39,6 +40,11 @@ Files = Mapping[str, UnverifiedMetadata[Any]]
 def tuf_name(role: str) -> str:
     """Give the name that a Notary role has after the conversion."""
     return role.removeprefix(_PREFIX)
+
+
+def may_go_on(role: str) -> bool:
+    """Tell whether a role has a name in TUF: ``targets/root`` would be another role's."""
+    return role in TOP_LEVEL_ROLES or tuf_name(role) not in TOP_LEVEL_ROLES
 
 
 def is_tuf_root(data: bytes) -> bool:
@@ -146,7 +152,7 @@ def conversion_base(current: CurrentSet, upload: Sequence[UploadedFile]) -> Conv
     witnessed: set[str] = set()
     for role in _delegated(current.files, listed):
         held = current.files[role]
-        if tuf_name(role) in given:
+        if tuf_name(role) in given and may_go_on(role):
             files[tuf_name(role)] = held
         elif role not in given:
             raise RefusedPublicationError(
@@ -207,7 +213,7 @@ def version_before(role: str, data: bytes, keys: Mapping[str, Key], entry: Role)
         VerificationError: It's no Notary file, or these keys don't stand for it any more.
     """
     known = NOTARY.parse(notary_name(role), data, max_bytes=Limits().max_bytes(role))
-    bare = {key.keyid: key for key in (NOTARY.adopt_key(keys[keyid]) for keyid in entry.keyids)}
+    bare = _notary_keys(keys[keyid] for keyid in entry.keyids if keyid in keys)
     # The file names a certificate's key by another id than the bare key has.
     signed = {
         keyid: signature
@@ -217,6 +223,16 @@ def version_before(role: str, data: bytes, keys: Mapping[str, Key], entry: Role)
     }
     verify_threshold(replace(known, signatures=signed), role, bare, list(bare), entry.threshold)
     return known.version
+
+
+def _notary_keys(keys: Iterable[Key]) -> dict[str, Key]:
+    """Give keys as Notary lists them; one that it can't have doesn't undo what the others say."""
+    found: dict[str, Key] = {}
+    for key in keys:
+        with contextlib.suppress(MalformedMetadataError):
+            adopted = NOTARY.adopt_key(key)
+            found[adopted.keyid] = adopted
+    return found
 
 
 def _holds(key: Key, signature: Signature, data: bytes) -> bool:

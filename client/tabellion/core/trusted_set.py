@@ -106,8 +106,9 @@ class TrustedSet:
             converted: UnverifiedMetadata[Any] = TUF.parse(
                 "root", data, max_bytes=self.limits.root_bytes
             )
-            self.root = verify_converted_root(self.root.signed, converted, gun=self.gun)
-            self.dialect = TUF
+            root = verify_converted_root(self.root.signed, converted, gun=self.gun)
+            self._verify_pinned(root, leads_on=True)
+            self.root, self.dialect = root, TUF
             return self.root
         unverified = self._parse("root", data)
         following = verify_next_root(

@@ -17,13 +17,14 @@ from typing import Any, Final
 from securesystemslib.signer import Key
 from tuf.api.metadata import Role, Root
 
-from tabellion.core.conversion import tuf_name
+from tabellion.core.conversion import may_go_on, tuf_name
 from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import Gun
 from tabellion.core.publication import OnlineKeys, UploadedFile
 from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.core.targets_tree import verify_signed_by
 from tabellion.core.transitions import judge_publication
 from tabellion.core.trusted_set import verify_converted_root
 from tabellion.errors import (
@@ -283,7 +284,12 @@ class Converter:
             verify_converted_root(current.root, root, gun=current.gun)
         except RollbackError as error:
             raise _outdated(held.gun) from error
-        before = {tuf_name(role): item for role, item in current.roles.items()}
+        if "targets" not in parsed:
+            raise _outdated(held.gun)
+        # It says whose keys sign the other files, so it has to be the owner's before they do.
+        _verify_unchanged(parsed["targets"], *role_keys(root.signed, "targets"))
+        verify_signed_by(parsed["targets"], root, "targets")
+        before = {tuf_name(role): item for role, item in current.roles.items() if may_go_on(role)}
         for role, item in parsed.items():
             known = before.get(role)
             if item.version != (known.version + 1 if known is not None else 1):
@@ -360,7 +366,11 @@ def _keys_of(
 def _in_words(current: Current, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> list[str]:
     """Say what changes, a line each, for somebody who is about to sign."""
     lines = [f"{current.gun} becomes a TUF 1.0 GUN; docker and notary can't read it any more"]
-    before = {tuf_name(role): (role, item.signed) for role, item in current.roles.items()}
+    before = {
+        tuf_name(role): (role, item.signed)
+        for role, item in current.roles.items()
+        if may_go_on(role)
+    }
     for role, item in parsed.items():
         was, old = before.get(role, (role, None))
         lines += [f"{was} as {role}: {line}" for line in targets_in_words(old, item.signed)] or [

@@ -10,10 +10,10 @@ Spec: notary-v1 sections 9 (publish) and 11.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
-from tuf.api.metadata import DelegatedRole
+from tuf.api.metadata import DelegatedRole, Delegations
 
 from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_search import RELEASES
@@ -170,21 +170,13 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     assert delegations is not None  # noqa: S101  (it lists the name; for the type checker)
     roles = delegations.roles
     assert roles is not None  # noqa: S101
-    theirs = {key_material(delegations.keys[keyid]) for keyid in roles.pop(role).keyids}
-    for name, child in roles.items():
-        if name != RELEASES:
-            theirs -= {key_material(delegations.keys[keyid]) for keyid in child.keyids}
-    releases = roles.get(RELEASES)
-    if not roles.keys() - {RELEASES}:
-        # The owner's key was in the release for the signers' sake.
-        theirs |= notary_release.owners_material(draft.current)
-    if releases is not None:
-        releases.keyids = [
-            keyid
-            for keyid in releases.keyids
-            if key_material(delegations.keys[keyid]) not in theirs
-        ]
-        if not releases.keyids:
+    staying = keys_that_release_without(
+        delegations, role, owners=notary_release.owners_material(draft.current)
+    )
+    del roles[role]
+    if RELEASES in roles:
+        roles[RELEASES].keyids = staying
+        if not staying:
             # Nobody could sign it any more; the owner's own word is what is left.
             del roles[RELEASES]
     notary_release.drop_unused_keys(delegations)
@@ -193,6 +185,30 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
         draft.removed.add(gone)
         draft.payloads.pop(gone, None)
         draft.touched.discard(gone)
+
+
+def keys_that_release_without(
+    delegations: Delegations, role: str, *, owners: Collection[bytes]
+) -> list[str]:
+    """Give the key ids that ``targets/releases`` has left once a signer is gone.
+
+    A key that another signer has as well stays. ``owners`` is the owner's material: it was in the
+    release for the signers' sake, and goes with the last one.
+    """
+    roles = delegations.roles or {}
+    if RELEASES not in roles:
+        return []
+    theirs = {key_material(delegations.keys[keyid]) for keyid in roles[role].keyids}
+    for name, child in roles.items():
+        if name not in {role, RELEASES}:
+            theirs -= {key_material(delegations.keys[keyid]) for keyid in child.keyids}
+    if not roles.keys() - {role, RELEASES}:
+        theirs |= set(owners)
+    return [
+        keyid
+        for keyid in roles[RELEASES].keyids
+        if key_material(delegations.keys[keyid]) not in theirs
+    ]
 
 
 def _beginning(pattern: str) -> str:

@@ -26,6 +26,7 @@ from securesystemslib.signer import Key
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.expiry import End, Margins
 from tabellion.core.names import Digest, Gun, parse_gun
+from tabellion.core.notary_search import RELEASES
 from tabellion.errors import (
     UnknownGunError,
     UnreachableError,
@@ -69,7 +70,7 @@ from tabellion.publish.signing import (
     no_key,
 )
 from tabellion.publish.state import Current, StateReader, Trust
-from tabellion.publish.stolen import Doubt, survey, take_over
+from tabellion.publish.stolen import Doubt, survey, take_over, verify_settled
 from tabellion.publish.survey import role_states, signer_infos
 from tabellion.verify.cache import MetadataCache
 
@@ -475,8 +476,13 @@ class Publisher:
             doubts: From ``signed_since``: what was signed before stays as it was then.
             vouched: Targets added or changed since that are all right.
         """
+
+        def check(draft: Draft) -> None:
+            if any(doubt.heir == RELEASES for doubt in doubts):
+                verify_settled(draft.of(RELEASES).targets, doubts, vouched)
+
         changes = take_over(signer, doubts, vouched)
-        return await self._publish(parse_gun(gun), changes, again=False)
+        return await self._publish(parse_gun(gun), changes, again=False, check=check)
 
     async def cosign(self, file: Path, *, show: Show | None = None) -> Published:
         """Add signatures to a file's proposal; see ``Proposals.cosign_file``."""
@@ -551,12 +557,19 @@ class Publisher:
         await asyncio.to_thread(self._staged.add, gun, [change])
         return outcome
 
-    async def _publish(self, gun: Gun, changes: Sequence[Change], *, again: bool) -> Published:
+    async def _publish(
+        self,
+        gun: Gun,
+        changes: Sequence[Change],
+        *,
+        again: bool,
+        check: Callable[[Draft], None] | None = None,
+    ) -> Published:
         delivery = Delivery(self._api, gun, home=self._home)
         drafts: list[Draft] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            draft, built = await self._build(gun, changes, again=again or is_retry)
+            draft, built = await self._build(gun, changes, again=again or is_retry, check=check)
             drafts.append(draft)
             return built
 
@@ -574,13 +587,20 @@ class Publisher:
         )
 
     async def _build(
-        self, gun: Gun, changes: Sequence[Change], *, again: bool
+        self,
+        gun: Gun,
+        changes: Sequence[Change],
+        *,
+        again: bool,
+        check: Callable[[Draft], None] | None = None,
     ) -> tuple[Draft, Built]:
         revives = [change.role for change in changes if isinstance(change, Witness)]
         current = await self._reader.read(gun, revives=revives)
         current = await self._reader.with_left(current, spoken_of(changes))
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
+        if check is not None:
+            check(draft)
         now = self._clock()
         expiries = self._expiries_of(current.trusted.dialect)
         built = await asyncio.to_thread(build, draft, self._ring, expiries=expiries, now=now)

@@ -416,6 +416,7 @@ def test_a_server_elsewhere_sends_nobody_to_this_machine() -> None:
 
 ODD_LOOPBACKS = [
     "0.0.0.0",  # noqa: S104  (nothing is bound)
+    *("localhost.localdomain", "ip6-localhost", "IP6-loopback.", "localhost6.localdomain6"),
     *("127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0", "127.0.0.1."),
     *("localhost.", "a.localhost", "[::]", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]", "[::1%25lo]"),
 ]

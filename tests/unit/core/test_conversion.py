@@ -314,6 +314,29 @@ def test_names_that_tuf_cannot_have_are_refused_in_words(gun: NotaryGun) -> None
     assert Conversion(gun, vouch=["root"]).judge
 
 
+@pytest.mark.parametrize("name", ["root", "targets", "snapshot"])
+def test_a_delegation_named_like_a_top_level_role_stands_in_for_nothing(
+    gun: NotaryGun, name: str
+) -> None:
+    role = f"targets/{name}"
+    gun.delegate(role)
+    gun.targets["targets"].version = 5
+    gun.release("targets", role)
+    conversion = Conversion(gun, vouch=[role])
+    assert conversion.payloads["targets"].version == 6
+    judged = conversion.judge(conversion.files())
+    assert (judged.root.version, judged.targets["targets"].version) == (2, 6)
+    assert role in judged.dropped
+    unseen = conversion.files()
+    del unseen[role]
+    with pytest.raises(RefusedPublicationError) as caught:
+        conversion.judge(unseen)
+    assert (caught.value.rule, caught.value.role) == ("conversion-incomplete", role)
+    conversion.payloads["targets"].version = 2  # the next one of the other role
+    with pytest.raises(ConflictError):
+        conversion.judge(conversion.files())
+
+
 def test_keys_that_not_all_clients_read_are_refused_in_words(gun: NotaryGun) -> None:
     from tabellion.core.notary_keys import NotaryKey, NotarySigner  # noqa: PLC0415
 
