@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import sqlite3
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -60,6 +62,14 @@ class Site:
         for role, data in files.items():
             form.add_field("files", BytesIO(data), filename=role)
         return await self.client.session.post(self.url(""), data=form, headers=headers)
+
+    async def offer(self, files: Mapping[str, bytes], **headers: str) -> ClientResponse:
+        """Offer a pending proposal, or signatures of one."""
+        form = FormData(quote_fields=False)
+        for role, data in files.items():
+            form.add_field("files", BytesIO(data), filename=role)
+        url = self.at(f"/v1/guns/{self.gun}/pending")
+        return await self.client.session.post(url, data=form, headers=headers)
 
     async def key(self, role: str) -> Key:
         response = await self.get(f"{role}.key?dialect=tuf")
@@ -119,3 +129,25 @@ def payload(forge: Forge, role: str) -> Root | Targets:
 
 def new_signer() -> CryptoSigner:
     return CryptoSigner.generate_ed25519()
+
+
+@contextlib.contextmanager
+def raw_answer(answer: bytes) -> Iterator[int]:
+    """Listen on loopback and give every request that one answer; yields the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)

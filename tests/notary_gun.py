@@ -109,7 +109,7 @@ class NotaryGun:
         new = {role: self.sign(role) for role in roles or ("root", *self.targets)}
         return self.put(new)
 
-    def put(self, new: Mapping[str, bytes]) -> dict[str, bytes]:
+    def put(self, new: Mapping[str, bytes], *, dropped: Sequence[str] = ()) -> dict[str, bytes]:
         """Make files current as the server would."""
         old = {
             role: NOTARY.parse(role, data, max_bytes=len(data)).signed
@@ -119,8 +119,9 @@ class NotaryGun:
         snapshot: Any = next_snapshot(
             NOTARY,
             old.get("snapshot"),  # type: ignore[arg-type]
-            {role: (1, data) for role, data in new.items()},
+            {role: (1, data) for role, data in new.items() if role != "snapshot"},
             expires_at=LATER,
+            dropped=dropped,
         )
         data = NOTARY.sign(snapshot, self.signers["snapshot"])
         timestamp = next_timestamp(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -19,10 +21,16 @@ class Person:
     """Somebody with a home folder, who reaches the server at ``url``."""
 
     def __init__(
-        self, url: str, home: Path, root: bytes | None = None, *, token: str | None = None
+        self,
+        url: str,
+        home: Path,
+        root: bytes | None = None,
+        *,
+        token: str | None = None,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self.home = home
-        self.trust = TrustClient(url, home=home, root=root)
+        self.trust = TrustClient(url, home=home, root=root, clock=clock)
         self.keys = KeyStore(home)
         self.publisher = Publisher(
             url,
@@ -30,6 +38,7 @@ class Person:
             trust=self.trust,
             passphrases=Passphrases(environ=publisher_process.PASSPHRASES),
             token=token,
+            clock=clock,
         )
 
     async def __aenter__(self) -> Self:

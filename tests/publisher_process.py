@@ -20,6 +20,7 @@ PASSPHRASES = {
     "TABELLION_ROOT_PASSPHRASE": "root passphrase",
     "TABELLION_TARGETS_PASSPHRASE": "targets passphrase",
     "TABELLION_SIGNER_PASSPHRASE": "signer passphrase",
+    "TABELLION_PIN": "123456",
 }
 
 

@@ -33,6 +33,7 @@
     │   ├── RefusedPublicationError   a rule is broken; carries the rule's name
     │   └── NotaryRefusalError        the same in Notary's words
     ├── CacheError                    the local cache can't be read or written     (exit 3)
+    ├── SignerError                   what holds a key, a token or KMS, doesn't sign (exit 3)
     └── EngineError                   docker, podman or nerdctl can't be used      (exit 3)
 
 ``VerificationError`` says "do not run this", ``TransportError`` says "could not find out":
@@ -200,7 +201,7 @@ class UnknownGunError(VerificationError):
     """The server holds nothing for this GUN."""
 
     code = "unknown-gun"
-    default_hint = "check the name; nothing under it was ever signed here"
+    default_hint = "check the name; nothing under it is signed here"
 
 
 class UnknownImageError(VerificationError):
@@ -263,7 +264,10 @@ class AccessDeniedError(TransportError):
 
     code = "access-denied"
     exit_status = 2
-    default_hint = "give a trust server's token in TABELLION_TOKEN, a registry's by docker login"
+    default_hint = (
+        "for a trust server set TABELLION_TOKEN, or NOTARY_AUTH or docker login where it has a "
+        "token service; for a registry docker login"
+    )
 
 
 class ServerAnswerError(TransportError):
@@ -348,6 +352,7 @@ class NotaryRefusalError(PublicationError):
     Attributes:
         code_name: Notary's error code, such as ``INVALID_UPDATE``.
         name: ``ErrBadRoot``, ``ErrBadTargets``, ... beside ``INVALID_UPDATE``; None for no detail.
+        told: Text for those clients; the message, unless they know another one.
     """
 
     code = "notary-refusal"
@@ -358,11 +363,13 @@ class NotaryRefusalError(PublicationError):
         *,
         code_name: str = "INVALID_UPDATE",
         name: str | None = None,
+        told: str = "",
         hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.code_name = code_name
         self.name = name
+        self.told = told or message
 
 
 class CacheError(TabellionError):
@@ -370,6 +377,13 @@ class CacheError(TabellionError):
 
     code = "cache"
     default_hint = "check free space and permissions of the Tabellion home folder"
+
+
+class SignerError(TabellionError):
+    """What holds a key, a token or KMS, can't be reached or doesn't sign; nothing was signed."""
+
+    code = "signer"
+    default_hint = "check that it runs and that you may use the key, then try again"
 
 
 class EngineError(TabellionError):

@@ -9,9 +9,13 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
+from tabellion.core.expiry import Margins
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.expiry import ExpiryJudge, ExpiryWatch
 from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.key_schedule import KeySchedule
 from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.pending import Pendings
 from tabellion_server.services.publishing import Publisher
 from tabellion_server.services.signing import Clock, Lives, ReleaseSigner
 from tabellion_server.services.timestamping import Renewer
@@ -51,9 +55,15 @@ def make_app(
         clock=clock,
         allow_example_keys=settings.is_loopback_only,
     )
+    pendings = Pendings(
+        store, files, signer, publisher, locks, clock=clock, life=settings.pending_life
+    )
     renewer = Renewer(store, files, signer, locks, clock=clock)
     app = web.Application(middlewares=[requests, counted, problems, access])
-    app[CONTEXT] = Context(settings, store, online_keys, files, publisher, renewer, locks)
+    judge = ExpiryJudge(signer, Margins(settings.expiry_warn, settings.expiry_critical))
+    app[CONTEXT] = Context(
+        settings, store, online_keys, files, publisher, pendings, renewer, locks, judge, clock
+    )
     if settings.auth is not None:
         app[GUARD] = Guard(TokenVerifier(settings.auth), clock)
     app[IN_FLIGHT] = InFlight()
@@ -66,10 +76,31 @@ def make_app(
 async def _background(app: web.Application) -> AsyncIterator[None]:
     """Sweep while the application lives; at its end, let what was begun finish."""
     context = app[CONTEXT]
-    sweep = asyncio.create_task(context.renewer.sweep_forever())
+    watch = ExpiryWatch(
+        context.store,
+        context.judge,
+        context.renewer,
+        clock=context.clock,
+        report=app[METRICS].tell_expiry,
+    )
+    tasks = [
+        asyncio.create_task(context.renewer.sweep_forever()),
+        asyncio.create_task(watch.watch_forever()),
+    ]
+    if context.settings.rotate_after is not None:
+        schedule = KeySchedule(
+            context.store,
+            context.files,
+            context.online,
+            context.pendings,
+            clock=context.clock,
+            after=context.settings.rotate_after,
+        )
+        tasks.append(asyncio.create_task(schedule.run_forever()))
     yield
-    sweep.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await sweep
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
     await context.publisher.drain()
     await context.renewer.drain()

@@ -18,6 +18,7 @@ from tabellion.errors import ConfigurationError, TabellionError
 from tabellion_server.app import make_app
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.keys.remote import RemoteOnlineKeys
 from tabellion_server.logs import configure_logs, log
 from tabellion_server.migration.command import import_notary
 from tabellion_server.migration.mirror_command import mirror
@@ -54,10 +55,15 @@ def serve(config: Path | None) -> None:
 @commands.command("check-config")
 @_CONFIG
 def check_config(config: Path | None) -> None:
-    """Read the configuration, say what is wrong with it, start nothing."""
+    """Read the configuration, say what is wrong with it, start nothing.
+
+    Online keys that live elsewhere are asked to sign something harmless.
+    """
     settings = load_settings(config)
     if settings.certificate is not None:
         _tls_context(settings)
+    for role, found in RemoteOnlineKeys(settings.online_signers).probe().items():
+        click.echo(f"{role} key {found.key.keyid} ({found.key.keytype}) signs at {found.uri}")
     click.echo("the configuration is fine")
 
 
@@ -121,9 +127,10 @@ async def run_server(settings: Settings) -> None:
         MasterKey.load_or_create, settings.master_key_file, create=is_first_start
     )
     store = await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
+    remote = RemoteOnlineKeys(settings.online_signers)
     try:
         await _tell_restored(store)
-        online_keys = OnlineKeys(store, master)
+        online_keys = OnlineKeys(store, master, remote=remote)
         if not await online_keys.fits_store():
             raise ConfigurationError(
                 f"master key file {settings.master_key_file} doesn't open the keys in store "
@@ -154,6 +161,7 @@ async def run_server(settings: Settings) -> None:
         finally:
             await runner.cleanup()
     finally:
+        remote.close()
         await store.close()
     log().info("stopped")
 
@@ -183,6 +191,12 @@ async def _listen(runner: web.AppRunner, settings: Settings, tls: ssl.SSLContext
             ) from error
     if tls is None and not settings.is_loopback_only:
         log().warning("no_tls", hint="put a TLS proxy in front, or set server.tls")
+    if settings.is_open and not settings.is_loopback_only:
+        log().warning(
+            "open_to_all",
+            problem="whoever reaches this server may publish, rotate its keys and delete GUNs",
+            hint="let only publishers reach it, or set server.write_token_file or a token service",
+        )
     for bound in runner.addresses:
         host, port = bound[0], bound[1]
         shown = f"[{host}]" if ":" in host else host

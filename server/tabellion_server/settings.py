@@ -15,9 +15,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from tabellion.errors import ConfigurationError
+from tabellion.errors import ConfigurationError, KeyStoreError
+from tabellion.signers.uris import parse_signer_uri
+from tabellion_server.settings_notary import our_word_for
 from tabellion_server.settings_values import CONVERT, Address
-from tabellion_server.token_auth import TokenAuth, read_token_auth
+from tabellion_server.token_auth import NO_AUTH, TokenAuth, read_token_auth
 
 _MIB: Final = 1024 * 1024
 _LISTS: Final = frozenset({"addresses", "prefixes"})
@@ -36,8 +38,20 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "server.tls": {"certificate": "path", "key": "path"},
     "storage": {"url": "text"},
-    "keys": {"master_key_file": "path", "high_water_file": "path"},
-    "expiry": {"timestamp": "duration", "snapshot": "duration"},
+    "keys": {
+        "master_key_file": "path",
+        "high_water_file": "path",
+        "timestamp_signer": "text",
+        "snapshot_signer": "text",
+        "rotate_after": "duration",
+    },
+    "expiry": {
+        "timestamp": "duration",
+        "snapshot": "duration",
+        "pending": "duration",
+        "warn": "duration",
+        "critical": "duration",
+    },
     "auth": {
         "type": "text",
         "realm": "text",
@@ -73,9 +87,15 @@ class Settings:
         sqlite_path: The SQLite file.
         master_key_file: What seals the online keys.
         high_water_file: What tells that an old backup of the store was restored.
+        rotate_after: How old the server's keys of a GUN get before new ones are proposed.
+        online_signers: Role to signer URI, where new keys of the role live elsewhere.
         timestamp_life: From signing to expiry.
         snapshot_life: From signing to expiry.
+        pending_life: How long a proposal waits for signatures.
+        expiry_warn: How long before it expires a warning is due of what people have to renew.
+        expiry_critical: The same for urgent.
         auth: Whose tokens are demanded; None demands none.
+        is_open: Whoever reaches the server may write, from other machines too.
         notary_timestamp_life: The same for Notary GUNs.
         notary_snapshot_life: The same for Notary GUNs.
         gun_prefixes: How the name of every GUN here begins; none for any name.
@@ -95,9 +115,15 @@ class Settings:
     sqlite_path: Path = Path("tabellion.db")
     master_key_file: Path = Path("master.key")
     high_water_file: Path = Path("high-water.json")
+    rotate_after: timedelta | None = None
+    online_signers: Mapping[str, str] = field(default_factory=dict)
     timestamp_life: timedelta = timedelta(days=1)
     snapshot_life: timedelta = timedelta(days=30)
+    pending_life: timedelta = timedelta(days=14)
+    expiry_warn: timedelta = timedelta(days=30)
+    expiry_critical: timedelta = timedelta(days=7)
     auth: TokenAuth | None = None
+    is_open: bool = False
     notary_timestamp_life: timedelta = timedelta(days=14)
     notary_snapshot_life: timedelta = timedelta(days=1095)
     gun_prefixes: tuple[str, ...] = ()
@@ -154,7 +180,9 @@ class _Reader:
         try:
             content = tomllib.loads(self.text)
         except (ValueError, RecursionError) as error:  # also a number or a depth beyond bounds
-            self.faults.append(f"{self.name}: not TOML: {error}")
+            is_json = self.text.lstrip().startswith("{")
+            more = "; it is JSON, as Notary's: server/MIGRATING.md has it key by key"
+            self.faults.append(f"{self.name}: not TOML: {error}" + (more if is_json else ""))
             return
         lines = _line_numbers(self.text)
         for section, body in _sections(content):
@@ -182,7 +210,8 @@ class _Reader:
         key = f"{section}.{name}" if section else name
         kind = _KNOWN.get(section, {}).get(name)
         if kind is None:
-            self.fault(key, "there is no such key")
+            instead = our_word_for(key)
+            self.fault(key, "there is no such key" + (f": {instead}" if instead else ""))
             return
         try:
             self.values[key] = CONVERT[kind](value, self.folder)
@@ -210,9 +239,15 @@ class _Reader:
             sqlite_path=sqlite_path,
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
+            rotate_after=get("keys.rotate_after"),
+            online_signers=self._signers(),
             timestamp_life=get("expiry.timestamp", default.timestamp_life),
             snapshot_life=get("expiry.snapshot", default.snapshot_life),
+            pending_life=get("expiry.pending", default.pending_life),
+            expiry_warn=get("expiry.warn", default.expiry_warn),
+            expiry_critical=get("expiry.critical", default.expiry_critical),
             auth=read_token_auth(self.values, self.places, self.fault),
+            is_open=get("auth.type") == NO_AUTH,
             notary_timestamp_life=get("notary.timestamp", default.notary_timestamp_life),
             notary_snapshot_life=get("notary.snapshot", default.notary_snapshot_life),
             gun_prefixes=get("notary.gun_prefixes", default.gun_prefixes),
@@ -241,6 +276,9 @@ class _Reader:
             self.fault("server.workers", "this release runs one process; give 1")
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
+        if settings.expiry_critical > settings.expiry_warn:
+            given = "critical" if "expiry.critical" in self.places else "warn"
+            self.fault(f"expiry.{given}", "expiry.critical can't be longer than expiry.warn")
         if settings.notary_timestamp_life > settings.notary_snapshot_life:
             self.fault("notary.timestamp", "it can't outlive notary.snapshot")
         self._check_access(settings)
@@ -251,14 +289,25 @@ class _Reader:
         if has_token and has_auth:
             self.fault(
                 "server.write_token_file",
-                "the token service of [auth] decides who may write; give one of the two",
+                "[auth] decides who may write; give one of the two",
             )
         if not has_token and not has_auth and not settings.is_loopback_only:
             self.fault(
                 "server.listen",
                 "others can reach this address, so set server.write_token_file or [auth], which "
-                "say who may write",
+                'say who may write (auth.type = "none": all who reach it)',
             )
+
+    def _signers(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for role in ("timestamp", "snapshot"):
+            key = f"keys.{role}_signer"
+            if key in self.values:
+                try:
+                    found[role] = str(parse_signer_uri(self.values[key]))
+                except KeyStoreError as error:
+                    self.fault(key, f"{error.message}: {error.hint}")
+        return found
 
     def _token(self) -> str | None:
         path: Path | None = self.values.get("server.write_token_file")

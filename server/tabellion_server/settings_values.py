@@ -35,7 +35,8 @@ class Address:
 
 def _text(value: object, _folder: Path) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("give a text in quotes")
+        is_empty = value == ""
+        raise ValueError("it's empty; leave it out" if is_empty else "give a text in quotes")
     return value
 
 
@@ -65,15 +66,21 @@ def _flag(value: object, _folder: Path) -> bool:
     raise ValueError("give true or false")
 
 
+def _span(value: object, folder: Path) -> str:
+    if type(value) is int:
+        raise ValueError(f'give it in quotes and with its unit: "{value}s" for seconds')
+    return _text(value, folder)
+
+
 def _duration(value: object, folder: Path) -> timedelta:
-    match = _DURATION.fullmatch(_text(value, folder))
+    match = _DURATION.fullmatch(_span(value, folder))
     if match is None or int(match[1]) * _UNITS[match[2]] > 36500 * 86400:
         raise ValueError("give a duration such as 90s, 30m, 12h or 30d")
     return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
 
 
 def _age(value: object, folder: Path) -> timedelta:
-    match = _AGE.fullmatch(_text(value, folder))
+    match = _AGE.fullmatch(_span(value, folder))
     age = timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match else None
     if age is None or age > _MAX_AGE:
         raise ValueError("give a duration from 0s to 365d")
@@ -112,6 +119,10 @@ def _address(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"{text!r}: write an IPv6 address as [::1]:4443")
+    if not host and port:
+        raise ValueError(
+            f"{text!r}: write 0.0.0.0:{port} for all addresses, 127.0.0.1:{port} for one"
+        )
     if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > _MAX_PORT:
         raise ValueError(f"{text!r} isn't host:port")
     return Address(host, int(port))

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from cryptography import x509
 
+NO_AUTH: Final = "none"
+"""Whoever reaches the server may write: a firewall or a VPN decides, and its operator says so."""
 _MAX_BUNDLE_BYTES: Final = 1024 * 1024
 _NEEDED: Final = ("type", "realm", "service", "issuer", "root_cert_bundle")
 _TEXT: Final = re.compile(r"[ -~]+")
@@ -62,21 +64,26 @@ def load_roots(path: Path) -> tuple[x509.Certificate, ...]:
 def read_token_auth(
     values: Mapping[str, Any], given: Collection[str], fault: Callable[[str, str], None]
 ) -> TokenAuth | None:
-    """Read the ``[auth]`` section; None if there is none or it is at fault. Blocks.
+    """Read the ``[auth]`` section; None if there is none, it says none, or is at fault. Blocks.
 
     Args:
         values: What could be read, by ``auth.KEY``.
         given: All keys that were given, also those that couldn't be read.
         fault: Takes a key and what is wrong with it.
     """
-    if not any(key.startswith("auth.") for key in given):
+    others = [key for key in given if key.startswith("auth.") and key != "auth.type"]
+    if values.get("auth.type") == NO_AUTH:
+        for key in others:
+            fault(key, f'auth.type "{NO_AUTH}" takes no other key')
+        return None
+    if not others and "auth.type" not in given:
         return None
     missing = [name for name in _NEEDED if f"auth.{name}" not in given]
     if missing:
         fault("auth", f"token authentication needs {', '.join(missing)}, too")
     found = {name: values.get(f"auth.{name}") for name in _NEEDED}
     if found["type"] not in {None, "token"}:
-        fault("auth.type", 'give "token", the one kind there is')
+        fault("auth.type", 'give "token"; or "none", and whoever reaches this server may write')
     for name, pattern, wanted in _FORMS:
         text = found[name]
         if text is not None and not pattern.fullmatch(text):

@@ -32,7 +32,13 @@ MANIFEST = json.dumps(
 ).encode()
 DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-BY_ROLE = {"versions", "expires", "missing", "custom"}
+NEW_KEY = "key generate --role root --type ecdsa --name c > made"
+PENDING_ID = "$(tabellion --json pending list manual.example/app | grep -o '[0-9a-f]\\{64\\}')"
+ABOUT_TRUST = {
+    "anchors set, anchors revoke", "anchors remove", "anchors list", "trust add, trust list",
+    "trust show", "trust replace", "trust remove",
+}  # fmt: skip
+BY_ROLE = {"versions", "expires", "missing", "custom", "pem", "signed_for"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -71,7 +77,8 @@ def run(server: EmbeddedServer, tmp_path: Path) -> Run:
     """Run a shell command in a scratch home; it must end well."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TABELLION_")}
     passphrases = {
-        f"TABELLION_{role}_PASSPHRASE": f"{role}-secret" for role in ("ROOT", "TARGETS", "SIGNER")
+        f"TABELLION_{role}_PASSPHRASE": f"{role}-secret"
+        for role in ("ROOT", "TARGETS", "SIGNER", "BACKUP")
     }
 
     def shell(command: str, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +117,7 @@ def commands(section: str) -> list[str]:
 def test_every_command_of_the_manual_works(run: Run, registry: str, tmp_path: Path) -> None:
     fingerprint = ""
     seen = 0
-    for section in ("Publish", "Look", "Verify before you use"):
+    for section in ("Publish", "What ends when", "Look", "Verify before you use"):
         for shown in commands(section):
             verb = shown.split()[1]
             if verb in {"docker", "pull"}:  # with a real engine: tests/integration
@@ -187,12 +194,23 @@ def members(content: Any) -> set[str]:
 
 def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
     gun = "manual.example/app"
+    old, other = "manual.example/old", f"sha256:{'1' * 64}"
     signed = f"--digest {DIGEST} --length 5"
     run("tabellion key generate --name a && tabellion key export a > a.pub")
     run("openssl genpkey -algorithm ed25519 -out plain.pem")
+    how_to_convert = ("--dry-run", "--yes")
+    for line in (
+        f"init {old} --dialect notary",
+        f"sign {old}:1 {signed}",
+        f"signer add {old} alice a.pub",
+        f"sign {old}:1 --digest {other} --length 6",
+    ):
+        run(f"tabellion {line}")
+    run("openssl pkey -in plain.pem -pubout -out other.pub")
     answers = {
         "init": [f"init {gun}"],
-        "sign, revoke, publish, rotate, signer add, signer remove": [
+        "sign, revoke, publish, cosign, witness, rotate, root prepare, root publish, signer add, "
+        "signer remove": [
             f"sign {gun}:1 {signed}",
             f"sign {gun}:2 {signed}",
             f"revoke {gun}:2",
@@ -203,6 +221,9 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             f"sign {gun}:3 {signed} --no-publish",
             f"publish {gun}",
             f"rotate {gun} targets",
+            f"witness {gun} targets",
+            f"root prepare {gun} --add-key other.pub --threshold 2",
+            f"root prepare {gun} --add-key other.pub --threshold 2 --out root.json",
         ],
         "signer request": [f"signer request {gun} more --key a"],
         "verify, inspect IMAGE": [
@@ -221,16 +242,24 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
             "signer add --gun-prefix 'manual.example/**' all a.pub",
         ],
         "signer declared": ["signer declared --check", "signer declared"],
+        "convert": [f"convert {old} --to tuf --vouch releases {how}" for how in how_to_convert],
+        "pending list": [f"pending list {gun}"],
+        "pending show, root show, root sign FILE": [f"pending show {gun}", "root show root.json"],
+        "pending withdraw": [f"pending withdraw {gun} {PENDING_ID}"],
+        "pending audit": [f"pending audit {gun}"],
+        "root certificate": [f"{NEW_KEY}; tabellion --json root certificate {gun} c"],
         "key list, key generate, key import": [
             "key list",
             "key generate --name b",
             "key import plain.pem --role targets",
             "key export a --notary theirs",
         ],
+        "key backup": ["key backup stick"],
+        "key restore": ["key restore stick"],
     }
     documented = json_table()
     # pull needs an engine: tests/integration has it
-    assert set(documented) == {*answers, "any error", "pull"}
+    assert set(documented) == {*answers, *ABOUT_TRUST, "any error", "pull"}
     for name, lines in answers.items():
         found = [members(json.loads(run(f"tabellion --json {line}").stdout)) for line in lines]
         assert set().union(*found) == documented[name], name
@@ -240,3 +269,49 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
     assert members(json.loads(failed.stdout)) == documented["any error"]
     plain = json.loads(run(f"tabellion --json verify 1 --gun {gun}").stdout)
     assert plain["reference"] is None
+
+
+def test_the_members_of_json_answers_about_trust_are_those_in_the_manual(
+    server: EmbeddedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("ROOT", "TARGETS"):
+        monkeypatch.setenv(f"TABELLION_{name}_PASSPHRASE", "a secret")
+    monkeypatch.setenv("TABELLION_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TABELLION_SERVER", server.url)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    gun, anchors, pinned = (f"trusted.example/{name}" for name in ("app", "anchors", "pinned"))
+    root = str(tmp_path / "root.json")
+
+    def answer(*words: str) -> Any:
+        capsys.readouterr()
+        assert app.run(["--json", *words]) == 0, words
+        return json.loads(capsys.readouterr().out)
+
+    made = answer("init", "--gun", anchors, "--root-out", root)
+    answer("init", gun)
+    key = made["root_keys"][0]["fingerprint"]
+    collection = ["--anchors", f"{server.url}/{anchors}", "--root", root, "--for", gun]
+    answers = {
+        "anchors set, anchors revoke": [
+            ["anchors", "revoke", "--gun", anchors, "other"],
+            ["anchors", "set", "--gun", anchors, gun, key],
+        ],
+        "anchors remove": [["anchors", "remove", "--gun", anchors, "other"]],
+        "anchors list": [["anchors", "list", "--gun", anchors]],
+        "trust add, trust list": [
+            ["trust", "add", pinned, "--root", root],
+            ["trust", "add", *collection],
+            ["trust", "list"],
+        ],
+        "trust show": [["trust", "show", gun]],
+        "trust replace": [["trust", "replace", pinned, "--root", root, "--fingerprint", key]],
+        "trust remove": [["trust", "remove", pinned]],
+    }
+    assert set(answers) == ABOUT_TRUST
+    documented = json_table()
+    for name, lines in answers.items():
+        for line in lines:
+            assert members(answer(*line)) == documented[name], line

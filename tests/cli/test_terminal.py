@@ -1,5 +1,6 @@
 """What the terminal rules promise beyond what the scenarios show."""
 
+import io
 import os
 import pty
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tabellion.cli import output
+from forge import Forge
+from tabellion.cli import app, output
 
 PROGRAM = [sys.executable, "-m", "tabellion.cli"]
 
@@ -150,3 +152,20 @@ def test_help_fits_eighty_columns(verb: str) -> None:
         timeout=30,
     )
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("said", "status"), [("y\n", 0), ("n\n", 2), ("\n", 2), ("", 130)])
+def test_a_root_is_replaced_after_a_plain_yes_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int
+) -> None:
+    roots = [tmp_path / "old.json", tmp_path / "new.json"]
+    for root in roots:
+        root.write_bytes(Forge().release()["root"])
+    monkeypatch.setenv("TABELLION_HOME", str(tmp_path / "home"))
+    assert app.run(["trust", "add", "x.example/app", "--root", str(roots[0])]) == 0
+    (pin,) = (tmp_path / "home" / "pins" / "guns").iterdir()
+    before = pin.read_bytes()
+    monkeypatch.setattr(output, "can_ask", lambda: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO(said))
+    assert app.run(["trust", "replace", "x.example/app", "--root", str(roots[1])]) == status
+    assert (pin.read_bytes() == before) == (status != 0)

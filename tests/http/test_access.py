@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from http_site import Site, signed
+from http_site import Site, new_signer, signed
 from tabellion_server.settings import Settings
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -28,7 +28,10 @@ async def test_without_the_token_nothing_can_be_written(site: Site) -> None:
         response = await site.post(files, **headers)
         assert response.status == 401
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
-        assert (await response.json())["code"] == "access-denied"
+        problem = await response.json()
+        assert problem["code"] == "access-denied"
+        assert "TABELLION_TOKEN" in problem["hint"]
+        assert ("isn't it" in problem["detail"]) == ("Bearer wrong" in headers.values())
     assert await site.everything() == before
     assert (await site.post(files, **bearer)).status == 200
     before = await site.everything()
@@ -38,6 +41,30 @@ async def test_without_the_token_nothing_can_be_written(site: Site) -> None:
     assert await site.key("timestamp") == key
     assert await site.everything() == before
     assert (await site.get("timestamp.json")).status == 200
+
+
+async def test_without_the_token_nothing_is_proposed_signed_or_withdrawn(site: Site) -> None:
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    for role in ("snapshot", "timestamp"):
+        await site.get(f"{role}.key?dialect=tuf", **bearer)
+    forge = await site.forge()
+    forge.root.add_key(new_signer().public_key, "root")
+    forge.root.roles["root"].threshold = 2
+    files = signed(forge, "root", "targets")
+    before = await site.everything()
+    assert (await site.offer(files)).status == 401
+    assert await site.everything() == before
+    response = await site.offer(files, **bearer)
+    assert response.status == 201
+    number = (await response.json())["id"]
+    before = await site.everything()
+    url = site.at(f"/v1/guns/{site.gun}/pending/{number}")
+    for headers in ({}, {**bearer, "Origin": "https://evil.example"}):
+        assert (await site.offer(files, **headers)).status in {401, 403}
+        response = await site.client.session.delete(url, headers=headers)
+        assert response.status in {401, 403}
+    assert await site.everything() == before
+    assert (await site.client.session.get(url)).status == 200
 
 
 async def test_a_web_page_may_not_write_even_with_the_token(site: Site) -> None:

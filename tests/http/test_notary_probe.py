@@ -640,22 +640,28 @@ async def test_delegations_are_judged_as_notary_judges(probe: Probe) -> None:
     await probe.refused(
         "deleg removed (roles null)", owner, {"targets": owner.targets_file(4, delegations=nothing)}
     )
-    # As in Notary the entry stays: else one who delegates to the role again would begin anew at
-    # version 1, which is taken.
     listed = (await probe.signed(owner.gun, "snapshot"))["meta"]
-    assert sorted(listed) == ["root", "targets", "targets/a"]
+    assert sorted(listed) == ["root", "targets"], "section 16: entries of removed ones go"
     await probe.check("GET targets/a after removal", await probe.get(owner.gun, "targets/a.json"))
+    again = await probe.upload(
+        owner.gun, {"targets": owner.targets_file(5, delegations=delegations([entry], [one, two]))}
+    )
+    assert again.status == 200, await again.text()
+    listed = (await probe.signed(owner.gun, "snapshot"))["meta"]
+    assert sorted(listed) == ["root", "targets", "targets/a"], "its holders go on from version 1"
     new = delegation("targets/b", [one])
     files = {
         "targets/b": sign(targets_payload(), one),
-        "targets": owner.targets_file(5, delegations=delegations([new], [one])),
+        "targets": owner.targets_file(6, delegations=delegations([new], [one])),
     }
     await probe.refused("parent+child in one upload", owner, files)
+    listed = (await probe.signed(owner.gun, "snapshot"))["meta"]
+    assert sorted(listed) == ["root", "targets", "targets/b"]
     wrong = copy.deepcopy(delegations([new], [one]))
     wrong["keys"]["ab" * 32] = stranger.key
     wrong["roles"].append({**delegation("targets/c", []), "keyids": ["ab" * 32]})
     await probe.refused(
-        "key stored under wrong id", owner, {"targets": owner.targets_file(6, delegations=wrong)}
+        "key stored under wrong id", owner, {"targets": owner.targets_file(7, delegations=wrong)}
     )
     probe.end()
 

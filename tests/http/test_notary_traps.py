@@ -249,7 +249,9 @@ async def test_a_role_delegated_anew_to_other_keys_isn_t_listed_until_it_is_sign
     assert "re-signed" in straight["detail"]["Error"]["Msg"]
     await accepted(site, {"targets": owner.targets_file(3)})
     await accepted(site, {"targets": to(bob, 4)})
-    assert (await send(site, "GET", "targets/a.json")).status == 404
+    assert sorted((await signed(site, "snapshot"))["meta"]) == ["root", "targets"]
+    # Who signs it next has to see above which version.
+    assert (await signed(site, "targets/a"))["version"] == 1
     await accepted(site, {"targets/a": sign(targets_payload(2), bob)})
     assert (await signed(site, "targets/a"))["version"] == 2
 

@@ -95,3 +95,65 @@ async def test_nothing_is_signed_twice_and_what_was_lost_can_be_brought_back(hou
         forge.targets.version += 1
         answer = await site.post({"targets": forge.sign("targets", forge.targets)})
         assert answer.status == 409
+
+
+async def test_a_gun_founded_again_passes_over_what_its_lost_founding_signed(house: House) -> None:
+    """Its keys were asked for before the backup, so the same ones would sign version 1 twice."""
+    async with house.served() as site:
+        forge = await site.forge()
+    await asyncio.to_thread(shutil.copy, house.store, house.backup)
+    async with house.served() as site:
+        await site.publish(forge, "root", "targets")
+        forge.targets.version += 1
+        await release(site, forge, "one")
+        lost = await seen(site)
+    await asyncio.to_thread(shutil.copy, house.backup, house.store)
+    async with house.served() as site:
+        await site.store.accept_restore(at=datetime.now(UTC))
+        forge.targets.version = 1
+        await site.publish(forge, "root", "targets")
+        now = await seen(site)
+        for role in ("timestamp", "snapshot"):
+            assert version_of(now[role]) > version_of(lost[role])
+        await release_next(site, forge)
+        assert version_of(await site.body("timestamp.json")) == version_of(now["timestamp"]) + 1
+
+
+async def test_a_root_alone_after_a_loss_hides_no_snapshot_version_that_was_lost(
+    house: House,
+) -> None:
+    async with house.served() as site:
+        forge = await site.forge()
+        await site.publish(forge, "root", "targets")
+        forge.targets.version += 1
+    await asyncio.to_thread(shutil.copy, house.store, house.backup)
+    async with house.served() as site:
+        for text in ("one", "two"):
+            await release(site, forge, text)
+        lost = await seen(site)
+    await asyncio.to_thread(shutil.copy, house.backup, house.store)
+    async with house.served() as site:
+        await site.store.accept_restore(at=datetime.now(UTC))
+        forge.root.version = 2
+        await site.publish(forge, "root")
+        forge.targets.version = 2
+        await release(site, forge, "other")
+        now = await seen(site)
+        for role in ("timestamp", "snapshot"):
+            assert version_of(now[role]) > version_of(lost[role])
+
+
+async def release_next(site: Site, forge: Forge) -> None:
+    forge.targets.version += 1
+    await release(site, forge, "next")
+
+
+async def test_a_gun_whose_keys_are_younger_than_the_restore_begins_at_version_1(
+    house: House,
+) -> None:
+    async with house.served() as site:
+        await site.store.accept_restore(skip=1000, at=datetime.now(UTC))
+        await asyncio.sleep(0.01)
+        forge = await site.forge()
+        await site.publish(forge, "root", "targets")
+        assert version_of(await site.body("timestamp.json")) == 1

@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
 def test_the_shipped_configuration_is_the_defaults() -> None:
     shipped, default = load_settings(SHIPPED, {}), Settings()
     for name in Settings.__dataclass_fields__:
-        if name not in {"sqlite_path", "master_key_file"}:
+        if name not in {"sqlite_path", "master_key_file", "high_water_file"}:
             assert getattr(shipped, name) == getattr(default, name), name
     assert shipped.sqlite_path == SHIPPED.parent / "tabellion.db"
 
@@ -78,6 +78,47 @@ def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('[server]\nhttp_addr = ":4443"', "2: server.http_addr: .*server.listen"),
+        ('[server]\nlisten = ":4443"', "2: server.listen: .*write 0.0.0.0:4443"),
+        ('[storage]\ndb_url = "x"', "2: storage.db_url: .*storage.url"),
+        ('[trust_service]\ntype = "remote"', "2: trust_service.type: .*no signer process"),
+        ('[repositories]\ngun_prefixes = ["a/"]', "2: repositories.gun_prefixes: .*notary.gun_pre"),
+        ("[caching.max_age]\ncurrent_metadata = 3", "current_metadata: .*notary.max_age_current"),
+        ('[auth.options]\nrealm = "x"', "2: auth.options.realm: .*in .auth. itself"),
+        ("[notary]\nmax_age_current = 300", '2: notary.max_age_current: .*"300s"'),
+        ("[expiry]\nsnapshot = 30", '2: expiry.snapshot: .*"30s"'),
+        ('[auth]\nservice = ""', "2: auth.service: it's empty"),
+        ('{\n  "server": {"http_addr": ":4443"}\n}', "not TOML: .*it is JSON.*MIGRATING"),
+    ],
+)
+def test_what_notary_calls_otherwise_is_told_by_our_name(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=fault):
+        load_settings(write(tmp_path, text), {})
+
+
+def test_a_server_is_open_to_all_only_if_its_operator_says_so(tmp_path: Path) -> None:
+    listen = '[server]\nlisten = "0.0.0.0:1"\n'
+    with pytest.raises(ConfigurationError, match="say who may write"):
+        load_settings(write(tmp_path, listen), {})
+    settings = load_settings(write(tmp_path, f'{listen}[auth]\ntype = "none"\n'), {})
+    assert settings.is_open
+    assert settings.auth is None
+    assert not load_settings(write(tmp_path, ""), {}).is_open
+    for more in ('[auth]\ntype = "none"\nservice = "x"\n', '[auth]\ntype = "None"\n'):
+        with pytest.raises(ConfigurationError, match=r"auth\."):
+            load_settings(write(tmp_path, listen + more), {})
+    (tmp_path / "t").write_text("x" * 32)
+    (tmp_path / "t").chmod(0o600)
+    token = f'{listen}write_token_file = "t"\n[auth]\ntype = "none"\n'
+    with pytest.raises(ConfigurationError, match="give one of the two"):
+        load_settings(write(tmp_path, token), {})
+
+
+@pytest.mark.parametrize(
     ("text", "faults"),
     [
         ("[zoo]\n", ["1: zoo: there is no such section"]),
@@ -122,6 +163,8 @@ def test_all_faults_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
             ["2: expiry.timestamp: ", "3: expiry.snapshot: ", "5: notary.timestamp: "],
         ),
         ('[expiry]\ntimestamp = "2d"\nsnapshot = "1d"\n', ["2: expiry.timestamp: "]),
+        ('[expiry]\nwarn = "6d"\n', ["2: expiry.warn: "]),
+        ('[expiry]\nwarn = "2d"\ncritical = "3d"\n', ["3: expiry.critical: "]),
         (
             '[notary]\nmax_age_current = "366d"\nmax_age_consistent = 0\ngun_prefixes = ["a"]\n',
             [

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Delegations, Targets
 
+from integration import engines
 from notary_database import (
     BEGIN,
     PASSPHRASE,
@@ -240,7 +241,18 @@ def test_wrong_password_is_told_without_the_address_secret(sources: Sources, con
         assert ran.returncode == 2
         assert "can't connect to" in ran.stderr
         assert "hidden-4711" not in ran.stdout + ran.stderr
+        assert re.search("password|Access denied", ran.stderr.replace("MYSQL_PWD", "")), ran.stderr
         assert not (config.parent / "store.db").exists()
+
+
+def test_why_there_is_no_connection_is_told(sources: Sources, config: Path) -> None:
+    for kind, wanted in (("postgresql", "does not exist"), ("mysql", "Unknown database|denied")):
+        address, _, _ = sources.places[kind].partition("?")
+        absent = run_import(config, address.rpartition("/")[0] + "/absent")
+        assert absent.returncode == 2
+        assert re.search(wanted, re.sub(r"\s+", " ", absent.stderr)), absent.stderr
+    refused = run_import(config, f"postgresql://reader@127.0.0.1:{engines.free_port()}/server")
+    assert "refused" in refused.stderr
 
 
 def test_missing_passphrase_stops_before_anything_is_written(

@@ -162,6 +162,24 @@ def test_without_the_signers_keys_only_an_owner_with_the_snapshot_key_goes_on(
             assert OTHER in script.notary("list", own, user=user, **there)
 
 
+def test_an_owner_moves_both_roles_here_by_one_root(mirroring: Mirroring, script: Script) -> None:
+    gun = published(script)
+    script.notary("list", gun, user="warm")
+    assert "1 imported" in mirroring.mirror(gun)
+    with our_notary(mirroring.config) as ours:
+        there = {"server": ours.url, "ca": ours.ca}
+        script.notary("addhash", gun, "v3", "5", "--sha256", OTHER, "-p", status=1, **there)
+        # The publication that was refused goes on once the owner gave both roles keys of ours.
+        script.tabellion("key", "import", "--notary", str(script.folder / "owner" / "trust"))
+        place = ("--server", ours.url, "--ca", str(ours.ca), "--trust-on-first-use")
+        said = script.tabellion(*place, "rotate", gun, "timestamp", status=3)
+        assert "it is a mirror of the GUN" in said
+        script.tabellion(*place, "rotate", gun, "snapshot", "timestamp", "--server-managed")
+        script.notary("publish", gun, **there)
+        for user in ("warm", "brand-new"):
+            assert "v3" in script.notary("list", gun, user=user, **there)
+
+
 def test_docker_goes_on_with_the_mirror_that_took_over(
     mirroring: Mirroring, docker_world: DockerWorld, real_notary: RealNotary, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tabellion.errors import (
     KeyStoreError,
     MixAndMatchError,
     NotDelegatedError,
+    NotSignedError,
     RollbackError,
     ServerAnswerError,
     UsageError,
@@ -168,6 +170,68 @@ async def test_a_stolen_signer_key_has_no_say_and_what_is_vouched_for_stays(
         with pytest.raises((KeyStoreError, NotDelegatedError, UsageError)):
             await alice.sign(gun, "1", "evil")
         assert await reader.digest(gun, "1") == after["1"]
+
+
+async def released(reader: Person, gun: str) -> dict[str, str]:
+    """Give docker's answers."""
+    found: dict[str, str] = {}
+    for path in ("1", "2", "3", "5", "b", "b2", "late"):
+        with contextlib.suppress(NotSignedError):
+            image = await reader.trust.verify(f"{gun}:{path}")
+            found[path] = image.digest.hex
+    return found
+
+
+async def test_what_a_thief_released_goes_where_other_signers_still_release(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    """A signer's key signs the release of all signers in a Notary GUN."""
+    async with Person(server.url, tmp_path / "owner") as owner:
+        made = await owner.publisher.init(gun, dialect=NOTARY)
+    async with (
+        Person(server.url, tmp_path / "owner") as owner,
+        Person(server.url, tmp_path / "alice", made.root) as alice,
+        Person(server.url, tmp_path / "reader", made.root) as reader,
+    ):
+        key = alice.keys.generate("signer", passphrase=PASSPHRASE, keytype="ecdsa")
+        bobs = owner.keys.generate("signer", passphrase=PASSPHRASE, keytype="ecdsa")
+        await owner.publisher.add_signer(gun, "alice", [key.key])
+        await owner.publisher.add_signer(gun, "bob", [bobs.key])
+        for target in ("1", "2", "3"):
+            await alice.sign(gun, target)
+        await owner.sign(gun, "b")
+        before = await released(reader, gun)
+        since = datetime.now(UTC)
+        await asyncio.sleep(0.01)
+        for target in ("2", "5"):
+            await alice.sign(gun, target, "evil")
+        # Bob's tag by the release alone, and a tag of bob's own.
+        evil = Digest.of(b"evil")
+        await alice.publisher.sign(gun, "b", evil, 1, role="targets/releases")
+        await alice.publisher.revoke(gun, "3", role="targets/releases")
+        await owner.sign(gun, "b2")
+        now = await released(reader, gun)
+        assert [path for path in now if now[path] == evil.hex] == ["2", "5", "b"]
+        found = await owner.publisher.signed_since(gun, "alice", since)
+        assert {doubt.target: doubt.since for doubt in found} == {
+            "1": "kept",
+            "2": "changed",
+            "3": "removed",
+            "5": "added",
+            "b": "changed",
+            "b2": "added",
+        }
+        await alice.sign(gun, "late", "evil")
+        with pytest.raises(UsageError, match="signed again"):
+            await owner.publisher.take_over(gun, "alice", found, ["b2"])
+        found = await owner.publisher.signed_since(gun, "alice", since)
+        await owner.publisher.take_over(gun, "alice", found, ["b2"])
+        del before["3"]
+        assert await released(reader, gun) == before | {"b2": now["b2"]}
+        with pytest.raises((KeyStoreError, NotDelegatedError, UsageError)):
+            await alice.sign(gun, "1", "evil")
+        signers = {signer.name for signer in await owner.publisher.signers(gun)}
+        assert signers == {"targets/releases", "targets/bob"}
 
 
 async def test_a_history_that_cites_another_file_is_refused(

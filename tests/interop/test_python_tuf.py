@@ -17,7 +17,9 @@ from tuf.ngclient import Updater
 from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 
 from tabellion.cli.embedded import EmbeddedServer
+from tabellion.core.anchors import Anchor
 from tabellion.core.dialect import TUF
+from tabellion.core.gun_patterns import GunPattern
 from tabellion.core.names import Digest
 from tabellion.core.publication import UploadedFile
 from tabellion.errors import RefusedPublicationError
@@ -96,6 +98,20 @@ async def test_refresh_and_target_info(site: Site, tmp_path: Path) -> None:
     assert found.custom == {"platform": "linux/arm64"}
     await site.publisher.revoke(GUN, "1.2")
     assert await site.target(tmp_path / "tuf", "1.2") is None
+
+
+async def test_anchors_are_targets_that_any_client_reads(site: Site, tmp_path: Path) -> None:
+    info = KeyStore(site.home).generate("signer", passphrase="a passphrase", name="team")
+    await site.publisher.add_signer(GUN, "team", [info.key], paths=["registry.example+team+*"])
+    for pattern, role in (("registry.example/**", "targets"), ("registry.example/team/*", "team")):
+        made = Anchor(GunPattern.parse(pattern), frozenset({"ab" * 32}), comment="é")
+        data, path = made.to_bytes(), made.pattern.path
+        custom = {"anchor": made.content()}
+        await site.publisher.sign(GUN, path, Digest.of(data), len(data), custom=custom, role=role)
+        found = await site.target(tmp_path / "tuf", path)
+        assert found is not None
+        found.verify_length_and_hashes(data)
+        assert Anchor.of_target(path, found) == made
 
 
 async def test_delegated_roles_with_names_that_need_quoting(site: Site, tmp_path: Path) -> None:

@@ -560,7 +560,7 @@ class TestLife:
         assert [replace(item, id=0) for item in found] == told
         assert found[0].id < found[1].id
 
-    async def test_a_conversion_replaces_files_and_history_and_keeps_online_keys(
+    async def test_a_gun_made_anew_replaces_files_and_history_and_keeps_online_keys(
         self, store: Store
     ) -> None:
         old = [*whole_set(1), made("targets/releases", 1)]
@@ -589,7 +589,7 @@ class TestLife:
         assert other is not None
         assert other.dialect == "notary"
 
-    async def test_a_conversion_of_a_stale_head_changes_nothing(self, store: Store) -> None:
+    async def test_a_gun_made_anew_on_a_stale_head_changes_nothing(self, store: Store) -> None:
         head = await commit(store, whole_set(1), on=None, dialect="notary")
         with pytest.raises(StaleHeadError):
             await store.commit(
@@ -602,6 +602,49 @@ class TestLife:
             )
         assert await store.head(GUN) == head
         assert await store.read(GUN, "root", 1) == made("root", 1)
+
+    async def test_a_conversion_in_place_keeps_files_history_and_online_keys(
+        self, store: Store
+    ) -> None:
+        old = [*whole_set(1), made("targets/releases", 1)]
+        head = await commit(store, old, on=None, dialect="notary", events=[signed("v1")])
+        await store.add_online_key(GUN, online("k"))
+        new = [*whole_set(2), made("releases", 2)]
+        after = await store.commit(
+            GUN,
+            dialect="tuf",
+            expected_revision=head.revision,
+            added=new,
+            removed_heads=["targets/releases"],
+            events=[signed("v2")],
+            converts="notary",
+            at=AT,
+        )
+        assert (after.dialect, after.revision) == ("tuf", head.revision + 1)
+        assert after.files == {item.role: ref(item) for item in new}
+        assert await store.head(GUN) == after
+        for item in old:
+            assert await store.read(GUN, item.role, item.version) == item
+        assert [item.target for item in await store.events(GUN)] == ["v2", "v1"]
+        assert [row.keyid for row in await store.online_keys(GUN, "timestamp")] == ["k"]
+        told = await store.changes(GUN, after=0, limit=10)
+        assert [item.category for item in told] == ["update", "update"]
+
+    @pytest.mark.parametrize("converts", [None, "tuf"])
+    async def test_a_dialect_changes_only_from_the_one_that_is_named(
+        self, store: Store, converts: str | None
+    ) -> None:
+        head = await commit(store, whole_set(1), on=None, dialect="notary")
+        with pytest.raises(StoreCorruptionError):
+            await store.commit(
+                GUN,
+                dialect="tuf",
+                expected_revision=head.revision,
+                added=whole_set(2),
+                converts=converts,
+                at=AT,
+            )
+        assert await store.head(GUN) == head
 
     async def test_an_open_store_is_ready_and_a_closed_one_raises(self, store: Store) -> None:
         await store.check()

@@ -8,14 +8,14 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from storage.writer_process import GUN, publish_next
+from storage.writer_process import GUN, publish_next, whole_set
 from tabellion_server.storage.high_water import BLOCK
-from tabellion_server.storage.interface import RestoredStoreError, StorageError
+from tabellion_server.storage.interface import OnlineKeyRow, RestoredStoreError, StorageError
 from tabellion_server.storage.sqlite import SqliteStore
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -124,6 +124,29 @@ async def test_a_lost_mark_can_be_made_up_for(opened: Open, path: Path, mark: Pa
     assert await store.missing_changes() == 0
     assert await store.accept_restore(skip=1000, at=AT) == 1000
     assert (await store.restoration(GUN)).skip == 1000
+
+
+async def test_what_was_imported_without_a_change_is_passed_over_too(
+    opened: Open, path: Path
+) -> None:
+    """An old Notary tells no changes; its keys and files are in the backup all the same."""
+    store = await opened()
+    key = OnlineKeyRow("ab" * 32, "timestamp", "{}", b"sealed", AT)
+    await store.add_online_key(GUN, key)
+    await store.commit(
+        GUN, dialect="tuf", expected_revision=None, added=whole_set(1), changes=[], at=AT
+    )
+    await store.close()
+    backup = path.with_name("backup")
+    shutil.copy(path, backup)
+    store = await opened()
+    await publish(store, 2)
+    await store.close()
+    shutil.copy(backup, path)
+    store = await opened()
+    assert await store.accept_restore(at=AT + timedelta(days=1)) == 2
+    restoration = await store.restoration(GUN)
+    assert (restoration.skip, restoration.may_lack) == (2, True)
 
 
 async def start(path: Path, mark: Path) -> asyncio.subprocess.Process:

@@ -88,6 +88,7 @@ async def test_a_file_of_the_first_schema_is_brought_to_this_one(path: Path) -> 
     await store.close()
     for statement in (
         *("DROP INDEX metadata_by_hash", "DROP TABLE changes", "DROP TABLE restorations"),
+        *("DROP TABLE pending", "DROP TABLE audit"),
         "UPDATE schema_version SET version = 1",
     ):
         alter(path, statement)
@@ -100,6 +101,26 @@ async def test_a_file_of_the_first_schema_is_brought_to_this_one(path: Path) -> 
         ]
         file = whole_set(1)[1]
         assert await store.read_hash(GUN, file.role, file.sha256) == file
+        assert await store.pending(GUN) == []
+        assert await store.audit(GUN, limit=9) == []
+        await store.close()
+
+
+async def test_a_file_of_the_second_schema_is_brought_to_this_one(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await publish_next(store)
+    head = await store.head(GUN)
+    await store.close()
+    for statement in (
+        *("DROP TABLE pending", "DROP TABLE audit"),
+        "UPDATE schema_version SET version = 2",
+    ):
+        alter(path, statement)
+    for _ in range(2):
+        store = await SqliteStore.open(path)
+        assert await store.head(GUN) == head
+        assert await store.pending(GUN) == []
+        assert await store.audit(GUN, limit=9) == []
         await store.close()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from tabellion.cli import output
-from tabellion.cli.context import Options, common_options, pinning_option
+from tabellion.cli.context import Options, common_options, trust_options
 from tabellion.cli.lazy import LazyGroup, Verb
 from tabellion.errors import TabellionError
 
@@ -46,6 +46,8 @@ class Tabellion(LazyGroup):
             "sign": Verb("tabellion.cli.sign", "Sign an image or data, and publish it."),
             "revoke": Verb("tabellion.cli.revoke", "Take a signature back."),
             "publish": Verb("tabellion.cli.publish", "Publish what was staged."),
+            "cosign": Verb("tabellion.cli.cosign", "Sign what waits for more signatures."),
+            "pending": Verb("tabellion.cli.pending", "See and withdraw what waits at the server."),
             "status": Verb("tabellion.cli.status", "Show staged changes and expiry."),
             "reset": Verb("tabellion.cli.reset", "Drop staged changes."),
             "rebin": Verb("tabellion.cli.rebin", "Spread very many targets over hash bins."),
@@ -60,10 +62,17 @@ class Tabellion(LazyGroup):
             "inspect": Verb("tabellion.cli.inspect", "Show who signed what, until when."),
             "history": Verb("tabellion.cli.history", "Show what a tag meant when."),
         },
+        "Trust": {
+            "trust": Verb("tabellion.cli.trust", "Pin roots: add, list, show, replace, remove."),
+            "anchors": Verb("tabellion.cli.anchors", "Say which root keys a GUN may have."),
+        },
         "Keys": {
             "signer": Verb("tabellion.cli.signer", "Delegate: request, add, remove, list signers."),
             "rotate": Verb("tabellion.cli.rotate", "Give a top-level role another key."),
             "recover": Verb("tabellion.cli.recover", "After theft or loss: keys, lost files."),
+            "convert": Verb("tabellion.cli.convert", "Make a Notary GUN a TUF 1.0 GUN."),
+            "root": Verb("tabellion.cli.root", "Ceremonies: several holders change the root."),
+            "witness": Verb("tabellion.cli.witness", "Sign roles anew as they are."),
             "key": Verb("tabellion.cli.key", "Make, list, import, export signing keys."),
         },
         "Shell": {
@@ -103,7 +112,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
     subcommand_metavar="COMMAND [ARGS]...",
 )
 @common_options
-@pinning_option
+@trust_options
 @click.option(
     "--version",
     is_flag=True,

@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @gun_argument
-@click.option("--root-key-id", "root_keys", multiple=True, metavar="KEY", help="Use this root key.")
-@click.option("--targets-key-id", "targets_keys", multiple=True, metavar="KEY", help="... targets.")
+@click.option(
+    "--root-key-id",
+    "root_keys",
+    multiple=True,
+    metavar="KEY[=HOLDER]",
+    help="Use this root key: one here, or another holder's public key file.",
+)
+@click.option(
+    "--targets-key-id", "targets_keys", multiple=True, metavar="KEY[=HOLDER]", help="... targets."
+)
 @click.option("--root-threshold", type=click.IntRange(1), default=1, help="Root keys needed.")
 @click.option("--targets-threshold", type=click.IntRange(1), default=1, help="Targets keys needed.")
 @click.option(
@@ -71,6 +79,10 @@ def command(  # noqa: PLR0917  # click passes by keyword
       tabellion init --gun models.example/llm
       tabellion init --dialect notary registry.example/team/app
       tabellion init --gun packages.example --bins 1024
+    \b
+    With another holder, who then runs `tabellion cosign`:
+      tabellion init registry.example/team/app --root-threshold 2 \\
+        --root-key-id mine=Ann --root-key-id bob.pub=Bob
     """  # noqa: D301  # \b is click's mark
     from tabellion.core.dialect import dialect_named  # noqa: PLC0415  # not needed for help
 
@@ -91,7 +103,9 @@ def command(  # noqa: PLR0917  # click passes by keyword
             )
 
     made = work(found(), f"founding {wanted}")
-    if root_out is not None:
+    if made.pending and root_out is not None:
+        output.warn(f"{root_out} isn't written: the root isn't signed by all who have to yet")
+    elif root_out is not None:
         _write(Path(root_out), made.root)
     _tell(settings, wanted, made)
 
@@ -122,11 +136,21 @@ def _tell(settings: Settings, gun: Gun, made: Initialized) -> None:
                 "made": [info.keyid for info in made.made],
                 "declared": list(made.declared),
                 "lacking": dict(made.lacking),
+                "pending": made.pending or None,
+                "missing": dict(made.missing),
             }
         )
         return
     for info in made.made:
         output.say(f"made {info.role} key {info.keyid[:16]} in {settings.home / 'keys'}")
+    if made.pending:
+        missing = ", ".join(f"{role}: {count} more" for role, count in made.missing.items())
+        output.say(f"{gun} waits for signatures ({missing}); it's founded by the last of them")
+        output.hint(f"the next holder runs: tabellion cosign {gun}")
+        output.say("those who verify start then from this root key:")
+        for fingerprint in fingerprints:
+            output.answer(fingerprint)
+        return
     output.say(f"{gun} is founded; those who verify start from this root key:")
     for fingerprint in fingerprints:
         output.answer(fingerprint)

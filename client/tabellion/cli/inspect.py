@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,7 +75,7 @@ def _show_image(verified: VerifiedImage) -> None:
         keys = ", ".join(keyid[:_SHORT] for keyid in signer.keyids)
         output.answer(f"  signed by {signer.role}, keys: {keys}")
     for role, version in verified.versions.items():
-        output.answer(f"  {role:<9} version {version}, {_until(verified.expires.get(role))}")
+        output.answer(f"  {role:<9} version {version}, {output.until(verified.expires.get(role))}")
     if verified.custom:
         output.answer(f"  custom    {json.dumps(dict(verified.custom), sort_keys=True)}")
 
@@ -107,7 +106,7 @@ def _show_gun(gun: Gun, trusted: TrustedSet) -> None:
             f"  {role['role']:<9} {role['threshold']} of {len(role['keyids'])} keys: {keys}"
         )
         if "version" in role:
-            output.answer(f"{'':12}version {role['version']}, {_until(role['expires'])}")
+            output.answer(f"{'':12}version {role['version']}, {output.until(role['expires'])}")
         if "paths" in role:
             under = "" if role["under"] == "targets" else f", under {role['under']}"
             output.answer(f"{'':12}paths {' '.join(role['paths'])}{under}")
@@ -159,12 +158,3 @@ def _role(trusted: TrustedSet, name: str) -> dict[str, Any]:
     if found is not None:
         content |= {"version": found.version, "expires": found.expires_at}
     return content
-
-
-def _until(at: datetime | None) -> str:
-    if at is None:
-        return "no expiry known"
-    left = at - datetime.now(UTC)
-    days = left.days
-    lasting = f"{days} days" if days > 1 else f"{max(int(left.total_seconds() // 3600), 0)} h"
-    return f"until {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({lasting})"

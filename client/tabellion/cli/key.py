@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,14 +12,18 @@ import click
 from tabellion.cli import output
 from tabellion.cli.clients import passphrases
 from tabellion.cli.context import Options, common_options, settle
+from tabellion.cli.key_backup import backup, restore
 from tabellion.core.names import parse_gun
 from tabellion.errors import KeyStoreError, PassphraseError, UsageError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tabellion.publish.key_notes import KeyInfo
+    from tabellion.publish.key_uses import KeyUse
     from tabellion.publish.keystore import KeyStore
     from tabellion.publish.notary_folder import FoundKey, NotaryKeyFolder
-    from tabellion.publish.notary_transfer import KeyTransfer
+    from tabellion.publish.notary_transfer import ImportedKey, KeyTransfer
     from tabellion.publish.private_keys import KeyType
 
 _ROLES = click.Choice(["root", "targets", "snapshot", "signer"])
@@ -41,7 +46,7 @@ _docker_option = click.option(
 
 @click.group()
 def command() -> None:
-    """Make, list, import and export signing keys: encrypted PKCS#8 files with mode 0600.
+    """Make, list, import, export and back up signing keys: encrypted files with mode 0600.
 
     Keys of Notary and docker come in and go back with --notary and --docker.
 
@@ -93,14 +98,19 @@ def generate(
 def list_(role: str | None, gun: str | None) -> None:
     """List the keys here, oldest first.
 
-    Last comes the canonical id, by which Notary and docker know the key.
+    Behind the canonical id, by which Notary and docker know the key, stands where it is, when it
+    was used last from here, for what, and for how many roles more. A warning tells what others
+    may read.
 
     \b
     Examples:
       tabellion key list
       tabellion key list --role root --json
     """  # noqa: D301  # \b is click's mark
-    found = _store().list(role=role, gun=_gun(gun))
+    store = _store()
+    found = store.list(role=role, gun=_gun(gun))
+    for path, mode, wanted in store.exposed():
+        output.warn(f"{path} has mode {mode:04o}: others may read it: chmod {wanted:o} {path}")
     if Options.of().json:
         output.answer_json([_as_json(info) for info in found])
         return
@@ -115,10 +125,13 @@ def list_(role: str | None, gun: str | None) -> None:
             info.gun or "any",
             f"{info.created_at:%Y-%m-%d}",
             info.canonical_id,
+            info.uri or "file",
+            *_use(info),
         )
         for info in found
     ]
-    output.table(("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID"), rows)
+    head = ("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID", "WHERE", "USED", "FOR")
+    output.table(head, rows)
 
 
 @command.command("import")
@@ -168,7 +181,7 @@ def import_(
     done = _transfer().take(found, role=role, gun=_gun(gun), name=name)
     if file is not None and len(done) == 1 and not done[0].is_new:
         info = done[0].info
-        raise KeyStoreError(f"key {info.keyid[:12]} is here already: {info.path}")
+        raise KeyStoreError(f"key {info.keyid[:12]} is here already: {info.where}")
     if Options.of().json and file is not None and len(done) == 1:
         output.answer_json(_as_json(done[0].info))
     elif Options.of().json:
@@ -176,6 +189,35 @@ def import_(
     else:
         for key in done:
             _tell(key.info, "in" if key.is_new else "is here already:")
+        _tell_passphrases(done)
+
+
+@command.command("add")
+@click.argument("uri")
+@click.option("--role", type=_ROLES, default="signer", show_default=True, help="What it's for.")
+@_gun_option
+@_name_option
+@common_options
+def add(uri: str, role: str, gun: str | None, name: str) -> None:
+    """Note a key that a token, a key management service or GnuPG holds, and print its id.
+
+    It never leaves there: whatever it signs is sent there. URI is one of hsm:ID?label=TOKEN,
+    hv:NAME, gnupg:FINGERPRINT, awskms:KEY, gcpkms:projects/..., azurekms://VAULT.../keys/NAME; of a
+    key with versions, the newest is noted. A token's PIN comes from TABELLION_PIN or its _FILE, or
+    you're asked; a wrong one is tried once.
+
+    \b
+    Examples:
+      tabellion key add 'hsm:2?label=YubiKey PIV' --name alice
+      tabellion key add hv:release --role targets --gun registry.example/team/app
+    """  # noqa: D301  # \b is click's mark
+    from tabellion.signers.registry import RemoteSigners  # noqa: PLC0415  # not needed for help
+
+    found = RemoteSigners(passphrases().pin).find(uri)
+    info = _store().refer(found.key, found.uri, role, gun=_gun(gun), name=name)
+    if not Options.of().json:
+        output.say(f"fingerprint {info.fingerprint}")
+    _answer(info)
 
 
 @command.command("export")
@@ -231,25 +273,31 @@ def export(
 
 
 @command.command("passwd")
-@click.argument("key")
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
 @common_options
-def passwd(key: str) -> None:
-    """Change the passphrase of KEY; the old one as for signing, the new one is asked.
+def passwd(keys: tuple[str, ...]) -> None:
+    """Give KEYs another passphrase; the old ones as for signing, the new one is asked once.
 
-    Without a terminal, the new one comes from TABELLION_NEW_PASSPHRASE.
+    All are opened before the first is changed. Without a terminal, the new one comes from
+    TABELLION_NEW_PASSPHRASE.
 
     \b
     Examples:
       tabellion key passwd alice
+      tabellion key passwd 3f1c9a02 8f8e53f7 alice
     """  # noqa: D301  # \b is click's mark
     import os  # noqa: PLC0415  # only here
 
-    from tabellion.publish.passphrases import check_new  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.keystore import check_is_here  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.passphrases import check_new  # noqa: PLC0415
 
-    store = _store()
-    info = store.find(key)
-    old = passphrases().existing(info.role, info.keyid, info.name)
-    store.signer(info.keyid, old)  # a wrong one is told before a new one is asked
+    store, secrets = _store(), passphrases()
+    found = {info.keyid: info for info in map(store.find, keys)}
+    for info in found.values():
+        check_is_here(info)
+    old = {keyid: secrets.existing(i.role, keyid, i.name) for keyid, i in found.items()}
+    for keyid, passphrase in old.items():  # a wrong one is told before a new one is asked
+        store.signer(keyid, passphrase)
     new = os.environ.get("TABELLION_NEW_PASSPHRASE", "")
     if not new and output.can_ask():
         new = output.ask_passphrase("New passphrase", is_new=True)
@@ -257,9 +305,15 @@ def passwd(key: str) -> None:
         raise PassphraseError(
             "no new passphrase and no terminal to ask at", hint="set TABELLION_NEW_PASSPHRASE"
         )
-    check_new(new, info.role)
-    store.passwd(info.keyid, old, new)
-    output.say(f"key {info.keyid[:16]} has a new passphrase")
+    for info in found.values():
+        check_new(new, info.role)
+    for keyid, passphrase in old.items():
+        store.passwd(keyid, passphrase, new)
+        output.say(f"key {keyid[:16]} has a new passphrase")
+
+
+command.add_command(backup)
+command.add_command(restore)
 
 
 def _store() -> KeyStore:
@@ -313,15 +367,46 @@ def _answer(info: KeyInfo) -> None:
     if Options.of().json:
         output.answer_json(_as_json(info))
         return
-    _tell(info, "in")
+    _tell(info, "in" if info.uri is None else "at")
 
 
 def _tell(info: KeyInfo, where: str) -> None:
-    output.say(f"{info.role} key ({info.keytype}) {where} {info.path}")
+    output.say(f"{info.role} key ({info.keytype}) {where} {info.where}")
     output.answer(info.keyid)
 
 
+def _use(info: KeyInfo) -> tuple[str, str]:
+    """Tell when a key was used last, and for what."""
+    uses = _uses(info)
+    if not uses:
+        return "-", "-"
+    more = f" (+{len(uses) - 1})" if len(uses) > 1 else ""
+    return f"{uses[0].at:%Y-%m-%d}", f"{uses[0].role} of {uses[0].gun}{more}"
+
+
+def _uses(info: KeyInfo) -> tuple[KeyUse, ...]:
+    from tabellion.publish.key_uses import KeyUses  # noqa: PLC0415  # not needed for help
+
+    return KeyUses(info.path.parent).read(info.keyid)
+
+
+def _tell_passphrases(done: Sequence[ImportedKey]) -> None:
+    """Say which variable opens what was imported from now on: no longer the other tool's."""
+    from tabellion.publish.passphrases import variable_of  # noqa: PLC0415  # not needed for help
+
+    kept = sorted({variable_of(key.info.role) for key in done if key.keeps_passphrase})
+    if kept:
+        output.hint(
+            "they keep the passphrases that opened them; signing asks, or takes them from "
+            f"{', '.join(kept)}. One for all keys of a kind: tabellion key passwd KEY"
+        )
+
+
 def _as_json(info: KeyInfo) -> dict[str, object]:
+    uses = _uses(info)
+    signed_for: dict[str, dict[str, datetime]] = {}
+    for use in uses:
+        signed_for.setdefault(use.gun, {})[use.role] = use.at
     return {
         "keyid": info.keyid,
         "canonical_id": info.canonical_id,
@@ -332,4 +417,7 @@ def _as_json(info: KeyInfo) -> dict[str, object]:
         "gun": info.gun,
         "created": info.created_at,
         "path": str(info.path),
+        "uri": info.uri,
+        "last_used": uses[0].at if uses else None,
+        "signed_for": signed_for,
     }

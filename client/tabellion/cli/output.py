@@ -98,6 +98,16 @@ def digest(hashes: Mapping[str, str]) -> str:
     return next((f"{name}:{value}" for name, value in sorted(hashes.items())), "-")
 
 
+def until(at: datetime | None) -> str:
+    """Write a moment of expiry, and how far it is."""
+    if at is None:
+        return "no expiry known"
+    left = at - datetime.now(UTC)
+    days = left.days
+    lasting = f"{days} days" if days > 1 else f"{max(int(left.total_seconds() // 3600), 0)} h"
+    return f"until {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({lasting})"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print aligned columns on stdout; the head only on a terminal, so that scripts need no tail.
 
@@ -136,15 +146,30 @@ def ask_passphrase(question: str, is_new: bool) -> str:  # noqa: FBT001  # a cal
     """Ask for a passphrase at the terminal, twice if it's new; the spinner rests meanwhile."""
     import click  # noqa: PLC0415  # not needed to print
 
-    _asking.set()
-    try:
-        sys.stderr.write("\r\x1b[2K" if is_colourful(sys.stderr) else "")
+    with _resting():
         answered: str = click.prompt(
             printable(question), hide_input=True, confirmation_prompt=is_new, err=True
         )
+    return answered
+
+
+def ask_yes(question: str) -> bool:
+    """Ask yes or no at the terminal; just Enter is no."""
+    import click  # noqa: PLC0415  # not needed to print
+
+    with _resting():
+        return click.confirm(printable(question), default=False, err=True)
+
+
+@contextlib.contextmanager
+def _resting() -> Iterator[None]:
+    """Let the spinner rest."""
+    _asking.set()
+    try:
+        sys.stderr.write("\r\x1b[2K" if is_colourful(sys.stderr) else "")
+        yield
     finally:
         _asking.clear()
-    return answered
 
 
 @contextlib.contextmanager

@@ -45,19 +45,25 @@ def tell(
         )
     if published.gone_too:
         output.warn(f"nobody asks these any more, either: {', '.join(published.gone_too)}")
+    _tell_lost(published)
     if not published.is_checked:
         output.warn("the server can't be reached: whether it fits is seen when it's published")
+    if published.ending is not None:
+        from tabellion.core.expiry import remedy  # noqa: PLC0415  # not needed for help
+
+        ending = published.ending
+        output.warn(
+            f"{ending.name} of {gun} is valid only {output.until(ending.expires_at)}: "
+            f"{remedy(ending, gun)}"
+        )
     if Options.of().json:
         output.answer_json({**(about or {}), **as_json(published)})
         return
     if published.is_staged:
         output.say(f"{what}: staged, not published")
         output.hint(f"publish it: tabellion publish {gun}")
-    elif published.incomplete is not None:
-        missing = ", ".join(f"{role}: {count} more" for role, count in published.missing.items())
-        output.say(f"{what}: signed, but signatures are missing ({missing}); nothing published")
-        output.hint(f"the next signer runs: tabellion publish --cosign {published.incomplete.name}")
-        output.answer(str(published.incomplete))
+    elif published.incomplete is not None or published.pending:
+        _tell_incomplete(published, what, gun)
     elif not published.versions:
         output.say(f"{what}: nothing had to change")
     else:
@@ -68,12 +74,47 @@ def tell(
         output.say(f"{what}: published ({versions}{again})")
 
 
+def _tell_incomplete(published: Published, what: str, gun: str) -> None:
+    missing = ", ".join(f"{role}: {count} more" for role, count in published.missing.items())
+    file = published.incomplete
+    if not missing and file is not None:
+        output.say(f"{what}: enough have signed; nothing published")
+        output.hint(f"publish it: tabellion root publish {file.name}")
+    else:
+        output.say(f"{what}: signed, but signatures are missing ({missing}); nothing published")
+        ways = [f"tabellion cosign {gun}"] if published.pending else []
+        if file is not None:
+            verb = "root sign" if "root" in published.missing else "publish --cosign"
+            ways.append(f"tabellion {verb} {file.name}")
+        output.hint(f"the next signer runs: {', or '.join(ways)}")
+    if published.not_kept:
+        output.warn(f"the server doesn't keep it: {published.not_kept}")
+    output.answer(str(file) if file is not None else published.pending)
+
+
+def _tell_lost(published: Published) -> None:
+    """Tell what else follows from a change of signers."""
+    gone = [target for target, role in published.lost.items() if not role]
+    if gone:
+        output.warn(f"not signed any more: {' '.join(gone)}")
+        output.hint("sign them as the owner, or let another signer sign them, if they should be")
+    for target, role in published.lost.items():
+        if role:
+            output.warn(f"{target} is now what {role} signed, which is something else")
+    for role in published.silent:
+        output.warn(
+            f"{role} signed with another key before, and is heard when it signs again: with "
+            "tabellion; docker and notary can't go on from there, they need a signer of a new name"
+        )
+
+
 def as_json(published: Published) -> dict[str, Any]:
     """Give an outcome."""
     if published.is_staged:
         state = "staged"
     else:
-        state = "published" if published.incomplete is None else "incomplete"
+        is_whole = published.incomplete is None and not published.pending
+        state = "published" if is_whole else "incomplete"
     return {
         "gun": published.gun,
         "state": state,
@@ -81,7 +122,10 @@ def as_json(published: Published) -> dict[str, Any]:
         "versions": dict(published.versions),
         "attempts": published.attempts,
         "incomplete": str(published.incomplete) if published.incomplete else None,
+        "pending": published.pending or None,
         "missing": dict(published.missing),
+        "lost": dict(published.lost),
+        "silent": list(published.silent),
         "shadowed": dict(published.shadowed),
         "gone_too": list(published.gone_too),
     }

@@ -15,6 +15,8 @@ from tabellion.cli.subject import gun_of
 from tabellion.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from tabellion.core.names import Gun
     from tabellion.publish.outcome import Published
     from tabellion.publish.stolen import Doubt
@@ -73,7 +75,11 @@ def lost(word: str | None, gun: str | None) -> None:
     "--since", required=True, metavar="DATE", help="When the key was stolen: 2026-11-27T08:00Z."
 )
 @click.option(
-    "--vouch", "vouched", multiple=True, metavar="TARGET", help="Signed since, but all right."
+    "--vouch",
+    "vouched",
+    multiple=True,
+    metavar="TARGET@DIGEST",
+    help="Signed since, but all right: just these bytes.",
 )
 @click.option("--yes", is_flag=True, help="Do it; without, only show what would be done.")
 @trust_options
@@ -89,25 +95,27 @@ def signer(
 
     Shows what NAME signed since DATE. With --yes the delegation is withdrawn, and the holder of
     the targets key signs what NAME had signed before, as it was then, and what --vouch names.
-    NAME comes back with a new key by `tabellion signer request`.
+    A digest goes with it, as the thief may sign something else meanwhile. NAME comes back with a
+    new key by `tabellion signer request`.
 
     \b
     Examples:
       tabellion recover signer registry.example/team/app alice --since 2026-11-27
-      tabellion recover signer registry.example/team/app alice --since 2026-11-27 --vouch 1.3 --yes
+      tabellion recover signer registry.example/team/app alice --since 2026-11-27 \\
+        --vouch 1.3@sha256:... --yes
     """  # noqa: D301  # \b is click's mark
     settings, moment = settle(), _moment(since)
     name, rest = (None, words) if gun is not None else (words[0], words[1:])
     if len(rest) != 1:
         raise UsageError("a GUN and one signer are needed", hint="give GUN NAME")
-    wanted, role = gun_of(name, gun), rest[0]
+    wanted, role, given = gun_of(name, gun), rest[0], dict(map(_vouched, vouched))
     doubts, published = work(
-        _take_over(settings, wanted, role, moment, vouched, does=yes), f"looking at {role}"
+        _take_over(settings, wanted, role, moment, given, does=yes), f"looking at {role}"
     )
     if Options.of().json:
-        output.answer_json([_as_json(doubt, vouched) for doubt in doubts])
+        output.answer_json([_as_json(doubt, given) for doubt in doubts])
     else:
-        rows = [_row(doubt, vouched) for doubt in doubts]
+        rows = [_row(doubt, given) for doubt in doubts]
         output.table(("TARGET", "SINCE", "BEFORE", "NOW", "THEN"), rows)
     if published is None:
         output.say("nothing is changed yet")
@@ -121,14 +129,36 @@ async def _take_over(
     gun: Gun,
     role: str,
     since: datetime,
-    vouched: tuple[str, ...],
+    vouched: Mapping[str, str],
     *,
     does: bool,
 ) -> tuple[list[Doubt], Published | None]:
     async with publisher(settings) as author:
         doubts = await author.signed_since(gun, role, since)
+        for doubt in doubts:
+            _verify_vouched(doubt, vouched)
         published = await author.take_over(gun, role, doubts, vouched) if does else None
         return doubts, published
+
+
+def _vouched(text: str) -> tuple[str, str]:
+    target, at, digest = text.rpartition("@")
+    if not at or not target or ":" not in digest:
+        raise UsageError(
+            f"--vouch {text[:80]!r} doesn't say for which bytes",
+            hint="give TARGET@DIGEST, as the list shows it under NOW once you looked at it",
+        )
+    return target, digest
+
+
+def _verify_vouched(doubt: Doubt, vouched: Mapping[str, str]) -> None:
+    """Refuse to vouch for what was signed since somebody looked."""
+    now = output.digest(doubt.now.hashes) if doubt.now is not None else "nothing"
+    if vouched.get(doubt.target, now) != now:
+        raise UsageError(
+            f"{doubt.target[:80]} is signed as {now} by now, not as what you vouch for",
+            hint="look at the list again",
+        )
 
 
 def _moment(text: str) -> datetime:
@@ -141,7 +171,7 @@ def _moment(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
-def _row(doubt: Doubt, vouched: tuple[str, ...]) -> tuple[str, ...]:
+def _row(doubt: Doubt, vouched: Collection[str]) -> tuple[str, ...]:
     before, now = (
         "-" if target is None else output.digest(target.hashes)
         for target in (doubt.before, doubt.now)
@@ -150,7 +180,7 @@ def _row(doubt: Doubt, vouched: tuple[str, ...]) -> tuple[str, ...]:
     return doubt.target, doubt.since, before, now, becomes
 
 
-def _as_json(doubt: Doubt, vouched: tuple[str, ...]) -> dict[str, object]:
+def _as_json(doubt: Doubt, vouched: Collection[str]) -> dict[str, object]:
     return {
         "target": doubt.target,
         "since": doubt.since,

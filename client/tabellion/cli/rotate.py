@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tabellion.cli import output
 from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import common_options, settle, trust_options
 from tabellion.cli.publishing import tell
 from tabellion.cli.subject import gun_of
+from tabellion.core.names import Gun
 from tabellion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("words", metavar="GUN ROLE", nargs=-1, required=True)
+@click.argument("words", metavar="GUN ROLE...", nargs=-1, required=True)
 @click.option("--gun", metavar="NAME", help="This exact GUN; leave GUN out then.")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Its new key; else one is made.")
 @click.option(
@@ -26,25 +29,45 @@ if TYPE_CHECKING:
 @trust_options
 @common_options
 def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], online: bool) -> None:  # noqa: FBT001  # click passes by keyword
-    """Give ROLE of GUN another key, and sign anew what depends on it.
+    """Give each ROLE of GUN another key by one new root, and sign anew what depends on it.
 
-    ROLE is root, targets, snapshot or timestamp. The new root is signed by the old and the new root
-    keys, so that all who trust the old one follow. The timestamp's key is the server's.
+    ROLE is root, targets, snapshot or timestamp; several change in one root. It is signed by the
+    old and the new root keys, so that all who trust the old one follow. The timestamp's key is the
+    server's. A GUN that was mirrored from another server is taken over by the last example.
 
     \b
     Examples:
       tabellion rotate registry.example/team/app targets
       tabellion rotate registry.example/team/app root --key 3f1c
-      tabellion rotate registry.example/team/app snapshot --server-managed
+      tabellion rotate registry.example/team/app snapshot timestamp --server-managed
     """  # noqa: D301  # \b is click's mark
     settings = settle()
-    name, rest = (None, words) if gun is not None else (words[0], words[1:])
-    if len(rest) != 1:
-        raise UsageError("a GUN and one role are needed", hint="give GUN ROLE")
-    wanted, role = gun_of(name, gun), rest[0]
+    name, roles = (None, words) if gun is not None else (words[0], words[1:])
+    if not roles:
+        raise UsageError("a GUN and a role are needed", hint="give GUN ROLE")
+    wanted = gun_of(name, gun)
 
     async def rotate() -> Published:
         async with publisher(settings) as author:
-            return await author.rotate(wanted, role, keys=keys, server=online)
+            return await author.rotate(wanted, *roles, keys=keys, server=online)
 
-    tell(work(rotate(), f"rotating {role}"), f"{role} of {wanted} has a new key", wanted)
+    said = " and ".join(roles)
+    has = "has a new key" if len(roles) == 1 else "have new keys"
+    tell(work(rotate(), f"rotating {said}"), f"{said} of {wanted} {has}", wanted)
+    if "snapshot" in roles and not online:
+        output.warn(
+            "the snapshot key is held here now, not by the server: whoever publishes needs it"
+        )
+        output.hint(f"give it back: tabellion rotate {wanted} snapshot --server-managed")
+    if {"root", "targets"} & set(roles) and _is_notary(settings.home, wanted):
+        output.hint(
+            "keys given to docker or notary before are stale: tabellion key export KEYID --docker"
+        )
+
+
+def _is_notary(home: Path, gun: Gun) -> bool:
+    from tabellion.core.dialect import NOTARY, dialect_of  # noqa: PLC0415  # not needed for help
+    from tabellion.verify.cache import MetadataCache  # noqa: PLC0415
+
+    root = MetadataCache.of(home, gun).load("root")
+    return root is not None and dialect_of(root) is NOTARY

@@ -55,8 +55,15 @@ def command() -> None:
 @_gun_option
 @click.option("--key", metavar="KEY", help="Sign with this key; else the only signer key here.")
 @click.option("--cosign", type=click.Path(path_type=Path), metavar="FILE", help="Add to another's.")
+@click.option("--replaces", metavar="KEY", help="Your present key: it shows who asks.")
 @common_options
-def request(words: tuple[str, ...], gun: str | None, key: str | None, cosign: Path | None) -> None:
+def request(
+    words: tuple[str, ...],
+    gun: str | None,
+    key: str | None,
+    cosign: Path | None,
+    replaces: str | None,
+) -> None:
     """Ask to sign as NAME: print what the holder of the targets key gives to `signer add`.
 
     It holds your public key and an empty first release of NAME, signed by you, so that tags are
@@ -66,6 +73,9 @@ def request(words: tuple[str, ...], gun: str | None, key: str | None, cosign: Pa
     Examples:
       tabellion key generate --name alice
       tabellion signer request registry.example/team/app alice > alice.json
+    \b
+    Another key for alice, asked for by who holds the present one:
+      tabellion signer request registry.example/team/app alice --key new --replaces old > new.json
     \b
     Two of two, each in turn:
       tabellion signer request registry.example/team/app qa > a.json
@@ -80,9 +90,12 @@ def request(words: tuple[str, ...], gun: str | None, key: str | None, cosign: Pa
     from tabellion.publish.signing import Expiries  # noqa: PLC0415
 
     signers = [_own_signer(settings, key)]
+    replaced = [_own_signer(settings, replaces)] if replaces is not None else []
+    if replaced and cosign is not None:
+        raise UsageError("--replaces goes into a request of one's own", hint="leave --cosign out")
     if cosign is None:
         expires_at = datetime.now(UTC).replace(microsecond=0) + Expiries().targets
-        made = SignerRequest.make(wanted, name, signers, expires_at=expires_at)
+        made = SignerRequest.make(wanted, name, signers, expires_at=expires_at, replaced=replaced)
     else:
         held = read_request(_read(cosign), what=str(cosign))
         _check_subject(held, wanted, name, str(cosign))
@@ -119,9 +132,10 @@ def add(  # noqa: PLR0917  # click passes by keyword
 ) -> None:
     """Delegate to NAME, whose keys are in FILEs.
 
-    A FILE is what `tabellion signer request` printed, or a public key (PEM, or a key of TUF
-    metadata). With keys alone, tags that no earlier role signed aren't found until NAME has
-    published. A signer of that name gets these keys and paths instead of its old ones.
+    A FILE is what `tabellion signer request` printed, or a public key: PEM, an X.509 certificate
+    (only its key counts), or a key of TUF metadata. With keys alone, tags that no earlier role
+    signed aren't found until NAME has published. A signer of that name gets these keys and paths
+    instead of its old ones.
     With --gun-prefix all GUNs under it get the signer, a few at a time, and GUNs founded from this
     home later, too; what failed is taken up with --resume.
 
@@ -152,6 +166,8 @@ def add(  # noqa: PLR0917  # click passes by keyword
 
     async def delegate() -> Published:
         async with publisher(settings) as author:
+            if first_file is not None:
+                _tell_who_asks(name, await author.comes_from(wanted, name, first_file))
             return await author.add_signer(
                 wanted,
                 name,
@@ -321,6 +337,13 @@ def _offered(
         else:
             keys.append(load_public_key(data, what=f"key file {file}"))
     return keys, first_files[0] if len(first_files) == 1 else None
+
+
+def _tell_who_asks(name: str, comes_from: bool | None) -> None:  # noqa: FBT001  # an answer
+    if comes_from:
+        output.say(f"{name}'s present key signed the request, too")
+    elif comes_from is not None:
+        output.warn(f"no present key of {name} signed the request: make sure who asks")
 
 
 def _check_subject(held: SignerRequest, gun: Gun, name: str, file: str) -> None:

@@ -6,12 +6,12 @@ bytes from a ``Dialect`` and don't know which one it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from securesystemslib.signer import Key, Signer
+from securesystemslib.signer import Key, Signature, Signer
 from tuf.api.metadata import DelegatedRole, MetaFile, Root, Signed
 
 from tabellion.core import strict_json
@@ -41,6 +41,9 @@ class Dialect(Protocol):
 
     def add_signature(self, data: bytes, signers: Sequence[Signer]) -> bytes:
         """Add signatures to a file whose payload stays as it is."""
+
+    def with_signatures(self, data: bytes, signatures: Iterable[Signature]) -> bytes:
+        """Add signatures that others made; one of the same key id is replaced."""
 
     def file_name(self, role: str, version: int | None) -> str:
         """Give the file's name under the metadata URL; no version means the current one."""

@@ -6,7 +6,7 @@ Spec: notary-v1 sections 2 to 4, measured on the real programs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -71,15 +71,19 @@ class NotaryDialect:
         Raises:
             MalformedMetadataError: ``data`` isn't a signed file.
         """
-        content = strict_json.parse(data, max_bytes=Limits().targets_bytes, what="file to sign")
-        payload = content.get("signed")
-        if not isinstance(payload, dict):
-            raise MalformedMetadataError("file to sign has no object 'signed'")
-        signatures = _parse_signatures("file to sign", content.get("signatures"))
-        for signer in signers:
-            made = signer.sign(strict_json.canonical(payload))
-            signatures[made.keyid] = made
-        return write_envelope(payload, list(signatures.values()))
+        payload, _ = _open(data)
+        signed_bytes = strict_json.canonical(payload)
+        return self.with_signatures(data, [signer.sign(signed_bytes) for signer in signers])
+
+    def with_signatures(self, data: bytes, signatures: Iterable[Signature]) -> bytes:
+        """Add signatures that others made; one of the same key id is replaced.
+
+        Raises:
+            MalformedMetadataError: ``data`` isn't a signed file.
+        """
+        payload, held = _open(data)
+        held.update({signature.keyid: signature for signature in signatures})
+        return write_envelope(payload, list(held.values()))
 
     def file_name(self, role: str, version: int | None) -> str:
         """Give ``3.targets/releases.json``, or the current file's name without a version."""
@@ -135,6 +139,14 @@ class NotaryDialect:
         if gun is None:
             raise RuntimeError("a Notary root is for one GUN: say which")
         verify_root_signers(root, signed_by, gun=gun, now=now)
+
+
+def _open(data: bytes) -> tuple[dict[str, Any], dict[str, Signature]]:
+    content = strict_json.parse(data, max_bytes=Limits().targets_bytes, what="file to sign")
+    payload = content.get("signed")
+    if not isinstance(payload, dict):
+        raise MalformedMetadataError("file to sign has no object 'signed'")
+    return payload, _parse_signatures("file to sign", content.get("signatures"))
 
 
 def _parse_signatures(role: str, value: object) -> dict[str, Signature]:

@@ -65,6 +65,24 @@ def verify_root_signers(
         )
 
 
+def certificate_ends(root: Root, signed_by: Sequence[str], gun: str) -> list[datetime]:
+    """Give how long a root's signers have usable certificates, latest first, each key once.
+
+    Empty where keys need no certificates.
+    """
+    ends = {
+        _material(root.keys[keyid]): max(leaf.not_valid_after_utc for leaf in leaves)
+        for keyid in signed_by
+        if keyid in root.keys and (leaves := _leaves_of_signer(root, keyid, gun))
+    }
+    return sorted(ends.values(), reverse=True)
+
+
+def certificate_of(key: Key, gun: str) -> x509.Certificate | None:
+    """Give the certificate that makes a root key usable; None if it has or needs none."""
+    return usable_leaf(key, gun) if isinstance(key, NotaryKey) and key.is_certificate else None
+
+
 def usable_keys_of_signer(root: Root, keyid: str, gun: str) -> list[Key]:
     """Give the usable entries that the root role has of a key: it may have several certificates."""
     material = _material(root.keys[keyid])

@@ -26,6 +26,7 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.notary_delegations import is_delegation_name
 from tabellion.core.notary_reading import parse_moment
 from tabellion.core.notary_roots import is_valid_at, usable_leaf
+from tabellion.core.notary_vouching import Vouching, vouching
 from tabellion.core.publication import (
     CurrentSet,
     OnlineKeys,
@@ -33,7 +34,7 @@ from tabellion.core.publication import (
     UploadedFile,
     holds_threshold,
 )
-from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys, verify_threshold
+from tabellion.core.roles import TOP_LEVEL_ROLES, role_keys, verify_threshold
 from tabellion.core.trusted_set import verify_hashes
 from tabellion.errors import (
     ExpiredMetadataError,
@@ -76,6 +77,24 @@ class _Judgement:
             _refuse(_VALIDATION, "no pre-existing root and no root provided in update.")
         return found
 
+    def before(self) -> Vouching:
+        """Tell which of the files served now are vouched for."""
+        root = self.current.get("root")
+        return vouching((root or self.root).signed, self.current.get)
+
+    def named(self) -> set[str]:
+        """Give the roles that the snapshot served now names."""
+        held = self.current.get("snapshot")
+        return {name.removesuffix(".json") for name in held.signed.meta} if held else set()
+
+    def was_broken(self, role: str) -> bool:
+        """Tell whether the snapshot served now names a role's file that nobody vouches for.
+
+        Notary's server took such publications, so GUNs that came from it may be so; docker's
+        readers pass the role over.
+        """
+        return role in self.named() and role in self.before().unvouched
+
 
 def judge_notary_publication(
     current: CurrentSet | None,
@@ -109,13 +128,13 @@ def judge_notary_publication(
         _judge_targets(judgement, role, parts[role])
     if judgement.role("targets") is None:
         _refuse(_VALIDATION, "targets must be loaded first")
-    silenced = _verify_nothing_orphaned(judgement)
+    after = _verify_nothing_orphaned(judgement)
     if "snapshot" in parts:
-        _judge_snapshot(judgement, parts["snapshot"])
-    elif not holds_threshold(root.signed, "snapshot", online.snapshot):
-        _refuse_unheld(root.signed, "snapshot", online.snapshot)
-    if not holds_threshold(root.signed, "timestamp", online.timestamp):
-        _refuse_unheld(root.signed, "timestamp", online.timestamp)
+        _judge_snapshot(judgement, parts["snapshot"], after)
+    ours = ["timestamp"] if "snapshot" in parts else ["snapshot", "timestamp"]
+    unheld = [role for role in ours if not holds_threshold(root.signed, role, online.of(role))]
+    if unheld:
+        _refuse_unheld(root.signed, unheld, online, gun if current else None)
     _verify_versions(judgement)
     new = judgement.new
     return Publication(
@@ -125,7 +144,8 @@ def judge_notary_publication(
         new.get("snapshot"),
         root,
         needs_snapshot="snapshot" not in new,
-        dropped=silenced,
+        dropped=frozenset(judgement.current) - TOP_LEVEL_ROLES - after.vouched - set(new),
+        relisted=_relisted(judgement, after),
     )
 
 
@@ -242,57 +262,41 @@ def _vouchers(judgement: _Judgement, role: str) -> tuple[Mapping[str, Key], Sequ
     return keys, entry.keyids, entry.threshold
 
 
-def _verify_nothing_orphaned(judgement: _Judgement) -> frozenset[str]:
-    """Refuse to leave a file behind that its role's keys don't vouch for: readers would break.
+def _verify_nothing_orphaned(judgement: _Judgement) -> Vouching:
+    """Refuse to leave a file that its role's keys don't vouch for any more: readers would break.
 
-    Returns:
-        Roles that the snapshot mustn't list: without any key, so that nobody could sign their file
-        anew; or delegated to again, but to other keys than those that signed what is stored.
+    A role without any key may be left: nobody could sign its file anew. So may one whose file
+    nobody vouched for before, as when it's delegated to again, but to other keys.
     """
-    silenced: set[str] = set()
-    before = _delegated(judgement.current)
-    pending = ["targets"]
-    while pending:
-        role = pending.pop()
-        item = judgement.role(role)
-        if item is None:
-            continue
-        if role not in judgement.new:
-            keys, keyids, threshold = _vouchers(judgement, role)
-            if not keyids:
-                silenced.add(role)
-                continue
-            try:
-                verify_threshold(item, role, keys, keyids, threshold)
-            except ThresholdError:
-                if role not in before:
-                    silenced.add(role)
-                    continue
-                _refuse(
-                    _kind(role),
-                    f"{role} version {item.version}, which stays, would not be signed by its new "
-                    "keys: publish it re-signed together with this",
-                )
-        signed: Targets = item.signed
-        pending.extend(child.name for child in delegated_roles(signed))
-    return frozenset(silenced)
+    after = vouching(judgement.root.signed, judgement.role)
+    before = judgement.before() if after.unvouched else None
+    for role in sorted(after.unvouched):
+        _, keyids, _ = _vouchers(judgement, role)
+        if role == "targets" or (keyids and before is not None and role in before.vouched):
+            stays = judgement.current[role]
+            _refuse(
+                _kind(role),
+                f"{role} version {stays.version}, which stays, would not be signed by its new "
+                "keys: publish it re-signed together with this",
+            )
+    return after
 
 
-def _delegated(files: Mapping[str, UnverifiedMetadata[Any]]) -> set[str]:
-    """Give the targets roles that some chain of delegations leads to."""
-    found: set[str] = set()
-    pending = ["targets"]
-    while pending:
-        role = pending.pop()
-        if role not in found:
-            found.add(role)
-            held = files.get(role)
-            children = delegated_roles(held.signed) if held is not None else ()
-            pending.extend(child.name for child in children)
-    return found
+def _relisted(judgement: _Judgement, after: Vouching) -> dict[str, UnverifiedMetadata[Targets]]:
+    """Give stored files that the snapshot doesn't name, of roles that are delegated to again.
+
+    Their holders go on from them; left out, docker's clients would begin at version 1 again, and
+    ours would take it that the release is hidden.
+    """
+    named = judgement.named()
+    return {
+        role: judgement.current[role]
+        for role in after.vouched
+        if role not in judgement.new and role not in named
+    }
 
 
-def _judge_snapshot(judgement: _Judgement, data: bytes) -> None:
+def _judge_snapshot(judgement: _Judgement, data: bytes, after: Vouching) -> None:
     item, root = _parse(judgement, "snapshot", data), judgement.root.signed
     keys, entry = role_keys(root, "snapshot")
     try:
@@ -306,6 +310,12 @@ def _judge_snapshot(judgement: _Judgement, data: bytes) -> None:
         named = judgement.role(role)
         if named is None:
             _refuse(_kind("snapshot"), f"the snapshot names {role[:80]}, which isn't published")
+        if role in after.unvouched and not judgement.was_broken(role):
+            _refuse(
+                _kind(role),
+                f"{role} version {named.version}, which the snapshot names, is not signed by the "
+                "role's keys: leave it out of the snapshot, or publish it re-signed with this",
+            )
         try:
             verify_hashes(role, named.data, meta.hashes or {})
         except MixAndMatchError:
@@ -334,12 +344,31 @@ def _verify_versions(judgement: _Judgement) -> None:
             )
 
 
-def _refuse_unheld(root: Root, role: str, held: Sequence[Key]) -> NoReturn:
-    known = {key.keyid for key in held}
-    missing = [keyid for keyid in root.roles[role].keyids if keyid not in known]
-    _refuse(
-        _VALIDATION,
-        f"rpc error: code = NotFound desc = key {(missing or ['?'])[0][:64]} not found",
-        hint=f"the root has to name the {role} key that this server offers, or the publisher "
-        "signs that role",
+def _refuse_unheld(
+    root: Root, roles: Sequence[str], online: OnlineKeys, gun: str | None
+) -> NoReturn:
+    """Refuse what the server can't complete: its role or roles are another one's to sign.
+
+    ``gun`` is None for a GUN that doesn't exist yet.
+    """
+    role = roles[0]
+    known = {key.keyid for key in online.of(role)}
+    missing = next((keyid for keyid in root.roles[role].keyids if keyid not in known), "?")[:64]
+    names = " and ".join(roles)
+    if gun is None:
+        message = f"the root names other keys for {names} than this server offers"
+        hint = f"name the {names} keys that this server offers, or sign the snapshot yourself"
+    else:
+        message = (
+            f"this server doesn't hold the keys that sign {names} (the root names {missing} for "
+            f"{role}): it is a mirror of the GUN, or its keys are kept elsewhere"
+        )
+        command = f"tabellion rotate {gun} {' '.join(roles)}"
+        hint = f"the holder of the root key moves it here: {command}"
+        hint += " --server-managed" if "snapshot" in roles else ""
+    raise NotaryRefusalError(
+        message,
+        name=_VALIDATION,
+        told=f"rpc error: code = NotFound desc = key {missing} not found",
+        hint=hint,
     )

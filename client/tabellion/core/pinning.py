@@ -8,8 +8,6 @@ Spec: Notary 0.7.0 ``trustpinning``, as measured in notary-v1 section 8.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,7 +27,7 @@ from cryptography.x509.verification import (
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
-from tabellion.core.dialect import NOTARY
+from tabellion.core.fingerprints import fingerprints
 from tabellion.core.notary_keys import CERTIFICATE_FAULTS, NotaryKey
 from tabellion.core.notary_roots import (
     is_ca,
@@ -38,45 +36,11 @@ from tabellion.core.notary_roots import (
     leaf_of,
     usable_keys_of_signer,
 )
-from tabellion.core.roles import key_material
-from tabellion.core.strict_json import canonical
-from tabellion.errors import ConfigurationError, UntrustedRootError
+from tabellion.errors import UntrustedRootError
 
-_FINGERPRINT = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 _USAGES: Final = frozenset({ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.SERVER_AUTH})
 """For one of these a chain has to be good, where it restricts itself. Notary wants the second one,
 which the certificates that it makes itself don't have."""
-
-
-def parse_fingerprint(text: str) -> str:
-    """Give the 64 lower-case hex digits of a key id or fingerprint.
-
-    Raises:
-        ConfigurationError: It can't be one.
-    """
-    match = _FINGERPRINT.fullmatch(text.strip())
-    if match is None:
-        raise ConfigurationError(
-            f"{text[:80]!r} isn't a root key fingerprint",
-            hint="a fingerprint has 64 hex digits, as tabellion init prints it",
-        )
-    return match[1].lower()
-
-
-def fingerprints(key: Key) -> set[str]:
-    """Give the spellings of a key's fingerprint, all computed from the key itself.
-
-    They are its TUF key id (4.2.2), the SHA-256 of its material, with and without its kind, and the
-    id of the bare key as Notary's tools list it: that one stays the same in both dialects.
-
-    Raises:
-        MalformedMetadataError: The public part can't be read.
-    """
-    material = key_material(key)
-    if isinstance(key, NotaryKey):
-        return {hashlib.sha256(material).hexdigest(), key.computed_id, key.canonical_id}
-    spelled = (material, material.removeprefix(b"ed25519:"), canonical(key.to_dict()))
-    return {hashlib.sha256(part).hexdigest() for part in spelled} | {NOTARY.adopt_key(key).keyid}
 
 
 class Demand(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from securesystemslib.signer import Key
@@ -114,6 +114,7 @@ class Publication:
         needs_snapshot: The server has to sign a new snapshot.
         unchanged: Everything uploaded is served already: there's nothing to do.
         dropped: Roles that the server's snapshot lists no longer.
+        relisted: Stored files that the server's snapshot lists again.
     """
 
     dialect: Dialect
@@ -124,6 +125,7 @@ class Publication:
     needs_snapshot: bool
     unchanged: bool = False
     dropped: frozenset[str] = frozenset()
+    relisted: Mapping[str, UnverifiedMetadata[Targets]] = field(default_factory=dict)
 
 
 def holds_threshold(root: Root, role: str, held: Sequence[Key]) -> bool:

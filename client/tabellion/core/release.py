@@ -41,7 +41,7 @@ def next_snapshot(
         meta[f"{role}.json"] = dialect.meta(version, data)
     for role in dropped:
         meta.pop(f"{role}.json", None)
-    version = previous.version + 1 + skip if previous is not None else 1
+    version = (previous.version if previous is not None else 0) + 1 + skip
     return Snapshot(version=version, expires=expires_at.astimezone(UTC), meta=meta)
 
 
@@ -55,6 +55,6 @@ def next_timestamp(
     skip: int = 0,
 ) -> Timestamp:
     """Give the timestamp after ``previous`` and ``skip`` more versions, naming a snapshot."""
-    version = previous.version + 1 + skip if previous is not None else 1
+    version = (previous.version if previous is not None else 0) + 1 + skip
     meta = dialect.meta(snapshot_version, snapshot_data)
     return Timestamp(version=version, expires=expires_at.astimezone(UTC), snapshot_meta=meta)

@@ -9,12 +9,18 @@ Spec: TUF 1.0.34, sections 3, 4 and 6; the rules' names are stable and appear in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 from tuf.api.metadata import Root, Snapshot, Targets
 
+from tabellion.core.conversion import (
+    conversion_base,
+    is_conversion,
+    is_notary_upload,
+    verify_whole,
+)
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.fitness import verify_root_fit, verify_targets_fit
 from tabellion.core.freshness import verify_fresh
@@ -30,9 +36,10 @@ from tabellion.core.publication import (
 )
 from tabellion.core.roles import TOP_LEVEL_ROLES
 from tabellion.core.targets_tree import TargetsTree, verify_signed_by
-from tabellion.core.trusted_set import verify_next_root
+from tabellion.core.trusted_set import verify_converted_root, verify_next_root
 from tabellion.errors import (
     ConflictError,
+    MalformedMetadataError,
     RefusedPublicationError,
     RollbackError,
     ThresholdError,
@@ -43,7 +50,7 @@ _SPEC_VERSION: Final = b'"spec_version"'
 
 @dataclass
 class _Judgement:
-    """The state while one upload is judged."""
+    """The state while one upload is judged; ``converts`` a Notary GUN, which ``current`` is of."""
 
     gun: str
     dialect: Dialect
@@ -51,6 +58,7 @@ class _Judgement:
     limits: Limits
     current: Mapping[str, UnverifiedMetadata[Any]]
     may_lack: bool = False
+    converts: bool = False
     roots: list[UnverifiedMetadata[Root]] = field(default_factory=list)
     targets: dict[str, UnverifiedMetadata[Targets]] = field(default_factory=dict)
     snapshot: UnverifiedMetadata[Snapshot] | None = None
@@ -93,6 +101,8 @@ def judge_publication(
         VerificationError: A file is malformed, too large, expired or wrongly signed.
     """
     limits = limits or Limits()
+    if current is not None and is_conversion(current.dialect, upload):
+        return _judge_conversion(current, upload, gun=gun, online=online, now=now, limits=limits)
     dialect = current.dialect if current else dialect_of_upload(upload)
     if dialect is NOTARY:
         return judge_notary_publication(
@@ -105,17 +115,39 @@ def judge_publication(
         return Publication(
             dialect, (), {}, None, judgement.root, needs_snapshot=False, unchanged=True
         )
+    return _judged(judgement, online)
+
+
+def _judged(judgement: _Judgement, online: OnlineKeys) -> Publication:
     _judge_roots(judgement, online)
     _judge_targets(judgement)
     needs_snapshot = _judge_snapshot(judgement, online)
     return Publication(
-        dialect,
+        judgement.dialect,
         tuple(judgement.roots),
         judgement.targets,
         judgement.snapshot,
         judgement.root,
         needs_snapshot,
     )
+
+
+def _judge_conversion(
+    current: CurrentSet,
+    upload: Sequence[UploadedFile],
+    *,
+    gun: str,
+    online: OnlineKeys,
+    now: datetime,
+    limits: Limits,
+) -> Publication:
+    """Judge what makes a Notary GUN a TUF GUN by TUF's rules, and that nothing is left behind."""
+    base = conversion_base(current, upload)
+    judgement = _Judgement(gun, TUF, now, limits, base.files, converts=True)
+    _sort(judgement, base.upload)
+    publication = _judged(judgement, online)
+    verify_whole(publication.targets)
+    return replace(publication, dropped=base.dropped)
 
 
 def dialect_of_upload(upload: Sequence[UploadedFile]) -> Dialect:
@@ -134,9 +166,18 @@ def _sort(judgement: _Judgement, upload: Sequence[UploadedFile]) -> bool:
                 "the publication holds a timestamp", rule="timestamp-is-online", role="timestamp"
             )
         limit = judgement.limits.max_bytes(item.role)
-        parsed: UnverifiedMetadata[Any] = judgement.dialect.parse(
-            item.role, item.data, max_bytes=limit
-        )
+        try:
+            parsed: UnverifiedMetadata[Any] = judgement.dialect.parse(
+                item.role, item.data, max_bytes=limit
+            )
+        except MalformedMetadataError as error:
+            if judgement.current and is_notary_upload(upload):
+                raise ConflictError(
+                    f"{judgement.gun} speaks TUF 1.0, and this was signed for a Notary GUN",
+                    versions=judgement.versions(),
+                    hint="it was converted: publish with tabellion, not with docker or notary",
+                ) from error
+            raise
         served = judgement.current.get(item.role)
         if served is not None and served.data == item.data:
             continue
@@ -182,7 +223,12 @@ def _judge_roots(judgement: _Judgement, online: OnlineKeys) -> None:
             verify_signed_by(root, root, "root")
         else:
             try:
-                verify_next_root(trusted.signed, root, dialect=judgement.dialect, gun=judgement.gun)
+                if judgement.converts and root is judgement.roots[0]:
+                    verify_converted_root(trusted.signed, root, gun=judgement.gun)
+                else:
+                    verify_next_root(
+                        trusted.signed, root, dialect=judgement.dialect, gun=judgement.gun
+                    )
             except RollbackError as error:
                 raise RefusedPublicationError(
                     error.message, rule="root-versions", role="root"
@@ -244,7 +290,8 @@ def _judge_snapshot(judgement: _Judgement, online: OnlineKeys) -> bool:
     _conflict_unless_next(judgement, "snapshot", snapshot.version, expected)
     verify_signed_by(snapshot, judgement.root, "snapshot")
     verify_fresh("snapshot", snapshot.signed, judgement.now)
-    _verify_snapshot_content(judgement, snapshot, held)
+    # Notary's snapshot listed other names; who reads on from there begins with the new keys.
+    _verify_snapshot_content(judgement, snapshot, None if judgement.converts else held)
     return False
 
 

@@ -14,7 +14,12 @@ from typing import Any, TypeVar, cast
 
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
-from tabellion.core.dialect import Dialect, dialect_of
+from tabellion.core.conversion import (
+    is_tuf_root,
+    verify_signed_by_notary_root,
+    version_before,
+)
+from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_of
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata, UnversionedMeta
@@ -62,7 +67,7 @@ class TrustedSet:
             root_data: The root, unverified.
             now: The moment the update begins.
             gun: The collection; Notary's roots are bound to theirs and can't do without it.
-            dialect: How the GUN writes its files; told by the root by default.
+            dialect: How the GUN writes its files, now and after; by default the root tells.
             limits: Bounds on sizes and counts.
             pin: What every root has to meet, this one too.
 
@@ -74,6 +79,7 @@ class TrustedSet:
         self._pin = pin
         self.limits = limits or Limits()
         self.dialect = dialect or dialect_of(root_data)
+        self._may_convert = dialect is None
         unverified = self._parse("root", root_data)
         self.root: TrustedMetadata[Root] = _trust(unverified, "root", unverified.signed)
         self._verify_root_signers(self.root, now=None)
@@ -88,12 +94,22 @@ class TrustedSet:
     def update_root(self, data: bytes) -> TrustedMetadata[Root]:
         """Take the root after the trusted one (5.3.4 to 5.3.7); expiry isn't judged here.
 
+        After a Notary root it may be a TUF root: from then on that is the dialect.
+
         Raises:
             ThresholdError: Not signed by a threshold of both the old and the new root keys.
             RollbackError: The version isn't exactly one higher.
             UntrustedRootError: Not signed by a threshold of pinned keys.
             VerificationError: Malformed or too large.
         """
+        if self.dialect is NOTARY and self._may_convert and is_tuf_root(data):
+            converted: UnverifiedMetadata[Any] = TUF.parse(
+                "root", data, max_bytes=self.limits.root_bytes
+            )
+            root = verify_converted_root(self.root.signed, converted, gun=self.gun)
+            self._verify_pinned(root, leads_on=True)
+            self.root, self.dialect = root, TUF
+            return self.root
         unverified = self._parse("root", data)
         following = verify_next_root(
             self.root.signed, unverified, dialect=self.dialect, gun=self.gun
@@ -191,10 +207,15 @@ class TrustedSet:
     def load_targets(self, data: bytes, role: str, delegator: str) -> None:
         """Take a cached file as a guard against rollback, where the snapshot names no versions.
 
+        After a conversion that is the last Notary file of the role.
+
         Raises:
             VerificationError: Its delegator's keys don't vouch for it any more, or malformed.
         """
-        if isinstance(self.targets_meta(role), UnversionedMeta):
+        if self.dialect is TUF:
+            keys, entry = role_keys(self._delegator(delegator), role)
+            self._seen_files[role] = version_before(role, data, keys, entry), data
+        elif isinstance(self.targets_meta(role), UnversionedMeta):
             known: TrustedMetadata[Targets] = _trust(
                 self._parse(role, data), role, self._delegator(delegator)
             )
@@ -340,14 +361,33 @@ def verify_next_root(
     dialect.verify_root_signers(trusted, by_old.signed_by, gun=gun, now=None)
     accepted = _trust(unverified, "root", unverified.signed)
     dialect.verify_root_signers(accepted.signed, accepted.signed_by, gun=gun, now=None)
-    if unverified.version != trusted.version + 1:
+    _verify_follows(trusted, accepted)
+    return accepted
+
+
+def verify_converted_root(
+    trusted: Root, unverified: UnverifiedMetadata[Root], *, gun: str | None
+) -> TrustedMetadata[Root]:
+    """Judge the TUF root after a trusted Notary root; neither one's expiry is.
+
+    Raises:
+        ThresholdError: Not signed by a threshold of both the old and the new root keys.
+        RollbackError: The version isn't exactly one higher.
+    """
+    verify_signed_by_notary_root(trusted, unverified, gun=gun)
+    accepted = _trust(unverified, "root", unverified.signed)
+    _verify_follows(trusted, accepted)
+    return accepted
+
+
+def _verify_follows(trusted: Root, root: TrustedMetadata[Root]) -> None:
+    if root.version != trusted.version + 1:
         raise RollbackError(
-            f"root version {unverified.version} doesn't follow version {trusted.version}",
+            f"root version {root.version} doesn't follow version {trusted.version}",
             role="root",
-            found=unverified.version,
+            found=root.version,
             expected=trusted.version + 1,
         )
-    return accepted
 
 
 def have_online_keys_changed(old: Root, new: Root) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -84,13 +84,18 @@ class TufDialect:
         Raises:
             MalformedMetadataError: ``data`` isn't a signed file.
         """
-        content = strict_json.parse(data, max_bytes=Limits().targets_bytes, what="file to sign")
-        payload = content.get("signed")
-        if not isinstance(payload, dict):
-            raise MalformedMetadataError("file to sign has no object 'signed'")
-        signatures = _parse_signatures("file to sign", content.get("signatures"))
-        signatures.update(_sign(strict_json.canonical(payload), signers))
-        return _write(payload, signatures)
+        payload, _ = _open(data)
+        return self.with_signatures(data, _sign(strict_json.canonical(payload), signers).values())
+
+    def with_signatures(self, data: bytes, signatures: Iterable[Signature]) -> bytes:
+        """Add signatures that others made; one of the same key id is replaced.
+
+        Raises:
+            MalformedMetadataError: ``data`` isn't a signed file.
+        """
+        payload, held = _open(data)
+        held.update({signature.keyid: signature for signature in signatures})
+        return _write(payload, held)
 
     def file_name(self, role: str, version: int | None) -> str:
         """Give ``3.snapshot.json``; the timestamp, and a current file, carry no version.
@@ -152,6 +157,14 @@ class TufDialect:
         self, root: Root, signed_by: Sequence[str], *, gun: str | None, now: datetime | None
     ) -> None:
         """Ask no more: a TUF root's keys are bare."""
+
+
+def _open(data: bytes) -> tuple[dict[str, Any], dict[str, Signature]]:
+    content = strict_json.parse(data, max_bytes=Limits().targets_bytes, what="file to sign")
+    payload = content.get("signed")
+    if not isinstance(payload, dict):
+        raise MalformedMetadataError("file to sign has no object 'signed'")
+    return payload, _parse_signatures("file to sign", content.get("signatures"))
 
 
 def _sign(signed_bytes: bytes, signers: Sequence[Signer]) -> dict[str, Signature]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.bins import bits_of, free_prefix
 from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.holders import set_holders
 from tabellion.core.publication import UploadedFile
 from tabellion.core.release import next_snapshot
 from tabellion.errors import CacheError, KeyStoreError, TabellionError
@@ -37,12 +38,14 @@ class Plan:
     Attributes:
         keys: Top-level role to its public keys.
         thresholds: Role to threshold; 1 where absent.
+        holders: Key id to its holder's name.
         bins: Number of hash bins, 0 for none.
         bins_keys: Their keys, each enough alone; none for those of targets.
     """
 
     keys: Mapping[str, Sequence[Key]]
     thresholds: Mapping[str, int]
+    holders: Mapping[str, str] = field(default_factory=dict)
     bins: int = 0
     bins_keys: Sequence[Key] = ()
 
@@ -60,7 +63,10 @@ def first_files(
     now: datetime,
     local_snapshot: bool,
 ) -> list[UploadedFile]:
-    """Make and sign root, targets and, where the publisher holds its key, the snapshot."""
+    """Make root, targets and, where the publisher holds its key, the snapshot.
+
+    Signed by the keys that are here, which may be too few.
+    """
     roles = {role: Role([], plan.threshold(role)) for role in plan.keys}
     is_notary = dialect is NOTARY
     root = Root(
@@ -71,6 +77,7 @@ def first_files(
             if root.keys.get(key.keyid, key) != key:
                 raise KeyStoreError(f"two keys have the id {key.keyid[:64]}", hint="make new keys")
             root.add_key(key, role)
+    set_holders(root, plan.holders)
     delegations = Delegations({}, {}) if is_notary else None
     bins: dict[str, Targets] = {}
     if plan.bins:

@@ -18,6 +18,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tabellion.core.notary_keys import NotaryKey
 from tabellion.errors import KeyStoreError
 
+CERTIFIABLE: Final = frozenset({"ecdsa", "rsa"})
+"""Types of keys that a Notary GUN's root can have."""
 _LIFE: Final = timedelta(days=3650)
 _MAX_NAME: Final = 64  # of a common name, RFC 5280
 
@@ -31,7 +33,8 @@ def root_certificate(private: PrivateKeyTypes, gun: str, *, now: datetime) -> No
     if not isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise KeyStoreError(
             "a root key of a Notary GUN has to be ECDSA or RSA",
-            hint="make one: tabellion key generate --role root --type ecdsa",
+            hint="make one (tabellion key generate --role root --type ecdsa) and name it: "
+            "init --root-key-id KEY, rotate --key KEY",
         )
     # What a certificate's name can't hold is told by its beginning, as Notary allows.
     beginning = gun.encode()[: _MAX_NAME - 1].decode(errors="ignore")

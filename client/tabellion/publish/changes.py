@@ -142,6 +142,19 @@ class RemoveSigner:
 
 
 @dataclass(frozen=True)
+class Witness:
+    """Sign a targets role anew as it is: with another version and expiry."""
+
+    role: str
+
+    def __post_init__(self) -> None:
+        _check_role(self.role)
+
+    def __str__(self) -> str:
+        return f"witness {self.role}"
+
+
+@dataclass(frozen=True)
 class SpreadTargets:
     """Spread a GUN's targets over hash bins, or over more or fewer than before.
 
@@ -160,7 +173,7 @@ class SpreadTargets:
         return f"spread all targets over {self.count} bins"
 
 
-Change: TypeAlias = SignTarget | RevokeTarget | AddSigner | RemoveSigner | SpreadTargets
+Change: TypeAlias = SignTarget | RevokeTarget | AddSigner | RemoveSigner | Witness | SpreadTargets
 
 
 class Staged:
@@ -284,6 +297,8 @@ def change_to_json(change: Change) -> dict[str, Any]:
         case SpreadTargets():
             keys = [{"keyid": key.keyid, **key.to_dict()} for key in change.keys]
             return {"kind": "spread", "count": change.count, "keys": keys}
+        case Witness():
+            return {"kind": "witness", "role": change.role}
 
 
 def change_from_json(item: dict[str, Any]) -> Change:
@@ -315,6 +330,8 @@ def change_from_json(item: dict[str, Any]) -> Change:
         case "spread":
             keys = tuple(load_public_key(json.dumps(key).encode()) for key in item["keys"])
             return SpreadTargets(int(item["count"]), keys)
+        case "witness":
+            return Witness(item["role"])
     raise ValueError(f"unknown kind {str(item['kind'])[:40]!r}")
 
 

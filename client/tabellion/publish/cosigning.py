@@ -1,28 +1,24 @@
-"""Adding signatures to a partly signed publication."""
+"""Adding signatures to a proposal: on a machine that asks the server, and on one that has none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
-from securesystemslib.signer import Key
-from tuf.api.metadata import Role, Targets
+from securesystemslib.signer import Signer
 
-from tabellion.core.limits import Limits
-from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.publication import UploadedFile
-from tabellion.core.roles import delegated_roles
-from tabellion.errors import MalformedMetadataError, UsageError
-from tabellion.publish.edits import Draft
-from tabellion.publish.signing import (
-    Built,
-    Expiries,
-    KeyRing,
-    no_key,
-    signatures_missing,
-    with_snapshot,
+from tabellion.core.proposal import Proposal
+from tabellion.core.proposal_rules import verify_base, verify_signatures
+from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.errors import (
+    ConflictError,
+    KeyStoreError,
+    MalformedMetadataError,
+    RefusedPublicationError,
+    UsageError,
 )
+from tabellion.publish.signing import Built, Expiries, KeyRing, judge, with_snapshot
 from tabellion.publish.state import Current
 
 
@@ -38,102 +34,135 @@ def add_signatures(
 
     Raises:
         UsageError: It was made for an older state, or nothing delegates to a role.
+        MalformedMetadataError: It was changed after somebody signed it.
         KeyStoreError: No key here is one of those that are missing.
     """
-    dialect, limits = current.trusted.dialect, Limits()
-    parsed: dict[str, UnverifiedMetadata[Any]] = {
-        item.role: dialect.parse(item.role, item.data, max_bytes=limits.targets_bytes)
-        for item in sorted(files, key=lambda item: item.role != "targets")
-    }
-    if all(_is_published(current, item) for item in parsed.values()):
-        return Built(dialect, (), {role: item.version for role, item in parsed.items()}, {})
-    draft = Draft(current, ring.held())
-    signed: list[UploadedFile] = []
-    missing: dict[str, int] = {}
-    added = 0
-    for role, item in parsed.items():
-        if item.version != current.version_of(role) + 1:
-            raise UsageError(
-                f"{role} version {item.version} doesn't follow the current version "
-                f"{current.version_of(role)} any more",
-                hint="make it anew with: tabellion sign",
-            )
-        # A file speaks for the roles it delegates to once its own threshold is reached.
-        keys, entry = draft.keys_of(role)
-        _verify_unchanged(item, keys, entry)
-        fresh = [keyid for keyid in entry.keyids if keyid not in item.signatures]
-        lacking = signatures_missing(dialect, role, item.data, keys, entry)
-        signers = ring.open(dialect, keys, fresh, at_most=lacking)
-        added += len(signers)
-        data = dialect.add_signature(item.data, signers) if signers else item.data
-        lacking = signatures_missing(dialect, role, data, keys, entry)
-        if lacking:
-            missing[role] = lacking
-        else:
-            draft.payloads[role] = item.signed
-        signed.append(UploadedFile(role, data))
-    if missing and not added:
-        role = next(iter(missing))
-        raise no_key(current.gun, role, draft.keys_of(role)[1])
-    versions = {role: item.version for role, item in parsed.items()}
-    if not missing:
-        signed, versions = with_snapshot(
-            current, signed, versions, ring, expiries=expiries, now=now
+    return _build(current, files, ring, sign_proposal, expiries=expiries, now=now)
+
+
+def complete(
+    current: Current,
+    files: Sequence[UploadedFile],
+    ring: KeyRing,
+    *,
+    expiries: Expiries,
+    now: datetime,
+) -> Built:
+    """Make of a proposal what is to be uploaded: nothing is signed here but a snapshot.
+
+    Raises:
+        UsageError: It was made for an older state, or nothing delegates to a role.
+        MalformedMetadataError: It was changed after somebody signed it.
+    """
+
+    def verified(proposal: Proposal, served: CurrentSet, _: KeyRing) -> Proposal:
+        verify_untouched(proposal, served)
+        return proposal
+
+    return _build(current, files, ring, verified, expiries=expiries, now=now)
+
+
+def _build(
+    current: Current,
+    files: Sequence[UploadedFile],
+    ring: KeyRing,
+    sign: Callable[[Proposal, CurrentSet, KeyRing], Proposal],
+    *,
+    expiries: Expiries,
+    now: datetime,
+) -> Built:
+    dialect, served = current.trusted.dialect, current.as_served()
+    proposal = Proposal.parse(current.gun, dialect, files)
+    if proposal.is_served(served):
+        return Built(dialect, (), proposal.versions, {})
+    signed = sign(proposal, served, ring)
+    missing = signed.missing(served)
+    if missing:
+        return Built(dialect, tuple(signed.upload), signed.versions, missing)
+    whole, versions = with_snapshot(
+        current,
+        signed.upload,
+        signed.versions,
+        ring,
+        expiries=expiries,
+        now=now,
+        root=signed.root,
+    )
+    judge(current, whole, now=now, root=signed.root)
+    return Built(dialect, tuple(whole), versions, {})
+
+
+def sign_proposal(
+    proposal: Proposal, current: CurrentSet | None, ring: KeyRing, *, knows_all: bool = True
+) -> Proposal:
+    """Add the signatures of keys here that some threshold still lacks.
+
+    Args:
+        proposal: From anybody.
+        current: What it's built on, or as much of it as is known; None if it founds the GUN.
+        ring: The keys here.
+        knows_all: What ``current`` doesn't hold isn't there; else it may be.
+
+    Raises:
+        UsageError: It was made for another state.
+        MalformedMetadataError: It was changed after somebody signed it.
+        KeyStoreError: No key here is one of those that are missing.
+    """
+    verify_untouched(proposal, current, knows_all=knows_all)
+    standings = proposal.standings(current)
+    signers: dict[str, dict[str, Signer]] = {}
+    for standing in standings:
+        ours = signers.setdefault(standing.role, {})
+        # One signature may count for the old and for the new root.
+        lacking = standing.lacking - len(ours.keys() & standing.keys.keys())
+        awaited = [keyid for keyid in standing.awaited if keyid not in ours]
+        found = ring.open(proposal.dialect, standing.keys, awaited, at_most=max(lacking, 0))
+        ours.update({signer.public_key.keyid: signer for signer in found})
+    lacks = [standing for standing in standings if standing.lacking]
+    if lacks and not any(signers.values()):
+        wanted = ", ".join(keyid[:12] for keyid in lacks[0].awaited)
+        raise KeyStoreError(
+            f"no key of role {lacks[0].role} of {proposal.gun} that hasn't signed is here",
+            hint=f"its keys are {wanted[:200]}; import one, or ask its holder",
         )
-    return Built(dialect, tuple(signed), versions, missing)
+    upload = [
+        UploadedFile(role, proposal.dialect.add_signature(item.data, list(signers[role].values())))
+        if signers.get(role)
+        else UploadedFile(role, item.data)
+        for role, item in proposal.files.items()
+    ]
+    return Proposal.parse(proposal.gun, proposal.dialect, upload)
 
 
-def changes_in_words(current: Current, files: Sequence[UploadedFile]) -> list[str]:
-    """Say what the files change, a line each, for somebody who is about to sign them."""
-    lines: list[str] = []
-    for item in files:
-        if item.role == "snapshot":
-            continue
-        parsed: UnverifiedMetadata[Any] = current.trusted.dialect.parse(
-            item.role, item.data, max_bytes=Limits().targets_bytes
+def verify_untouched(
+    proposal: Proposal, current: CurrentSet | None, *, knows_all: bool = True
+) -> None:
+    """Refuse a proposal for another state, or one that isn't what others signed.
+
+    Raises:
+        UsageError: It doesn't follow what is current.
+        MalformedMetadataError: It was changed after somebody signed it.
+    """
+    held = current.files if current is not None else {}
+    known = [role for role in proposal.files if knows_all or role in held]
+    try:
+        verify_base(
+            replace(proposal, files={role: proposal.files[role] for role in known}), current
         )
-        held = current.roles.get(item.role)
-        found = list(_differences(held.signed if held is not None else None, parsed.signed))
-        lines += [f"{item.role}: {line}" for line in found or ["nothing but version and expiry"]]
-    return lines
-
-
-def _differences(old: Targets | None, new: Targets) -> Iterator[str]:
-    before, after = (old.targets if old is not None else {}), new.targets
-    for path in sorted(before.keys() | after.keys()):
-        if path not in after:
-            yield f"revoke {path}"
-        elif before.get(path) != after[path]:
-            digest = next((f"{k}:{v}" for k, v in sorted(after[path].hashes.items())), "")
-            yield f"sign {path} {digest} of {after[path].length} bytes"
-    roles_before = {role.name: role for role in delegated_roles(old)} if old is not None else {}
-    roles_after = {role.name: role for role in delegated_roles(new)}
-    for name in sorted(roles_before.keys() | roles_after.keys()):
-        role = roles_after.get(name)
-        if role is None:
-            yield f"remove signer {name}"
-        elif roles_before.get(name) != role:
-            keys = " ".join(keyid[:16] for keyid in role.keyids)
-            paths = " ".join(role.paths or [])
-            yield f"let {name} sign {paths} with {role.threshold} of the keys {keys}"
-
-
-def _verify_unchanged(item: UnverifiedMetadata[Any], keys: Mapping[str, Key], entry: Role) -> None:
-    """Refuse a file that isn't the one that others signed."""
-    for keyid in item.signatures.keys() & set(entry.keyids):
-        try:
-            keys[keyid].verify_signature(item.signatures[keyid], item.signed_bytes)
-        except Exception as error:  # whatever a foreign verifier says: it doesn't fit
+    except ConflictError as error:
+        raise UsageError(
+            error.message, hint="make it anew: tabellion sign or root prepare"
+        ) from error
+    except RefusedPublicationError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    try:
+        verify_signatures(proposal, current)
+    except RefusedPublicationError as error:
+        if error.rule == "bad-signature" and error.role is not None:
+            item = proposal.files[error.role]
             raise MalformedMetadataError(
-                f"{item.role} version {item.version} was changed after key {keyid[:16]} signed it",
+                f"{item.role} version {item.version} was changed after key "
+                f"{str(error.keyid)[:16]} signed it",
                 hint="nothing was signed; ask for the file anew",
             ) from error
-
-
-def _is_published(current: Current, item: UnverifiedMetadata[Any]) -> bool:
-    """Tell whether the same content is served, whoever's signatures it has there."""
-    published = current.roles.get(item.role)
-    if published is None:
-        return False
-    served = current.trusted.dialect.parse(item.role, published.data, max_bytes=len(published.data))
-    return served.signed_bytes == item.signed_bytes
+        raise MalformedMetadataError(error.message, hint=error.hint) from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from tabellion.core.limits import Limits
-from tabellion.core.names import Gun
 from tabellion.errors import (
     ConflictError,
     NotFoundError,
@@ -36,11 +35,13 @@ class Delivery:
         attempts: How often it was built.
     """
 
-    def __init__(self, api: ServerApi, gun: Gun, *, home: Path) -> None:
+    def __init__(self, api: ServerApi, gun: str, *, home: Path) -> None:
         self._api = api
         self._kept = PublishedFiles(home, gun)
         self._gun = gun
         self._unanswered: list[Built] = []
+        self._before: Mapping[str, int] | None = None
+        self._sent: Mapping[str, int] | None = None
         self.attempts = 0
 
     async def bring(self, build: Callable[[bool], Awaitable[Built]]) -> Built:
@@ -59,7 +60,7 @@ class Delivery:
             try:
                 return await self._attempt(build)
             except ConflictError as error:
-                await retries.pause(error, is_fault=False)
+                await retries.pause(error, is_fault=self._is_stuck())
             except (UnreachableError, TransferError) as error:
                 await retries.pause(error, is_fault=True)
             except ServerAnswerError as error:
@@ -73,8 +74,16 @@ class Delivery:
                 return earlier
         built = await build(bool(self._unanswered))
         if built.files and not built.missing:
+            self._before, self._sent = self._sent, dict(built.versions)
             await self._upload(built)
         return built
+
+    def _is_stuck(self) -> bool:
+        """Tell whether what lost the race was built on the same as before: nobody else published.
+
+        Then the server shows another state than it judges by, and no number of attempts helps.
+        """
+        return self._sent is not None and self._before == self._sent
 
     async def _upload(self, built: Built) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -24,7 +24,7 @@ from tabellion.core.dialect import NOTARY
 from tabellion.core.notary_search import released_by
 from tabellion.core.roles import delegated_roles, role_keys, roles_asked
 from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
-from tabellion.publish import notary_edits, spreading
+from tabellion.publish import notary_edits, notary_release, spreading
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -32,6 +32,7 @@ from tabellion.publish.changes import (
     RevokeTarget,
     SignTarget,
     SpreadTargets,
+    Witness,
 )
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.state import Current
@@ -52,6 +53,9 @@ class Draft:
         withdrawn: Target to the roles that don't sign it any more.
         first_files: New role to its first file, as its holders signed it.
         gone_too: Roles beneath those removed, to which nothing delegates any more.
+        witnessed: Roles to be signed anew though nothing in them changes.
+        respoken: Roles that a change delegates to, or takes a key from, changed or not.
+        removed: Roles that a change withdrew the delegation of.
     """
 
     current: Current
@@ -62,6 +66,9 @@ class Draft:
     withdrawn: dict[str, list[str]] = field(default_factory=dict)
     first_files: dict[str, bytes] = field(default_factory=dict)
     gone_too: list[str] = field(default_factory=list)
+    witnessed: set[str] = field(default_factory=set)
+    respoken: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
 
     def of(self, role: str) -> Targets:
         """Give a role's payload to be read: changed, current, or empty."""
@@ -158,8 +165,9 @@ class Draft:
                 hint=f"at most {_MAX_DEPTH} in a row are made: delegate nearer to it",
             )
 
-    def forget(self, roles: Sequence[str]) -> None:
-        """Drop what was to be signed as roles that are removed."""
+    def take_away(self, roles: Collection[str]) -> None:
+        """Note that nothing delegates to roles any more, and drop what was to be signed as them."""
+        self.removed.update(roles)
         for role in roles:
             self.payloads.pop(role, None)
             self.first_files.pop(role, None)
@@ -196,11 +204,30 @@ class Draft:
         """Give the targets just signed or withdrawn where verifiers take another role's word."""
         found: dict[str, str] = {}
         for path in dict.fromkeys([*self.signed_as, *self.withdrawn]):
-            answers = (role for role in self.asked(path) if path in self.of(role).targets)
-            answer = next(answers, None)
+            answer = self._answer(path)
             if answer is not None and answer != self.signed_as.get(path):
                 found[path] = answer
         return found
+
+    def lost(self) -> dict[str, str]:
+        """Give the targets that verifiers no longer take as a removed role signed them.
+
+        With the role whose other word they take now, or "" if they aren't signed any more.
+        """
+        before, found = Draft(self.current, self.held), dict[str, str]()
+        for path in sorted({path for role in self.removed for path in before.of(role).targets}):
+            was, now = before._answer(path), self._answer(path)
+            if was is None or path in self.signed_as:
+                continue
+            if now is None:
+                found[path] = ""
+            elif self.of(now).targets[path].hashes != before.of(was).targets[path].hashes:
+                found[path] = now
+        return found
+
+    def _answer(self, path: str) -> str | None:
+        """Give the role whose word verifiers take for a path."""
+        return next((role for role in self.asked(path) if path in self.of(role).targets), None)
 
 
 def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
@@ -218,11 +245,10 @@ def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
         KeyStoreError: No key here may do it.
     """
     for change in changes:
-        if isinstance(change, AddSigner | RemoveSigner) and draft.bins is not None:
-            raise UsageError(
-                f"{draft.current.gun} has hash bins, which take the place of other delegations",
-                hint="give a signer a GUN of its own",
-            )
+        if isinstance(change, Witness):
+            _witness(draft, change.role)
+            continue
+        _refuse_beside_bins(draft, change)
         if draft.is_notary:
             notary_edits.apply(draft, change, again=again)
             continue
@@ -237,6 +263,31 @@ def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
                 _remove_signer(draft, change, again=again)
             case SpreadTargets():
                 spreading.spread(draft, change)
+    if draft.is_notary:
+        notary_release.keep_signable(draft)
+
+
+def _refuse_beside_bins(draft: Draft, change: Change) -> None:
+    if isinstance(change, AddSigner | RemoveSigner) and draft.bins is not None:
+        raise UsageError(
+            f"{draft.current.gun} has hash bins, which take the place of other delegations",
+            hint="give a signer a GUN of its own",
+        )
+
+
+def _witness(draft: Draft, role: str) -> None:
+    """Take a role as it was published last, also where too few of its keys signed that."""
+    draft.keys_of(role)
+    if role not in draft.payloads and role not in draft.current.roles:
+        left = draft.current.left.get(role)
+        if left is None:
+            raise UsageError(
+                f"{role[:80]} of {draft.current.gun} has published nothing yet",
+                hint=f"sign something with it: tabellion sign IMAGE --role {role[:80]}",
+            )
+        draft.payloads[role] = copy.deepcopy(left.signed)
+    draft.touched.add(role)
+    draft.witnessed.add(role)
 
 
 def _sign(draft: Draft, change: SignTarget) -> None:
@@ -356,7 +407,7 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     for keyid in list(delegations.roles[change.name].keyids):
         parent.revoke_key(keyid, change.name)
     del delegations.roles[change.name]
-    draft.forget([change.name, *beneath])
+    draft.take_away([change.name, *beneath])
     draft.gone_too.extend(beneath)
     if not delegations.roles:
         parent.delegations = None

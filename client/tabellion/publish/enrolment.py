@@ -20,7 +20,7 @@ from tabellion.core import strict_json
 from tabellion.core.dialect import TUF
 from tabellion.core.names import Gun, parse_gun
 from tabellion.core.roles import check_role_name, verify_threshold
-from tabellion.errors import KeyStoreError, TabellionError, UsageError
+from tabellion.errors import KeyStoreError, TabellionError, ThresholdError, UsageError
 from tabellion.publish.public_keys import load_public_key
 
 _KIND: Final = "signer-request"
@@ -36,7 +36,8 @@ class SignerRequest:
         gun: Where.
         role: The role's name.
         keys: Its public keys.
-        file: Its first version, without targets, signed by every one of the keys.
+        file: Its first version, without targets, signed by every one of the keys; where the
+            role gets other keys, by its present ones, too: that shows who asks.
     """
 
     gun: Gun
@@ -46,16 +47,23 @@ class SignerRequest:
 
     @classmethod
     def make(
-        cls, gun: Gun, role: str, signers: Sequence[Signer], *, expires_at: datetime
+        cls,
+        gun: Gun,
+        role: str,
+        signers: Sequence[Signer],
+        *,
+        expires_at: datetime,
+        replaced: Sequence[Signer] = (),
     ) -> SignerRequest:
-        """Sign a role's first file.
+        """Sign a role's first file, with the keys it has and ``replaced`` ones, if any.
 
         Raises:
             InvalidNameError: The role's name isn't portable.
         """
         check_role_name(role)
         keys = tuple(signer.public_key for signer in signers)
-        return cls(gun, role, keys, TUF.sign(Targets(expires=expires_at), signers))
+        file = TUF.sign(Targets(expires=expires_at), [*signers, *replaced])
+        return cls(gun, role, keys, file)
 
     def signed_too(self, signers: Sequence[Signer]) -> SignerRequest:
         """Add more holders' keys and signatures."""
@@ -108,6 +116,17 @@ def read_request(data: bytes, *, what: str) -> SignerRequest:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KeyStoreError(f"{what} isn't a signer's request", hint=_HINT) from error
     return request
+
+
+def is_by_present_holders(file: bytes, role: str, keys: Sequence[Key], threshold: int) -> bool:
+    """Tell whether those who hold a role's present keys signed a request's file, enough of them."""
+    parsed = TUF.parse(role, file, max_bytes=_MAX_BYTES)
+    present = {key.keyid: key for key in map(TUF.adopt_key, keys)}
+    try:
+        verify_threshold(parsed, role, present, list(present), threshold)
+    except ThresholdError:
+        return False
+    return True
 
 
 def _verify(request: SignerRequest) -> None:

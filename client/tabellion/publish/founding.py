@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, cast
@@ -16,6 +17,8 @@ from tabellion.core.bins import bits_of
 from tabellion.core.dialect import NOTARY, Dialect
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun
+from tabellion.core.proposal import Proposal
+from tabellion.core.proposal_rules import verify_fit
 from tabellion.core.publication import OnlineKeys, UploadedFile
 from tabellion.core.roles import key_material
 from tabellion.core.transitions import judge_publication
@@ -29,17 +32,21 @@ from tabellion.errors import (
     TransportError,
     UsageError,
 )
+from tabellion.publish.afterwards import note_founding
 from tabellion.publish.birth import Pending, Plan, first_files
-from tabellion.publish.certificates import root_certificate
+from tabellion.publish.certificates import CERTIFIABLE
 from tabellion.publish.delivery import may_pass
 from tabellion.publish.key_notes import KeyInfo
+from tabellion.publish.named_keys import NamedKey, list_keys
 from tabellion.publish.outcome import Initialized
+from tabellion.publish.pending_api import Offer, PendingApi
 from tabellion.publish.retries import Retries
 from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signing import Expiries, KeyRing
 from tabellion.verify.cache import MetadataCache
 
 _REFUSED: Final = range(300, 500)
+_SHOWN_KEYS: Final = 5
 
 
 class Founder:
@@ -77,8 +84,10 @@ class Founder:
     ) -> Initialized:
         """Found it, or go on where an earlier try was cut off; refused, it leaves nothing.
 
+        Where other holders have to sign, too, the server keeps it until they have.
+
         Args:
-            named: Role to ids or names of keys; none where they are found or made.
+            named: Role to keys as ``NamedKey`` reads them; none where they are found or made.
             thresholds: Role to threshold.
             local_snapshot: The publisher signs snapshots.
             bins: Number of hash bins, 0 for none; ``bins`` in ``named`` are their keys.
@@ -95,12 +104,25 @@ class Founder:
             online = {"timestamp": [await self._online_key("timestamp")]}
             if not local_snapshot:
                 online["snapshot"] = [await self._online_key("snapshot")]
+            if self._dialect is NOTARY and any(
+                "=" in text for each in named.values() for text in each
+            ):
+                raise UsageError("a Notary root has no place for names", hint="leave =NAME out")
             files = await asyncio.to_thread(self._prepare, named, thresholds, online, bins)
             self._is_fresh = True
-        await self._send(files)
+        missing = _proposal(self._gun, self._dialect, files).missing(None)
+        offer = await self._send(files, missing)
+        if offer is not None and offer.state != "published":
+            # Nothing of it is trusted before it's published: the others may never sign.
+            await asyncio.to_thread(self._pending.drop)
+            made = await asyncio.to_thread(self._told, files[0].data)
+            return replace(made, pending=offer.id, missing=offer.missing)
         async with self._cache.locked():
-            await asyncio.to_thread(_pin, self._cache, files[0].data)
+            await asyncio.to_thread(pin_root, self._cache, files[0].data)
         await asyncio.to_thread(self._pending.drop)
+        await asyncio.to_thread(
+            note_founding, self._gun, self._dialect, files, self._ring.keystore, now=self._clock()
+        )
         return await asyncio.to_thread(self._told, files[0].data)
 
     def _check_bins(self, bins: int, keys: Sequence[str]) -> None:
@@ -116,16 +138,20 @@ class Founder:
     async def _online_key(self, role: str) -> Key:
         return await self._api.online_key(self._gun, role, self._dialect)
 
-    async def _send(self, files: Sequence[UploadedFile]) -> None:
+    async def _send(
+        self, files: Sequence[UploadedFile], missing: Mapping[str, int]
+    ) -> Offer | None:
         """Send the very same bytes until there's an answer: that does no harm."""
         retries = Retries()
         while True:
             retries.begin()
             try:
+                if missing:
+                    return await PendingApi(self._api).offer(self._gun, files)
                 await self._api.upload(self._gun, files)
             except PublicationError as error:
                 if await self._is_ours(files[0].data):
-                    return  # it arrived before, and was built upon since
+                    return None  # it arrived before, and was built upon since
                 await self._give_up()
                 if isinstance(error, ConflictError):
                     raise self._exists() from error
@@ -138,7 +164,7 @@ class Founder:
                 self._is_fresh = False  # from now on the server may have it
                 await retries.pause(error, is_fault=True)
             else:
-                return
+                return None
 
     async def _is_ours(self, root: bytes) -> bool:
         name, limit = self._dialect.file_name("root", 1), Limits().root_bytes
@@ -172,54 +198,54 @@ class Founder:
                     hint=f"name more {role} keys, or lower the threshold",
                 )
         try:
-            keys = {
-                role: [self._listed(role, info) for info in found[role] or self._make(role)]
-                for role in roles
-            }
+            named_keys = {role: found[role] or self._make(role) for role in roles}
+            keys, holders = list_keys(
+                named_keys, self._dialect, self._ring, self._gun, now=self._clock()
+            )
             bins_keys = [
                 self._dialect.adopt_key(self._ring.keystore.find(text).key)
                 for text in named.get("bins", ())
             ]
             files = first_files(
                 self._dialect,
-                Plan({**keys, **online}, thresholds, bins, bins_keys),
+                Plan({**keys, **online}, thresholds, holders, bins, bins_keys),
                 self._ring,
                 expiries=self._expiries,
                 now=self._clock(),
                 local_snapshot="snapshot" not in online,
             )
             # Whatever the server answered, what is handed out is a root of these keys.
-            _verify_own(self._gun, files, keys, online, now=self._clock())
+            self._verify_own(files, keys, online)
             self._pending.write(files)
         except BaseException:
             self._unmake()
             raise
         return files
 
-    def _choose(self, role: str, named: Sequence[str]) -> list[KeyInfo]:
+    def _choose(self, role: str, named: Sequence[str]) -> list[NamedKey]:
         """Give the keys named, or those that fit; none if one has to be made."""
         keystore = self._ring.keystore
         if named:
-            return [keystore.find(text) for text in named]
+            return [NamedKey.read(text, keystore) for text in named]
         shared = role == "root"  # one root key for all of a publisher's GUNs, as in Notary
         found = [
             info
             for info in keystore.list(role=role, gun=self._gun)
-            if shared or info.gun == self._gun
+            if (shared or info.gun == self._gun) and self._fits(role, info)
         ]
         if shared and len(found) > 1:
+            ids = ", ".join(info.keyid[:16] for info in found[:_SHOWN_KEYS])
             raise UsageError(
-                f"{len(found)} root keys are here", hint="name those that shall sign the root"
+                f"{len(found)} root keys are here: {ids}",
+                hint="name those that shall sign the root: --root-key-id KEY, once for each",
             )
-        return found
+        return [NamedKey(info.key, info) for info in found]
 
-    def _listed(self, role: str, info: KeyInfo) -> Key:
-        """Give a key as the metadata will list it: of a Notary root, as a certificate."""
-        if self._dialect is NOTARY and role == "root":
-            return root_certificate(self._ring.private(info), self._gun, now=self._clock())
-        return self._dialect.adopt_key(info.key)
+    def _fits(self, role: str, info: KeyInfo) -> bool:
+        """Tell whether a key that nobody named can be taken: Notary's roots need a certificate."""
+        return self._dialect is not NOTARY or role != "root" or info.keytype in CERTIFIABLE
 
-    def _make(self, role: str) -> list[KeyInfo]:
+    def _make(self, role: str) -> list[NamedKey]:
         passphrase = self._ring.passphrases.new(role)
         info = self._ring.keystore.generate(
             role,
@@ -229,11 +255,36 @@ class Founder:
         )
         self._made.append(info)
         self._ring.passphrases.remember(info.keyid, passphrase)
-        return [info]
+        return [NamedKey(info.key, info)]
 
     def _unmake(self) -> None:
         while self._made:
             self._ring.keystore.delete(self._made.pop().keyid)
+
+    def _verify_own(
+        self,
+        files: Sequence[UploadedFile],
+        keys: Mapping[str, Sequence[Key]],
+        online: Mapping[str, Sequence[Key]],
+    ) -> None:
+        """Refuse a root that isn't of these keys, or that the server would refuse."""
+        gun, now = self._gun, self._clock()
+        server_keys = OnlineKeys(online.get("snapshot", ()), online["timestamp"])
+        proposal = _proposal(gun, self._dialect, files)
+        if not proposal.missing(None):
+            judge_publication(None, files, gun=gun, online=server_keys, now=now)
+        elif "snapshot" in keys:
+            raise UsageError(
+                "a snapshot can't be signed here before the others signed what it names",
+                hint="found it with --snapshot server; rotate the snapshot key later",
+            )
+        else:
+            verify_fit(proposal, None, online=server_keys, now=now)
+        root = cast("Root", proposal.root)
+        for role, named in keys.items():
+            listed = [root.keys[keyid] for keyid in root.roles[role].keyids]
+            if {key_material(key) for key in listed} != {key_material(key) for key in named}:
+                raise KeyStoreError(f"the root of {gun} doesn't hold the {role} keys it should")
 
     def _told(self, data: bytes) -> Initialized:
         parsed = self._dialect.parse("root", data, max_bytes=Limits().root_bytes)
@@ -260,7 +311,7 @@ def _is_refusal(error: TransportError) -> bool:
     return isinstance(error, AccessDeniedError | NotFoundError)
 
 
-def _pin(cache: MetadataCache, root: bytes) -> None:
+def pin_root(cache: MetadataCache, root: bytes) -> None:
     """Trust the root just made, and nothing that was known of a GUN of that name before."""
     cache.drop("timestamp", "snapshot", "targets")
     for version in cache.root_versions():
@@ -269,17 +320,5 @@ def _pin(cache: MetadataCache, root: bytes) -> None:
     cache.save_root(1, root)
 
 
-def _verify_own(
-    gun: Gun,
-    files: Sequence[UploadedFile],
-    keys: Mapping[str, Sequence[Key]],
-    online: Mapping[str, Sequence[Key]],
-    *,
-    now: datetime,
-) -> None:
-    server_keys = OnlineKeys(online.get("snapshot", ()), online["timestamp"])
-    made = judge_publication(None, files, gun=gun, online=server_keys, now=now)
-    for role, named in keys.items():
-        listed = [made.root.signed.keys[keyid] for keyid in made.root.signed.roles[role].keyids]
-        if {key_material(key) for key in listed} != {key_material(key) for key in named}:
-            raise KeyStoreError(f"the root of {gun} doesn't hold the {role} keys that it should")
+def _proposal(gun: Gun, dialect: Dialect, files: Sequence[UploadedFile]) -> Proposal:
+    return Proposal.parse(gun, dialect, [item for item in files if item.role != "snapshot"])

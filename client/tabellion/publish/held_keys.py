@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from securesystemslib.signer import Key
 
@@ -16,9 +16,22 @@ class HeldKeys:
     """Keys whose private part is here, by fingerprint.
 
     One key has several ids: another in each dialect, and for each certificate of it.
+
+    Attributes:
+        fingerprints: Which they are.
+        names: What their owner calls them, where anything.
     """
 
     fingerprints: frozenset[str]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, key: Key) -> str | None:
+        """Give a key's name here, maybe empty; None if it isn't here."""
+        try:
+            fingerprint = fingerprint_of(key)
+        except MalformedMetadataError:
+            return None
+        return self.names.get(fingerprint, "") if fingerprint in self.fingerprints else None
 
     def among(self, keys: Mapping[str, Key], keyids: Sequence[str]) -> list[str]:
         """Give those of a role's key ids, each key once."""

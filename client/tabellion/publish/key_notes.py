@@ -1,4 +1,4 @@
-"""What anybody may know of a key: the readable note beside its file."""
+"""What anybody may know of a key: the readable note beside its file, or in place of one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from securesystemslib.signer import SSlibKey
 from tabellion.core.roles import key_material
 from tabellion.errors import KeyStoreError, TabellionError
 from tabellion.publish.public_keys import canonical_id_of, fingerprint_of
+from tabellion.signers.uris import parse_signer_uri
 
 KEY_ROLES: Final = ("root", "targets", "snapshot", "signer")
 
@@ -28,7 +29,8 @@ class KeyInfo:
         name: What its owner calls it, may be empty.
         key: Public part, as it appears in metadata.
         created_at: When it was made or imported, UTC.
-        path: File of the private key.
+        path: File of the private key, or of the note alone where the key is elsewhere.
+        uri: Where the key is, if not in a file here.
     """
 
     keyid: str
@@ -38,6 +40,12 @@ class KeyInfo:
     key: SSlibKey
     created_at: datetime
     path: Path
+    uri: str | None = None
+
+    @property
+    def where(self) -> str:
+        """Tell where the private key is: a file's name or a signer URI."""
+        return self.uri or str(self.path)
 
     @property
     def keytype(self) -> str:
@@ -57,7 +65,7 @@ class KeyInfo:
 
 def note_of(info: KeyInfo) -> bytes:
     """Give the note's bytes."""
-    note = {
+    note: dict[str, str | None] = {
         "keyid": info.keyid,
         "role": info.role,
         "gun": info.gun,
@@ -67,6 +75,8 @@ def note_of(info: KeyInfo) -> bytes:
         "public": info.key.keyval["public"],
         "created": info.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+    if info.uri is not None:
+        note["uri"] = info.uri
     return json.dumps(note, indent=1).encode() + b"\n"
 
 
@@ -84,6 +94,9 @@ def read_note(path: Path) -> KeyInfo:
         key_material(key)
         if key.keyid != path.stem or note["role"] not in KEY_ROLES:
             raise ValueError("keyid or role don't fit the file")  # noqa: TRY301  (one message)
+        uri = note.get("uri")
+        if uri is not None:
+            uri = str(parse_signer_uri(str(uri)))
         return KeyInfo(
             key.keyid,
             str(note["role"]),
@@ -91,7 +104,8 @@ def read_note(path: Path) -> KeyInfo:
             str(note["name"]),
             key,
             datetime.fromisoformat(str(note["created"])).astimezone(UTC),
-            path.with_suffix(".pem"),
+            path.with_suffix(".pem") if uri is None else path,
+            uri,
         )
     except (OSError, ValueError, KeyError, TypeError, TabellionError) as error:
         raise KeyStoreError(

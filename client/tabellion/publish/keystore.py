@@ -1,23 +1,27 @@
 """Signing keys on disk: encrypted PKCS#8 files with mode 0600, a readable note beside each.
 
-``<home>/keys/<keyid>.pem`` holds the private key, ``<keyid>.json`` what anybody may know of it.
+``<home>/keys/<keyid>.pem`` holds the private key, ``<keyid>.json`` what anybody may know of it. Of
+a key that lives elsewhere there's the note alone, with its signer URI.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from tabellion import atomic_file
 from tabellion.core.roles import key_material
 from tabellion.errors import KeyStoreError
 from tabellion.publish.key_notes import KEY_ROLES, KeyInfo, note_of, read_note
+from tabellion.publish.key_uses import KeyUses
 from tabellion.publish.private_keys import (
     KeyType,
     encrypted_pem,
@@ -25,11 +29,12 @@ from tabellion.publish.private_keys import (
     open_private_key,
     public_of,
 )
-from tabellion.publish.public_keys import public_pem
+from tabellion.publish.public_keys import check_fit, public_pem
 
 _MAX_PEM: Final = 64 * 1024
 _KEYID = re.compile(r"[0-9a-f]{64}")
 _MIN_PREFIX: Final = 4
+_OTHERS: Final = 0o077
 
 
 class KeyStore:
@@ -133,7 +138,7 @@ class KeyStore:
         """Give PEM: the public part, or the private one, still encrypted.
 
         Raises:
-            KeyStoreError: The key isn't here or can't be read.
+            KeyStoreError: The key isn't here, can't be read, or can't leave where it is.
         """
         info = self.find(keyid)
         if part == "private":
@@ -144,6 +149,7 @@ class KeyStore:
         """Change a key's passphrase; a crash leaves the old or the new file.
 
         Raises:
+            KeyStoreError: The key isn't here, or lives elsewhere and so has none.
             PassphraseError: ``old`` is wrong, or ``new`` is empty.
         """
         info = self.find(keyid)
@@ -160,6 +166,7 @@ class KeyStore:
         try:
             atomic_file.remove(info.path)
             atomic_file.remove(info.path.with_suffix(".json"))
+            KeyUses(self.folder).forget(info.keyid)
         except OSError as error:
             raise _unusable(info.path, error) from error
 
@@ -209,27 +216,66 @@ class KeyStore:
             KeyStoreError: A weak or unfit key, or it or its name is here already.
             PassphraseError: The passphrase is empty.
         """
+        info = self._new(public_of(private), role, gun=gun, name=name)
+        pem = encrypted_pem(private, passphrase)
+        # The note first: a note without a key is ignored, a key without a note would be lost.
+        self._write(info.path.with_suffix(".json"), note_of(info))
+        self._write(info.path, pem)
+        return info
+
+    def refer(
+        self, key: SSlibKey, uri: str, role: str, *, gun: str | None = None, name: str = ""
+    ) -> KeyInfo:
+        """Note a key that lives elsewhere.
+
+        Args:
+            key: Its public part.
+            uri: Names that very key there.
+            role: What it's for.
+            gun: The GUN it's for, None for any.
+            name: What to call it.
+
+        Raises:
+            KeyStoreError: A weak or unfit key, or it or its name is here already.
+        """
+        check_fit(key)
+        made = self._new(key, role, gun=gun, name=name)
+        info = replace(made, path=made.path.with_suffix(".json"), uri=uri)
+        self._write(info.path, note_of(info))
+        return info
+
+    def _new(self, key: SSlibKey, role: str, *, gun: str | None, name: str) -> KeyInfo:
+        """Give what is to be noted of a key, if it may be stored."""
         if role not in KEY_ROLES:
             raise KeyStoreError(
                 f"a key can't be for role {role[:40]!r}", hint=f"known: {', '.join(KEY_ROLES)}"
             )
-        key = public_of(private)
         path = self.folder / f"{key.keyid}.pem"
-        if path.exists():
-            raise KeyStoreError(f"key {key.keyid[:12]} is here already: {path}")
-        for other in self.list() if name else ():
-            if other.name == name:
+        for other in self.list():
+            if other.keyid == key.keyid:
+                raise KeyStoreError(f"key {key.keyid[:12]} is here already: {other.where}")
+            if name and other.name == name:
                 raise KeyStoreError(
                     f"key {other.keyid[:12]} is called {name[:64]!r} already",
                     hint="give another --name",
                 )
+        if path.exists():
+            raise KeyStoreError(f"key {key.keyid[:12]} is here already: {path}")
         created_at = datetime.now(UTC).replace(microsecond=0)
-        info = KeyInfo(key.keyid, role, gun, name, key, created_at, path)
-        pem = encrypted_pem(private, passphrase)
-        # The note first: a note without a key is ignored, a key without a note would be lost.
-        self._write(path.with_suffix(".json"), note_of(info))
-        self._write(path, pem)
-        return info
+        return KeyInfo(key.keyid, role, gun, name, key, created_at, path)
+
+    def exposed(self) -> Sequence[tuple[Path, int, int]]:
+        """List what others on this machine may read: path, mode, and the mode it should have.
+
+        Raises:
+            KeyStoreError: The folder can't be read.
+        """
+        wanted = {self.folder: 0o700} | dict.fromkeys(self.folder.glob("*.pem"), 0o600)
+        try:
+            modes = {path: path.stat().st_mode & 0o777 for path in wanted if path.exists()}
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+        return [(path, mode, wanted[path]) for path, mode in modes.items() if mode & _OTHERS]
 
     def _write(self, path: Path, data: bytes) -> None:
         try:
@@ -238,18 +284,34 @@ class KeyStore:
             raise _unusable(path, error) from error
 
     def _read_pem(self, info: KeyInfo) -> bytes:
+        check_is_here(info)
         try:
             with info.path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
+                modes = {info.path: os.fstat(file.fileno()).st_mode}
                 data = file.read(_MAX_PEM)
+            modes[self.folder] = self.folder.stat().st_mode
         except OSError as error:
             raise _unusable(info.path, error) from error
-        if mode & 0o077:
-            raise KeyStoreError(
-                f"{info.path} has mode {mode & 0o777:04o}: others on this machine may read it",
-                hint=f"chmod 600 {info.path}",
-            )
+        for path, mode in modes.items():
+            if mode & _OTHERS:
+                raise KeyStoreError(
+                    f"{path} has mode {mode & 0o777:04o}: others on this machine may read it",
+                    hint=f"chmod {700 if path == self.folder else 600} {path}",
+                )
         return data
+
+
+def check_is_here(info: KeyInfo) -> None:
+    """Refuse a key whose private part is elsewhere.
+
+    Raises:
+        KeyStoreError: It is.
+    """
+    if info.uri is not None:
+        raise KeyStoreError(
+            f"the private part of key {info.keyid[:12]} can't leave {info.uri}",
+            hint="export its public part; its PIN or policy is changed there",
+        )
 
 
 def _unusable(path: Path, error: OSError) -> KeyStoreError:

@@ -7,6 +7,7 @@ Nothing is signed anew: the files follow what the server holds now, and it judge
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import delegated_roles
 from tabellion.errors import (
     CacheError,
+    MalformedMetadataError,
     NotFoundError,
     UnknownGunError,
     UsageError,
@@ -34,7 +36,7 @@ from tabellion.verify.cache import MetadataCache
 class PublishedFiles:
     """The newest files of each role that were published from one home. Its methods block."""
 
-    def __init__(self, home: Path, gun: Gun) -> None:
+    def __init__(self, home: Path, gun: str) -> None:
         self._cache = MetadataCache.of(home / "published", gun)
 
     def keep(self, files: Sequence[UploadedFile]) -> None:
@@ -146,9 +148,11 @@ class LostFiles:
         return [name for name in bins.get_roles() if any(files.load(name) for files in kept)]
 
     def _newest(self, dialect: Dialect, role: str) -> UnverifiedMetadata[Any] | None:
-        files = (self._read.load(role), self._published.load(role))
-        parsed = [self._parse(dialect, role, data) for data in files if data is not None]
-        return max(parsed, key=lambda item: item.version, default=None)
+        found: list[UnverifiedMetadata[Any]] = []
+        for data in (self._read.load(role), self._published.load(role)):
+            with contextlib.suppress(MalformedMetadataError):  # of before a conversion
+                found += [] if data is None else [self._parse(dialect, role, data)]
+        return max(found, key=lambda item: item.version, default=None)
 
     async def _served(self, dialect: Dialect, role: str) -> UnverifiedMetadata[Any] | None:
         """Read what the server shows; not trusted: it only tells what there is to offer."""

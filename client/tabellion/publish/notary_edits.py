@@ -10,10 +10,9 @@ Spec: notary-v1 sections 9 (publish) and 11.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
-from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations
 
 from tabellion.core.dialect import NOTARY
@@ -26,6 +25,7 @@ from tabellion.errors import (
     NotSignedError,
     UsageError,
 )
+from tabellion.publish import notary_release
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "targets/"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def spoken_of(changes: Iterable[Change]) -> set[str]:
+    """Give the roles that changes may delegate to, though nobody does now."""
+    added = [change for change in changes if isinstance(change, AddSigner)]
+    return {_full_name(change.name, change.under) for change in added} | {RELEASES}
 
 
 def apply(draft: Draft, change: Change, *, again: bool) -> None:
@@ -80,6 +86,8 @@ def _roles_for(draft: Draft, change: SignTarget) -> list[str]:
         for name, child in children.items()
         if child.is_delegated_path(change.target) and draft.may_sign(name)
     ]
+    if signing == [RELEASES] != list(children) and notary_release.is_owners_alone(draft):
+        signing = []  # the owner's key is there for the signers' sake
     if not signing:
         raise KeyStoreError(
             f"no key here may sign {change.target[:80]!r} in {draft.current.gun}",
@@ -157,7 +165,8 @@ def _add_nested(draft: Draft, change: AddSigner, role: str) -> None:
     draft.check_may_delegate(parent)
     keys = [NOTARY.adopt_key(key) for key in change.keys]
     paths = [_beginning(pattern) for pattern in change.paths]
-    _delegate(draft, role, keys, paths, keep=(), parent=parent)
+    notary_release.delegate(draft, role, keys, paths, keep=(), parent=parent)
+    draft.respoken.add(role)
 
 
 def _remove_nested(draft: Draft, role: str, *, again: bool) -> None:
@@ -175,8 +184,8 @@ def _remove_nested(draft: Draft, role: str, *, again: bool) -> None:
     assert delegations is not None  # noqa: S101  (it lists the name; for the type checker)
     assert delegations.roles is not None  # noqa: S101
     del delegations.roles[role]
-    _drop_unused_keys(delegations)
-    draft.forget([role, *beneath])
+    notary_release.drop_unused_keys(delegations)
+    draft.take_away([role, *beneath])
     draft.gone_too.extend(beneath)
 
 
@@ -200,33 +209,12 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     draft.touched.add("targets")
     keys = [NOTARY.adopt_key(key) for key in change.keys]
     paths = [_beginning(pattern) for pattern in change.paths]
-    _delegate(draft, f"{_PREFIX}{name}", keys, paths, keep=())
+    notary_release.delegate(draft, f"{_PREFIX}{name}", keys, paths, keep=())
     held = {child.name: child for child in delegated_roles(draft.of("targets"))}.get(RELEASES)
-    _delegate(draft, RELEASES, keys, [""], keep=held.keyids if held is not None else ())
-
-
-def _delegate(
-    draft: Draft,
-    role: str,
-    keys: Sequence[Key],
-    paths: Sequence[str],
-    *,
-    keep: Sequence[str],
-    parent: str = "targets",
-) -> None:
-    keyids = list(dict.fromkeys([*keep, *(key.keyid for key in keys)]))
-    wanted = NOTARY.delegated_role(role, keyids, 1, paths=paths)
-    current = {child.name: child for child in delegated_roles(draft.of(parent))}.get(role)
-    if current == wanted:
-        return
-    targets = draft.edit(parent)
-    if targets.delegations is None or targets.delegations.roles is None:
-        targets.delegations = Delegations({}, {})
-    roles = targets.delegations.roles
-    assert roles is not None  # noqa: S101  (made just above; for the type checker)
-    roles[role] = wanted
-    targets.delegations.keys.update({key.keyid: key for key in keys})
-    _drop_unused_keys(targets.delegations)
+    notary_release.delegate(
+        draft, RELEASES, keys, [""], keep=held.keyids if held is not None else ()
+    )
+    draft.respoken |= {f"{_PREFIX}{name}", RELEASES}
 
 
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
@@ -234,7 +222,7 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     if role.count("/") > 1:
         _remove_nested(draft, role, again=again)
         return
-    draft.gone_too.extend(draft.beneath(role))
+    beneath = draft.beneath(role)
     draft.touched.add("targets")
     names = [child.name for child in delegated_roles(draft.of("targets"))]
     if role not in names:
@@ -249,30 +237,43 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     assert delegations is not None  # noqa: S101  (it lists the name; for the type checker)
     roles = delegations.roles
     assert roles is not None  # noqa: S101
-    theirs = {key_material(delegations.keys[keyid]) for keyid in roles.pop(role).keyids}
-    for name, child in roles.items():
-        if name != RELEASES:
-            theirs -= {key_material(delegations.keys[keyid]) for keyid in child.keyids}
-    releases = roles.get(RELEASES)
-    if releases is not None:
-        releases.keyids = [
-            keyid
-            for keyid in releases.keyids
-            if key_material(delegations.keys[keyid]) not in theirs
-        ]
-        if not releases.keyids:
+    staying = keys_that_release_without(
+        delegations, role, owners=notary_release.owners_material(draft.current)
+    )
+    del roles[role]
+    if RELEASES in roles:
+        roles[RELEASES].keyids = staying
+        if not staying:
             # Nobody could sign it any more; the owner's own word is what is left.
             del roles[RELEASES]
-    _drop_unused_keys(delegations)
-    for gone in {role, *({RELEASES} - roles.keys())}:
-        draft.payloads.pop(gone, None)
-        draft.touched.discard(gone)
+    notary_release.drop_unused_keys(delegations)
+    draft.respoken.add(RELEASES)
+    draft.take_away({role, *beneath, *({RELEASES} - roles.keys())})
+    draft.gone_too.extend(beneath)
 
 
-def _drop_unused_keys(delegations: Delegations) -> None:
-    used = {keyid for child in (delegations.roles or {}).values() for keyid in child.keyids}
-    for keyid in set(delegations.keys) - used:
-        del delegations.keys[keyid]
+def keys_that_release_without(
+    delegations: Delegations, role: str, *, owners: Collection[bytes]
+) -> list[str]:
+    """Give the key ids that ``targets/releases`` has left once a signer is gone.
+
+    A key that another signer has as well stays. ``owners`` is the owner's material: it was in the
+    release for the signers' sake, and goes with the last one.
+    """
+    roles = delegations.roles or {}
+    if RELEASES not in roles:
+        return []
+    theirs = {key_material(delegations.keys[keyid]) for keyid in roles[role].keyids}
+    for name, child in roles.items():
+        if name not in {role, RELEASES}:
+            theirs -= {key_material(delegations.keys[keyid]) for keyid in child.keyids}
+    if not roles.keys() - {role, RELEASES}:
+        theirs |= set(owners)
+    return [
+        keyid
+        for keyid in roles[RELEASES].keyids
+        if key_material(delegations.keys[keyid]) not in theirs
+    ]
 
 
 def _beginning(pattern: str) -> str:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from tabellion.core.names import parse_gun
 from tabellion.errors import KeyStoreError, PassphraseError
 from tabellion.publish.key_notes import KeyInfo
-from tabellion.publish.keystore import KeyStore
+from tabellion.publish.keystore import KeyStore, check_is_here
 from tabellion.publish.notary_folder import FoundKey, NotaryKeyFolder
 from tabellion.publish.notary_pem import canonical_id_of
 from tabellion.publish.passphrases import Passphrases, check_new, variable_of
@@ -35,10 +35,12 @@ class ImportedKey:
     Attributes:
         info: The key as it's in the store.
         is_new: It wasn't there before.
+        keeps_passphrase: It is protected by the passphrase that opened it.
     """
 
     info: KeyInfo
     is_new: bool
+    keeps_passphrase: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class _Plan:
     gun: str | None
     name: str
     passphrase: str
+    keeps_passphrase: bool
 
 
 class KeyTransfer:
@@ -108,7 +111,7 @@ class KeyTransfer:
                 plan.private, plan.role, plan.passphrase, gun=plan.gun, name=called
             )
             taken.add(called)
-            done.append(ImportedKey(info, is_new=True))
+            done.append(ImportedKey(info, is_new=True, keeps_passphrase=plan.keeps_passphrase))
         return done
 
     def give(
@@ -120,9 +123,11 @@ class KeyTransfer:
         as here.
 
         Raises:
-            KeyStoreError: A targets or snapshot key without GUN, or it's there already.
+            KeyStoreError: A targets or snapshot key without GUN, it's there already, or it's one
+                that can't leave where it is.
             PassphraseError: The passphrase is wrong or missing.
         """
+        check_is_here(info)
         named = gun or info.gun
         if info.role in _GUN_ROLES and not named:
             raise KeyStoreError(
@@ -151,10 +156,11 @@ class KeyTransfer:
         except KeyStoreError as error:
             raise KeyStoreError(f"{found.path}: {error.message}", hint=error.hint) from error
         ours = self._secrets.configured(role)
+        keeps = ours is None and bool(passphrase)
         if ours is None:
             ours = passphrase or self._secrets.new(role, name)
         check_new(ours, role)
-        return _Plan(private, keyid, role, gun, name, ours)
+        return _Plan(private, keyid, role, gun, name, ours, keeps)
 
     def _opened(self, found: FoundKey, role: str, name: str) -> tuple[PrivateKeyTypes, str]:
         """Open a key; give also the passphrase that did, "" if none was needed."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from securesystemslib.signer import Key
 
+from tabellion.core.expiry import End, Standing
+from tabellion.errors import TabellionError
 from tabellion.publish.changes import Change
 from tabellion.publish.key_notes import KeyInfo
 
@@ -24,13 +26,19 @@ class Published:
         attempts: How often it was built; above 1 if somebody else published first.
         incomplete: File to be passed to the next signer for ``cosign``; None if published.
         missing: Role to number of signatures that are missing still.
+        pending: Id under which the server keeps what is incomplete; empty if it doesn't.
+        not_kept: Why it doesn't, where it could have.
         signed_as: Target to the role that signs it.
         withdrawn: Target to the roles that don't sign it any more.
         shadowed: Target to the role whose word verifiers take instead: it's asked earlier, or
             goes on signing what was withdrawn elsewhere.
         gone_too: Roles beneath a removed one, which nobody asks any more.
+        lost: Target to the role whose other word verifiers take now that a signer was removed, ""
+            where nobody signs it any more.
+        silent: Roles that signed under other keys before, and have to sign again to be heard.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
+        ending: What of the GUN ends soon and waits for somebody, None if nothing does.
     """
 
     gun: str
@@ -38,12 +46,17 @@ class Published:
     attempts: int = 1
     incomplete: Path | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
+    pending: str = ""
+    not_kept: str = ""
     signed_as: Mapping[str, str] = field(default_factory=dict)
     withdrawn: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shadowed: Mapping[str, str] = field(default_factory=dict)
     gone_too: Sequence[str] = ()
+    lost: Mapping[str, str] = field(default_factory=dict)
+    silent: Sequence[str] = ()
     is_staged: bool = False
     is_checked: bool = True
+    ending: End | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,9 @@ class Initialized:
         made: Keys that were generated for it.
         declared: Signers it got as declared for its namespace.
         lacking: Signer it didn't get to why not.
+        pending: Id under which the server keeps it until the other holders signed; empty once
+            it's published.
+        missing: Role to number of signatures that are missing still.
     """
 
     gun: str
@@ -67,6 +83,8 @@ class Initialized:
     made: tuple[KeyInfo, ...]
     declared: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
+    pending: str = ""
+    missing: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,9 @@ class Status:
         versions: Role to version.
         expires: Role to expiry.
         can_sign: Roles that the keys here reach the threshold of.
+        standing: What ends when, and which keys can sign; None if the server wasn't asked.
+        is_verified: False if all of it is the server's word: no root of the GUN is trusted here.
+        problem: Why it couldn't be told how the GUN stands, None if it could.
     """
 
     gun: str
@@ -113,3 +134,6 @@ class Status:
     versions: Mapping[str, int] = field(default_factory=dict)
     expires: Mapping[str, datetime] = field(default_factory=dict)
     can_sign: tuple[str, ...] = ()
+    standing: Standing | None = None
+    is_verified: bool = True
+    problem: TabellionError | None = None

@@ -27,6 +27,11 @@ class Partial:
     gun: str
     files: tuple[UploadedFile, ...]
 
+    @property
+    def is_conversion(self) -> bool:
+        """Tell whether they are to convert the GUN: only then there's a root among them."""
+        return any(item.role == "root" for item in self.files)
+
 
 def path_for(
     home: Path, gun: str, versions: Mapping[str, int], content: Sequence[UploadedFile]
@@ -75,7 +80,7 @@ def read(path: Path) -> Partial:
         raise UsageError(f"{path} isn't a partly signed publication", hint=hint)
     found: list[UploadedFile] = []
     for role, text in content.items():
-        if not isinstance(text, str) or role in {"root", "snapshot", "timestamp"}:
+        if not isinstance(text, str) or role in {"snapshot", "timestamp"}:
             raise UsageError(f"{path} holds an odd file {role[:80]!r}", hint=hint)
         found.append(UploadedFile(role, text.encode()))
     return Partial(parse_gun(gun), tuple(found))

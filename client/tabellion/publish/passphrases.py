@@ -1,8 +1,9 @@
 """Where passphrases come from: a variable, a file, or a person at a terminal.
 
 By role: ``TABELLION_ROOT_PASSPHRASE`` for root keys, ``TABELLION_TARGETS_PASSPHRASE`` for targets
-and snapshot keys, ``TABELLION_SIGNER_PASSPHRASE`` for delegated ones; with ``_FILE`` appended, the
-variable names a file whose first line it is.
+and snapshot keys, ``TABELLION_SIGNER_PASSPHRASE`` for delegated ones,
+``TABELLION_BACKUP_PASSPHRASE`` for a backup of keys; the PIN of a token in ``TABELLION_PIN``.
+With ``_FILE`` appended, the variable names a file whose first line it is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ Prompt = Callable[[str, bool], str]
 
 _MAX_BYTES: Final = 1024
 _MIN_NEW: Final = 8
+_PIN: Final = "TABELLION_PIN"
 
 
 class Passphrases:
@@ -48,7 +50,8 @@ class Passphrases:
             return configured
         if keyid not in self._asked:
             label = f"{name} ({keyid[:12]})" if name else keyid[:12]
-            self._asked[keyid] = self._ask(role, f"Passphrase of {role} key {label}", new=False)
+            question = f"Passphrase of {role} key {label}"
+            self._asked[keyid] = self._ask(f"{role} key", variable_of(role), question, new=False)
         return self._asked[keyid]
 
     def new(self, role: str, name: str = "") -> str:
@@ -62,7 +65,9 @@ class Passphrases:
         found = (
             configured
             if configured is not None
-            else self._ask(role, f"New passphrase for {role} key{label}", new=True)
+            else self._ask(
+                f"{role} key", variable_of(role), f"New passphrase for {role} key{label}", new=True
+            )
         )
         check_new(found, role)
         return found
@@ -96,7 +101,20 @@ class Passphrases:
         Raises:
             PassphraseError: Both are set, or the file can't be used.
         """
-        variable = variable_of(role)
+        return self._configured(variable_of(role))
+
+    def pin(self, token: str) -> str:
+        """Give the PIN of a token; a wrong one is nobody's to try again, so none is kept here.
+
+        Raises:
+            PassphraseError: None is set and nobody can be asked.
+        """
+        configured = self._configured(_PIN)
+        if configured is not None:
+            return configured
+        return self._ask("token", _PIN, f"PIN of token {token}", new=False)
+
+    def _configured(self, variable: str) -> str | None:
         direct, file = self._environ.get(variable), self._environ.get(f"{variable}_FILE")
         if direct is not None and file is not None:
             raise PassphraseError(
@@ -106,18 +124,20 @@ class Passphrases:
             return _read(variable, Path(file))
         return direct
 
-    def _ask(self, role: str, question: str, *, new: bool) -> str:
+    def _ask(self, what: str, variable: str, question: str, *, new: bool) -> str:
         if self._prompt is None:
+            kind = "PIN" if variable == _PIN else "passphrase"
             raise PassphraseError(
-                f"no passphrase for a {role} key and no terminal to ask at",
-                hint=f"set {variable_of(role)} or {variable_of(role)}_FILE",
+                f"no {kind} for a {what} and no terminal to ask at",
+                hint=f"set {variable} or {variable}_FILE",
             )
         return self._prompt(question, new)
 
 
 def variable_of(role: str) -> str:
     """Name the variable of a role's passphrase."""
-    kind = {"root": "ROOT", "targets": "TARGETS", "snapshot": "TARGETS"}.get(role, "SIGNER")
+    kinds = {"root": "ROOT", "targets": "TARGETS", "snapshot": "TARGETS", "backup": "BACKUP"}
+    kind = kinds.get(role, "SIGNER")
     return f"TABELLION_{kind}_PASSPHRASE"
 
 

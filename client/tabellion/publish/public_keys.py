@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import Key, SSlibKey
 
 from tabellion.core.names import Digest
-from tabellion.core.notary_keys import MIN_RSA_BITS, NotaryKey
+from tabellion.core.notary_keys import MIN_RSA_BITS, NotaryKey, PublicKey
 from tabellion.core.roles import KNOWN_SCHEMES, key_material, rsa_bits
 from tabellion.errors import KeyStoreError, TabellionError
 
 RSA_BITS: Final = 3072
+_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 
 
 def fingerprint_of(key: Key) -> str:
@@ -33,16 +34,28 @@ def canonical_id_of(key: Key) -> str:
     Raises:
         KeyStoreError: Its public part can't be read, or Notary knows no such keys.
     """
+    return NotaryKey.of(crypto_key_of(key)).keyid
+
+
+def crypto_key_of(key: Key) -> PublicKey:
+    """Give a public key as cryptography has it.
+
+    Raises:
+        KeyStoreError: Its public part can't be read, or is of a kind that Notary doesn't know.
+    """
     public = load_pem_public_key(public_pem(key))
     if not isinstance(
         public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
     ):
         raise KeyStoreError(f"Notary knows no keys like {key.keyid[:12]}")
-    return NotaryKey.of(public).keyid
+    return public
 
 
 def load_public_key(data: bytes, *, what: str = "public key") -> Key:
     """Read a public key as others give it: PEM, or one JSON key object of TUF metadata.
+
+    Of an X.509 certificate in PEM it's the first one's key; nothing else in it counts, its expiry
+    and issuer neither.
 
     Raises:
         KeyStoreError: Neither, a private key, or of a kind that not all clients read.
@@ -58,7 +71,12 @@ def load_public_key(data: bytes, *, what: str = "public key") -> Key:
             public = load_pem_public_key(public_pem(key))
         else:
             keyid = None
-            public = load_pem_public_key(data)
+            is_certificate = _CERTIFICATE in data
+            public = (
+                NotaryKey.of_certificates(data).public_key
+                if is_certificate
+                else load_pem_public_key(data)
+            )
         made = SSlibKey.from_crypto(public)
         check_fit(made)
     except KeyStoreError:

@@ -25,7 +25,9 @@ from typing import Any, Literal, Self
 from securesystemslib.signer import Key
 
 from tabellion.core.dialect import NOTARY, TUF, Dialect
+from tabellion.core.expiry import End, Margins
 from tabellion.core.names import Digest, Gun, parse_gun
+from tabellion.core.notary_search import RELEASES
 from tabellion.errors import (
     TabellionError,
     UnknownGunError,
@@ -33,7 +35,7 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish import partial
-from tabellion.publish.certificates import root_certificate
+from tabellion.publish.afterwards import look_back
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -42,18 +44,25 @@ from tabellion.publish.changes import (
     SignTarget,
     SpreadTargets,
     Staged,
+    Witness,
 )
-from tabellion.publish.cosigning import add_signatures, changes_in_words
+from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.declared import Declared, GunPrefix
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edits import Draft, apply
+from tabellion.publish.enrolment import is_by_present_holders
+from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.lost import LostFiles
+from tabellion.publish.named_keys import NamedKey
+from tabellion.publish.notary_edits import spoken_of
 from tabellion.publish.notary_history import NotaryHistory
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
+from tabellion.publish.overview import Overview
 from tabellion.publish.passphrases import Passphrases
-from tabellion.publish.rotating import ROLES, Rotation, build_rotation
+from tabellion.publish.proposals import Proposals
+from tabellion.publish.root_edits import RootEdit, build_root_edit, check_rotation
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.signing import (
     NOTARY_EXPIRIES,
@@ -64,10 +73,11 @@ from tabellion.publish.signing import (
     judge,
     no_key,
 )
-from tabellion.publish.spreading import bins_changed, bins_uploaded
+from tabellion.publish.spreading import bins_changed
 from tabellion.publish.state import Current, StateReader, Trust
-from tabellion.publish.stolen import Doubt, survey, take_over
+from tabellion.publish.stolen import Doubt, survey, take_over, verify_settled
 from tabellion.publish.survey import role_states, signer_infos
+from tabellion.verify.cache import MetadataCache
 
 
 class Publisher:
@@ -110,6 +120,23 @@ class Publisher:
         self._expiries = expiries
         self._clock = clock or (lambda: datetime.now(UTC))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._converter = Converter(
+            self._api,
+            self._reader,
+            self._ring,
+            home=home,
+            expiries=self._expiries_of(TUF),
+            clock=self._clock,
+        )
+        self.proposals = Proposals(
+            self._api,
+            self._reader,
+            self._ring,
+            home=home,
+            expiries_of=self._expiries_of,
+            clock=self._clock,
+            locks=self._locks,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -178,6 +205,9 @@ class Publisher:
         lacking: dict[str, str] = {}
         for declaration in await asyncio.to_thread(self._declared.of, gun):
             name = declaration.signer.name
+            if made.pending:
+                lacking[name] = "other holders have to sign the GUN first: add the signer then"
+                continue
             try:
                 outcome = await self.apply(gun, declaration.for_gun_founded(self._clock()))
             except TabellionError as error:
@@ -262,14 +292,39 @@ class Publisher:
         await asyncio.to_thread(self._staged.drop, name, changes)
         return published
 
-    async def status(self, gun: str, *, online: bool = True) -> Status:
-        """Tell what is staged and, with ``online``, how the GUN's roles stand."""
+    async def status(
+        self, gun: str, *, online: bool = True, margins: Margins | None = None
+    ) -> Status:
+        """Tell what is staged and, with ``online``, how the GUN's roles stand.
+
+        An expired root is told, not refused: who asks is about to renew it.
+        """
         name = parse_gun(gun)
         staged = tuple(await asyncio.to_thread(self._staged.read, name))
         if not online:
             return Status(name, staged)
-        current = await self._reader.read(name)
-        return role_states(current, staged, await asyncio.to_thread(self._ring.held))
+        current = await self._reader.read(name, renews=("root",))
+        held = await asyncio.to_thread(self._ring.held)
+        return role_states(current, staged, held, now=self._clock(), margins=margins)
+
+    def overview(self, *, trusts_new: bool = False, margins: Margins | None = None) -> Overview:
+        """Prepare a look at every GUN of the server.
+
+        Args:
+            trusts_new: There's a root to start from for GUNs that were never verified here.
+            margins: When people want to know of what they have to renew.
+        """
+
+        async def judge_one(gun: str) -> Status:
+            return await self.status(gun, margins=margins)
+
+        async def is_pinned(gun: str) -> bool:
+            cache = MetadataCache.of(self._home, gun)
+            return trusts_new or bool(await asyncio.to_thread(cache.load, "root"))
+
+        return Overview(
+            self._api, judge_one, is_pinned, now=self._clock(), margins=margins or Margins()
+        )
 
     async def staged_guns(self) -> list[str]:
         """List GUNs with staged changes."""
@@ -311,6 +366,18 @@ class Publisher:
         change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating, file, under)
         return await self._take(gun, change, publish=publish)
 
+    async def comes_from(self, gun: str, name: str, file: bytes) -> bool | None:
+        """Tell whether the present holders of a signer's keys signed a request for other keys.
+
+        None if there is no such signer yet.
+        """
+        for signer in await self.signers(gun):
+            if signer.name in {name, f"targets/{name}"}:
+                return await asyncio.to_thread(
+                    is_by_present_holders, file, name, signer.keys, signer.threshold
+                )
+        return None
+
     async def remove_signer(self, gun: str, name: str, *, publish: bool = True) -> Published:
         """Withdraw a delegation: what only that role signed isn't signed any more."""
         return await self._take(gun, RemoveSigner(name), publish=publish)
@@ -322,7 +389,7 @@ class Publisher:
 
     async def guns(self, prefix: GunPrefix) -> list[str]:
         """List the GUNs there are under a prefix, by the server's word."""
-        return await self._api.guns(prefix.beginning)
+        return await self._api.all_guns(prefix.beginning)
 
     async def apply(self, gun: str, change: Change) -> Published:
         """Publish a change, or nothing if it's so already."""
@@ -330,7 +397,7 @@ class Publisher:
 
     async def would_change(self, gun: str, change: Change) -> bool:
         """Tell whether a change makes a difference; raises as publishing it would."""
-        current = await self._reader.read(parse_gun(gun), bins=partial_of(bins_changed, [change]))
+        current = await self._read(parse_gun(gun), [change])
         return bool((await self._try(current, [], change, again=True)).changed())
 
     async def _try(
@@ -341,62 +408,101 @@ class Publisher:
         apply(draft, before, again=True)
         draft.signed_as.clear()
         draft.withdrawn.clear()
+        draft.removed.clear()
+        draft.gone_too.clear()
         apply(draft, [change], again=again)
         for role in draft.changed():
             if not draft.may_sign(role):
                 raise no_key(current.gun, role, draft.keys_of(role)[1])
         return draft
 
-    async def rotate(
-        self, gun: str, role: str, *, keys: Sequence[str] = (), server: bool = False
-    ) -> Published:
-        """Give a top-level role other keys, with all that has to be signed anew for it.
+    async def witness(self, gun: str, roles: Sequence[str], *, publish: bool = True) -> Published:
+        """Sign roles anew as they are: another version, a new expiry.
+
+        Revives one that expired or, in a delegated role, has too few valid signatures.
 
         Args:
             gun: The GUN.
-            role: ``root``, ``targets``, ``snapshot`` or ``timestamp``.
-            keys: Ids or names of its new keys in the key store; one is made if none is given.
-            server: Let the server make and hold it: a snapshot key, or the timestamp's always.
+            roles: ``root`` alone, or targets roles.
+            publish: False stages it; a root isn't staged.
 
         Raises:
-            UsageError: The server holds no keys of that role, or the role no keys that are here.
-            KeyStoreError: A key that has to sign isn't here.
+            UsageError: A role is the server's, or has published nothing.
+            KeyStoreError: No key of one is here.
+        """
+        online = {"snapshot", "timestamp"}.intersection(roles)
+        if not roles or online or ("root" in roles and (len(roles) > 1 or not publish)):
+            raise UsageError(
+                f"{' '.join(roles)[:80] or 'nothing'} can't be witnessed",
+                hint="name root alone, or targets roles; the server renews snapshot and timestamp",
+            )
+        if "root" in roles:
+            return await self.proposals.prepare_root(gun)
+        changes = [Witness(role) for role in roles]
+        if publish:
+            return await self._publish(parse_gun(gun), changes, again=False)
+        for change in changes[:-1]:
+            await self._stage(parse_gun(gun), change)
+        return await self._stage(parse_gun(gun), changes[-1])
+
+    async def rotate(
+        self,
+        gun: str,
+        *roles: str,
+        keys: Sequence[str] = (),
+        server: bool = False,
+    ) -> Published:
+        """Give top-level roles other keys in one root, with all that has to be signed anew for it.
+
+        Args:
+            gun: The GUN.
+            roles: Of ``root``, ``targets``, ``snapshot`` and ``timestamp``.
+            keys: Ids or names of the new keys of a single role in the key store; one is made if
+                none is given.
+            server: Let the server make and hold it: a snapshot key, or the timestamp's always.
+
+        With fewer than the thresholds of keys here, it becomes a proposal.
+
+        Raises:
+            UsageError: The server holds no keys of that role, or it has those keys already.
+            KeyStoreError: No root key is here.
         """
         name = parse_gun(gun)
-        is_online = role == "timestamp" or server
-        if role not in ROLES or (server and role not in {"snapshot", "timestamp"}):
-            raise UsageError(
-                f"the server can't hold the key of {role[:40]!r}",
-                hint="it holds those of snapshot and timestamp; rotate the others with --key",
-            )
-        if is_online and keys:
-            raise UsageError(
-                f"the {role} key is the server's to make", hint="leave --key or --server out"
-            )
+        online = check_rotation(roles, has_keys=bool(keys), server=server)
         delivery = Delivery(self._api, name, home=self._home)
-        made: list[Key] = []
+        made: dict[str, list[Key]] = {}
+        built_on: list[Current] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(name, renews_root=role == "root")
+            current = await self._reader.read(name, renews=roles)
             current = await self._reader.with_left(current)
-            if not made and is_online:
-                dialect = current.trusted.dialect
-                made.append(await self._api.rotate_online_key(name, role, dialect))
-            elif not made:
-                made.extend(await asyncio.to_thread(self._new_keys, current, role, keys))
-            now = self._clock()
+            built_on.append(current)
+            dialect = current.trusted.dialect
+            for role in roles:
+                if role in made:
+                    continue
+                if role in online:
+                    made[role] = [await self._api.rotate_online_key(name, role, dialect)]
+                else:
+                    made[role] = await asyncio.to_thread(self._new_keys, current, role, keys)
+            for role, new in made.items():
+                if {key.keyid for key in new} == set(current.root.roles[role].keyids):
+                    raise UsageError(
+                        f"those are the keys that {role} has already", hint="give another --key"
+                    )
             return await asyncio.to_thread(
-                build_rotation,
+                build_root_edit,
                 current,
-                Rotation(role, tuple(made)),
+                RootEdit(keys=made),
                 self._ring,
-                expiries=self._expiries_of(current.trusted.dialect),
-                now=now,
+                expiries=self._expiries_of(dialect),
+                now=self._clock(),
             )
 
         async with self._locks[name]:
             built = await delivery.bring(build)
-        return Published(name, built.versions, delivery.attempts)
+        published = await self.proposals.keep(name, built, delivery.attempts)
+        return replace(published, ending=await self._look_back(built_on[-1], built))
 
     def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
         """Give a role's new keys as the GUN's metadata will list them, one made if none is named.
@@ -404,8 +510,8 @@ class Publisher:
         A key that is made stays if the rotation fails: it can be named then.
         """
         dialect, gun = current.trusted.dialect, current.gun
-        infos = [self._keystore.find(text) for text in named]
-        if not infos:
+        found = [NamedKey.read(text, self._keystore) for text in named]
+        if not found:
             passphrase = self._passphrases.new(role)
             info = self._keystore.generate(
                 role,
@@ -414,11 +520,9 @@ class Publisher:
                 gun=None if role == "root" else gun,
             )
             self._passphrases.remember(info.keyid, passphrase)
-            infos = [info]
-        if dialect is NOTARY and role == "root":
-            now = self._clock()
-            return [root_certificate(self._ring.private(info), gun, now=now) for info in infos]
-        return [dialect.adopt_key(info.key) for info in infos]
+            found = [NamedKey(info.key, info)]
+        now = self._clock()
+        return [key.listed(role, dialect, self._ring, gun, now=now) for key in found]
 
     async def bring_back(self, gun: str) -> dict[str, int]:
         """Publish again what the server lost by an old backup; role to version.
@@ -451,52 +555,30 @@ class Publisher:
             doubts: From ``signed_since``: what was signed before stays as it was then.
             vouched: Targets added or changed since that are all right.
         """
+
+        def check(draft: Draft) -> None:
+            if any(doubt.heir == RELEASES for doubt in doubts):
+                verify_settled(draft.of(RELEASES).targets, doubts, vouched)
+
         changes = take_over(signer, doubts, vouched)
-        return await self._publish(parse_gun(gun), changes, again=False)
+        return await self._publish(parse_gun(gun), changes, again=False, check=check)
 
-    async def cosign(
-        self, file: Path, *, show: Callable[[Sequence[str]], None] | None = None
-    ) -> Published:
-        """Add the signatures of keys here to a partly signed publication; upload it when enough.
-
-        Args:
-            file: Rewritten while signatures are missing, removed once it's published.
-            show: Told in words what it changes, before anything is signed.
-
-        Raises:
-            MalformedMetadataError: It was changed after somebody signed it.
-            KeyStoreError: No key here is one of those that are missing.
-        """
+    async def cosign(self, file: Path, *, show: Show | None = None) -> Published:
+        """Add signatures to a file's proposal; see ``Proposals.cosign_file``."""
         held = await asyncio.to_thread(partial.read, file)
+        if held.is_conversion:
+            async with self._locks[parse_gun(held.gun)]:
+                return await self._converter.cosign(file, held, show)
+        return await self.proposals.cosign_file(file, show=show)
 
-        async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.with_left(
-                await self._reader.read(held.gun, bins=partial_of(bins_uploaded, held.files))
-            )
-            now = self._clock()
-            if show is not None and not is_retry:
-                show(await asyncio.to_thread(changes_in_words, current, held.files))
-            built = await asyncio.to_thread(
-                add_signatures,
-                current,
-                held.files,
-                self._ring,
-                expiries=self._expiries_of(current.trusted.dialect),
-                now=now,
-            )
-            if built.missing:
-                await asyncio.to_thread(partial.write, file, held.gun, built.files)
-            elif built.files:
-                await asyncio.to_thread(judge, current, built.files, now=now)
-            return built
+    async def preview_conversion(self, wish: Wish) -> Preview:
+        """Tell what ``convert`` would do; raises as that does."""
+        return await self._converter.preview(wish)
 
-        async with self._locks[parse_gun(held.gun)]:
-            delivery = Delivery(self._api, parse_gun(held.gun), home=self._home)
-            built = await delivery.bring(build)
-            if built.missing:
-                return Published(held.gun, {}, delivery.attempts, file, built.missing)
-            await asyncio.to_thread(partial.remove, file)
-        return Published(held.gun, built.versions, delivery.attempts)
+    async def convert(self, wish: Wish, agree: Agree) -> Published:
+        """Make a Notary GUN a TUF GUN, or found one with its content; see ``Converter.convert``."""
+        async with self._locks[wish.beside or wish.gun]:
+            return await self._converter.convert(wish, agree)
 
     async def history(
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
@@ -516,6 +598,16 @@ class Publisher:
 
     def _expiries_of(self, dialect: Dialect) -> Expiries:
         return self._expiries or (NOTARY_EXPIRIES if dialect is NOTARY else Expiries())
+
+    async def _look_back(self, current: Current, built: Built) -> End | None:
+        return await asyncio.to_thread(look_back, current, built, self._ring, now=self._clock())
+
+    async def _read(self, gun: Gun, changes: Sequence[Change]) -> Current:
+        """Read what changes are built on, with the hash bins and roles they speak of."""
+        revives = [change.role for change in changes if isinstance(change, Witness)]
+        chosen = partial_of(bins_changed, changes)
+        current = await self._reader.read(gun, revives=revives, bins=chosen)
+        return await self._reader.with_left(current, spoken_of(changes).union(revives))
 
     async def _take(self, gun: str, change: Change, *, publish: bool) -> Published:
         name = parse_gun(gun)
@@ -540,46 +632,55 @@ class Publisher:
                 withdrawn=draft.withdrawn,
                 shadowed=draft.shadowed(),
                 gone_too=draft.gone_too,
+                lost=draft.lost(),
                 is_staged=True,
             )
         await asyncio.to_thread(self._staged.add, gun, [change])
         return outcome
 
-    async def _publish(self, gun: Gun, changes: Sequence[Change], *, again: bool) -> Published:
+    async def _publish(
+        self,
+        gun: Gun,
+        changes: Sequence[Change],
+        *,
+        again: bool,
+        check: Callable[[Draft], None] | None = None,
+    ) -> Published:
         delivery = Delivery(self._api, gun, home=self._home)
         drafts: list[Draft] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            draft, built = await self._build(gun, changes, again=again or is_retry)
+            draft, built = await self._build(gun, changes, again=again or is_retry, check=check)
             drafts.append(draft)
             return built
 
         async with self._locks[gun]:
             built = await delivery.bring(build)
         draft = drafts[-1]
-        outcome = Published(
-            gun,
-            {} if built.missing else built.versions,
-            delivery.attempts,
-            missing=built.missing,
+        return replace(
+            await self.proposals.keep(gun, built, delivery.attempts),
             signed_as=draft.signed_as,
             withdrawn=draft.withdrawn,
             shadowed=draft.shadowed(),
             gone_too=draft.gone_too,
+            ending=await self._look_back(draft.current, built),
+            lost=draft.lost(),
+            silent=built.silent,
         )
-        if not built.missing:
-            return outcome
-        path = partial.path_for(self._home, gun, built.versions, built.files)
-        await asyncio.to_thread(partial.write, path, gun, built.files)
-        return replace(outcome, incomplete=path)
 
     async def _build(
-        self, gun: Gun, changes: Sequence[Change], *, again: bool
+        self,
+        gun: Gun,
+        changes: Sequence[Change],
+        *,
+        again: bool,
+        check: Callable[[Draft], None] | None = None,
     ) -> tuple[Draft, Built]:
-        current = await self._reader.read(gun, bins=partial_of(bins_changed, changes))
-        current = await self._reader.with_left(current)
+        current = await self._read(gun, changes)
         draft = Draft(current, await asyncio.to_thread(self._ring.held))
         apply(draft, changes, again=again)
+        if check is not None:
+            check(draft)
         now = self._clock()
         expiries = self._expiries_of(current.trusted.dialect)
         built = await asyncio.to_thread(build, draft, self._ring, expiries=expiries, now=now)

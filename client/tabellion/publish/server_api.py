@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,28 +20,21 @@ from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import key_material
 from tabellion.errors import (
-    AccessDeniedError,
-    ConflictError,
     InvalidNameError,
     NotFoundError,
-    PublicationError,
-    RefusedPublicationError,
     ServerAnswerError,
     TabellionError,
     TransferError,
 )
 from tabellion.publish.public_keys import load_public_key
+from tabellion.publish.refusals import MAX_ANSWER, one_line, refusal, versions_of
 from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import HttpFetcher
 
-_MAX_ANSWER: Final = 4_000_000
-_MAX_TEXT: Final = 500
 _MAX_GUNS: Final = 1_000_000
 _GUNS_AT_ONCE: Final = 50
 _MAX_GUNS_ANSWER: Final = 16_000_000  # with the versions of all roles
 _OK: Final = range(200, 300)
-_DENIED: Final = frozenset({401, 403})
-_SERVER_FAULTS: Final = range(500, 600)
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ class ServerApi:
     async def exists(self, gun: str) -> bool:
         """Tell whether the server holds metadata for the GUN."""
         try:
-            await self.metadata(gun, "1.root.json", max_bytes=_MAX_ANSWER)
+            await self.metadata(gun, "1.root.json", max_bytes=MAX_ANSWER)
         except NotFoundError:
             return False
         return True
@@ -112,7 +105,7 @@ class ServerApi:
         """
         url = f"{self._base(gun)}/{role}.key"
         url += "" if dialect is NOTARY else f"?dialect={dialect.name}"
-        content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        content = self.parse(url, await self._fetcher.fetch(url, max_bytes=MAX_ANSWER))
         return self._online_key(url, content, dialect)
 
     async def rotate_online_key(self, gun: str, role: str, dialect: Dialect) -> Key:
@@ -122,10 +115,8 @@ class ServerApi:
             TransportError: No usable answer, or not a key that all clients read.
         """
         url = f"{self._base(gun)}/{role}.key"
-        status, body = await self._post(url, None)
-        if status not in _OK:
-            raise _refusal(gun, status, body)
-        return self._online_key(url, self._parse(url, body), dialect)
+        body = await self.send(gun, "POST", url)
+        return self._online_key(url, self.parse(url, body), dialect)
 
     def _online_key(self, url: str, content: dict[str, Any], dialect: Dialect) -> Key:
         if dialect is NOTARY:
@@ -154,26 +145,10 @@ class ServerApi:
             RefusedPublicationError: A rule is broken.
             TransportError: No usable answer: it may have been published or not.
         """
-
-        def make_form() -> aiohttp.FormData:
-            form = aiohttp.FormData(quote_fields=False)
-            for item in files:
-                form.add_field(
-                    "files", item.data, filename=item.role, content_type="application/octet-stream"
-                )
-            return form
-
         url = f"{self._base(gun)}/"
-        status, body = await self._post(url, make_form)
-        if status not in _OK:
-            raise _refusal(gun, status, body)
+        body = await self.send(gun, "POST", url, files)
         # Notary's own server answers with nothing.
-        versions = self._parse(url, body).get("versions", {}) if body else {}
-        return {
-            str(role): version
-            for role, version in (versions.items() if isinstance(versions, dict) else ())
-            if type(version) is int
-        }
+        return versions_of(self.parse(url, body).get("versions") if body else None)
 
     async def history(
         self, gun: str, *, target: str | None, before: int | None, limit: int
@@ -193,40 +168,72 @@ class ServerApi:
             f"{self._server}/v1/history/{quote(gun, safe='/:')}?{urlencode(query, quote_via=quote)}"
         )
         try:
-            body = await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER)
+            body = await self._fetcher.fetch(url, max_bytes=MAX_ANSWER)
         except NotFoundError as error:
             raise unknown_gun(gun, url, error) from error
-        content = self._parse(url, check_is_no_page(url, body))
+        content = self.parse(url, check_is_no_page(url, body))
         try:
             return [_history_entry(item) for item in content["events"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ServerAnswerError(f"{url} isn't a history", status=200) from error
 
-    async def guns(self, prefix: str) -> list[str]:
+    async def all_guns(self, prefix: str) -> list[str]:
         """List the GUNs whose names begin so, by the server's word.
 
         Raises:
             TransportError: No usable answer.
         """
-        found: dict[str, None] = {}
-        after = ""
-        while True:
-            query: dict[str, str | int] = {"prefix": prefix, "limit": _GUNS_AT_ONCE}
-            query |= {"after": after} if after else {}
-            url = f"{self._server}/v1/guns?{urlencode(query, quote_via=quote)}"
-            body = await self._fetcher.fetch(url, max_bytes=_MAX_GUNS_ANSWER)
-            content = strict_json.parse(body, max_bytes=_MAX_GUNS_ANSWER, what=url)
+        found: list[str] = []
+        is_more = True
+        while is_more:
+            after = found[-1] if found else None
+            names, is_more = await self.guns(prefix=prefix, after=after, limit=_GUNS_AT_ONCE)
             try:
-                names = [parse_gun(str(item["gun"])) for item in content["guns"]]
-                follows = content["next"]
-            except (KeyError, TypeError, InvalidNameError) as error:
-                raise ServerAnswerError(f"{url} isn't a list of GUNs", status=200) from error
-            found.update(dict.fromkeys(name for name in names if name.startswith(prefix)))
-            if not isinstance(follows, str):
-                return list(found)
-            if follows <= after or len(found) > _MAX_GUNS:
-                raise ServerAnswerError(f"{url}: the list of GUNs doesn't end", status=200)
-            after = follows
+                found += [parse_gun(name) for name in names]
+            except InvalidNameError as error:
+                raise ServerAnswerError(f"the server lists {error.message}", status=200) from error
+            if len(found) > _MAX_GUNS:
+                raise ServerAnswerError(f"the server lists more than {_MAX_GUNS} GUNs", status=200)
+        return [name for name in found if name.startswith(prefix)]
+
+    async def guns(
+        self, *, prefix: str = "", after: str | None, limit: int
+    ) -> tuple[list[str], bool]:
+        """List names of GUNs behind ``after``, and tell whether there are more.
+
+        Raises:
+            TransportError: No usable answer, or not in order.
+        """
+        query = {"limit": str(limit)} | ({} if after is None else {"after": after})
+        query |= {"prefix": prefix} if prefix else {}
+        url = f"{self._server}/v1/guns?{urlencode(query, quote_via=quote)}"
+        body = check_is_no_page(url, await self._fetcher.fetch(url, max_bytes=_MAX_GUNS_ANSWER))
+        content = strict_json.parse(body, max_bytes=_MAX_GUNS_ANSWER, what=url)
+        try:
+            names = [str(item["gun"]) for item in content["guns"]]
+            is_more = content["next"] is not None
+        except (KeyError, TypeError) as error:
+            raise ServerAnswerError(f"{url} isn't a list of GUNs", status=200) from error
+        # In order and without repetition: a server can't make anybody page for ever.
+        if names != sorted(set(names)) or (after is not None and names and names[0] <= after):
+            raise ServerAnswerError(f"{url} lists GUNs out of order", status=200)
+        if is_more and not names:
+            raise ServerAnswerError(f"{url} lists nothing, and says there's more", status=200)
+        return names, is_more
+
+    async def gun_state(self, gun: str) -> dict[str, Any]:
+        """Give the server's own word on a GUN's roles, unverified.
+
+        Raises:
+            UnknownGunError: The server holds nothing for it.
+            TransportError: No usable answer.
+        """
+        url = f"{self._server}/v1/guns/{quote(gun, safe='/:')}"
+        try:
+            body = await self._fetcher.fetch(url, max_bytes=MAX_ANSWER)
+        except NotFoundError as error:
+            raise unknown_gun(gun, url, error) from error
+        return self.parse(url, body)
 
     async def changefeed(self, gun: str, limit: int) -> list[dict[str, Any]]:
         """Give the newest changes of a GUN as Notary tells them, oldest first.
@@ -235,7 +242,7 @@ class ServerApi:
             TransportError: No usable answer.
         """
         url = f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/changefeed?records=-{limit}"
-        content = self._parse(url, await self._fetcher.fetch(url, max_bytes=_MAX_ANSWER))
+        content = self.parse(url, await self._fetcher.fetch(url, max_bytes=MAX_ANSWER))
         records = content.get("records") or []
         if not isinstance(records, list) or not all(isinstance(item, dict) for item in records):
             raise ServerAnswerError(f"{url} isn't a changefeed", status=200)
@@ -244,85 +251,53 @@ class ServerApi:
     def _base(self, gun: str) -> str:
         return f"{self._server}/v2/{quote(gun, safe='/:')}/_trust/tuf"
 
-    async def _post(
-        self, url: str, make_form: Callable[[], aiohttp.FormData] | None
-    ) -> tuple[int, bytes]:
-        async with self._fetcher.request("POST", url, make_form) as response:
+    def address(self, gun: str, rest: str) -> str:
+        """Give the address of something about a GUN under ``/v1/guns/``."""
+        return f"{self._server}/v1/guns/{quote(gun, safe='/:')}/{rest}"
+
+    async def get(self, url: str) -> dict[str, Any]:
+        """Fetch a JSON answer.
+
+        Raises:
+            TransportError: No usable answer.
+        """
+        return self.parse(url, await self._fetcher.fetch(url, max_bytes=MAX_ANSWER))
+
+    async def send(
+        self, gun: str, method: str, url: str, files: Sequence[UploadedFile] | None = None
+    ) -> bytes:
+        """Send a request that changes something; gives the answer's body.
+
+        Raises:
+            PublicationError: It was refused, and nothing changed.
+            TransportError: No usable answer: it may have been done or not.
+        """
+
+        def make_form() -> aiohttp.FormData:
+            form = aiohttp.FormData(quote_fields=False)
+            for item in files or ():
+                form.add_field(
+                    "files", item.data, filename=item.role, content_type="application/octet-stream"
+                )
+            return form
+
+        make = None if files is None else make_form
+        async with self._fetcher.request(method, url, make) as response:
             body = bytearray()
             async for chunk in response.content.iter_chunked(65_536):
                 body += chunk
-                if len(body) > _MAX_ANSWER:
-                    raise TransferError(f"{url}: the answer is longer than {_MAX_ANSWER} bytes")
-            return response.status, bytes(body)
+                if len(body) > MAX_ANSWER:
+                    raise TransferError(f"{url}: the answer is longer than {MAX_ANSWER} bytes")
+            if response.status not in _OK:
+                raise refusal(gun, response.status, bytes(body))
+            return bytes(body)
 
-    def _parse(self, url: str, body: bytes) -> dict[str, Any]:
+    def parse(self, url: str, body: bytes) -> dict[str, Any]:
+        """Read a JSON answer; raises ServerAnswerError."""
         try:
-            return strict_json.parse(body, max_bytes=_MAX_ANSWER, what="the answer")
+            return strict_json.parse(body, max_bytes=MAX_ANSWER, what="the answer")
         except TabellionError as error:
             raise ServerAnswerError(f"{url}: {error.message}", status=200) from error
-
-
-def _refusal(gun: str, status: int, body: bytes) -> TabellionError:  # noqa: PLR0911  (one each)
-    """Turn an RFC 9457 answer, or anything else, into the error it stands for."""
-    try:
-        problem = strict_json.parse(body, max_bytes=_MAX_ANSWER, what="the answer")
-    except TabellionError:
-        problem = {}
-    notary = problem.get("errors")
-    if isinstance(notary, list) and notary and isinstance(notary[0], dict):
-        return _notary_refusal(gun, status, notary[0])
-    detail = _text(problem.get("detail")) or f"the server answered {status}"
-    message, hint = f"{gun}: {detail}", _text(problem.get("hint"))
-    code = _text(problem.get("code")) or f"http-{status}"
-    if code == ConflictError.code:
-        versions = problem.get("versions")
-        known = versions.items() if isinstance(versions, dict) else ()
-        return ConflictError(
-            message,
-            versions={str(role): number for role, number in known if type(number) is int},
-            hint=hint,
-        )
-    if status in _DENIED:
-        return AccessDeniedError(message, hint=hint or "set TABELLION_TOKEN to a publisher's token")
-    if status == 404:  # noqa: PLR2004  (HTTP's own number)
-        return NotFoundError(message, hint=hint or "check the server's address")
-    if status in _SERVER_FAULTS or status == 429:  # noqa: PLR2004
-        return ServerAnswerError(message, status=status, hint=hint or "try again in a moment")
-    if "code" not in problem:
-        return ServerAnswerError(message, status=status, hint="is this a Tabellion server?")
-    refused: PublicationError = RefusedPublicationError(
-        message,
-        rule=_text(problem.get("rule")) or code,
-        role=_text(problem.get("role")) or None,
-        keyid=_text(problem.get("keyid")) or None,
-        hint=hint,
-    )
-    return refused
-
-
-def _notary_refusal(gun: str, status: int, error: Mapping[str, Any]) -> TabellionError:
-    """Turn an error in Notary's form into the one it stands for."""
-    code, told = _text(error.get("code")), error.get("detail")
-    detail = told if isinstance(told, dict) else {}
-    inner = detail.get("Error")
-    reason = _text(inner.get("Msg")) if isinstance(inner, dict) else _text(told)
-    message = f"{gun}: {reason or _text(error.get('message')) or f'the server answered {status}'}"
-    if code == "VERSION":
-        return ConflictError(message, versions={})
-    if status in _DENIED:
-        return AccessDeniedError(message, hint="set TABELLION_TOKEN to a publisher's token")
-    if status == 404:  # noqa: PLR2004  (HTTP's own number)
-        return NotFoundError(message, hint="check the server's address")
-    if status in _SERVER_FAULTS:
-        return ServerAnswerError(message, status=status, hint="try again in a moment")
-    return RefusedPublicationError(message, rule=_text(detail.get("Name")) or code)
-
-
-def _text(value: object) -> str:
-    """Give a server's text fit for one line of a terminal."""
-    if not isinstance(value, str):
-        return ""
-    return "".join(char if char.isprintable() else " " for char in value)[:_MAX_TEXT].strip()
 
 
 def _history_entry(item: Mapping[str, Any]) -> HistoryEntry:
@@ -330,12 +305,12 @@ def _history_entry(item: Mapping[str, Any]) -> HistoryEntry:
     if at.tzinfo is None:
         raise ValueError(f"{item['at']!r} has no time zone")
     return HistoryEntry(
-        kind=_text(item["kind"]),
-        target=_text(item["target"]),
-        role=_text(item["role"]),
+        kind=one_line(item["kind"]),
+        target=one_line(item["target"]),
+        role=one_line(item["role"]),
         version=int(item["version"]),
-        metadata_sha256=_text(item["metadata_sha256"]),
-        digests={_text(name): _text(value) for name, value in dict(item["digests"]).items()},
+        metadata_sha256=one_line(item["metadata_sha256"]),
+        digests={one_line(name): one_line(value) for name, value in dict(item["digests"]).items()},
         length=int(item["length"]),
         at=at.astimezone(UTC),
         id=int(item["id"]),

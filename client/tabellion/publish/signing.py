@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securesystemslib.signer import Key, Signer
-from tuf.api.metadata import Role, Root, Targets
+from tuf.api.metadata import DelegatedRole, Role, Root, Targets
 
 from tabellion.core.bins import is_bin
-from tabellion.core.dialect import Dialect
-from tabellion.core.publication import OnlineKeys, UploadedFile
+from tabellion.core.dialect import NOTARY, Dialect
+from tabellion.core.notary_vouching import vouching
+from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile
 from tabellion.core.release import next_snapshot
-from tabellion.core.roles import delegated_roles, role_keys, verify_threshold
+from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys
 from tabellion.core.transitions import judge_publication
-from tabellion.errors import KeyStoreError, PassphraseError, ThresholdError
+from tabellion.errors import KeyStoreError, PassphraseError
 from tabellion.publish.edits import Draft
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.passphrases import Passphrases
-from tabellion.publish.public_keys import fingerprint_of
+from tabellion.publish.public_keys import crypto_key_of, fingerprint_of
+from tabellion.publish.signatures import signatures_missing
 from tabellion.publish.state import Current
+from tabellion.signers.registry import RemoteSigners
 
 _RENEW_BELOW = 0.5
 """Unchanged content is signed anew when less than this part of its lifetime is left."""
@@ -56,12 +59,14 @@ class Built:
         files: Ready for upload.
         versions: Role to version.
         missing: Role to number of signatures that are missing.
+        silent: Roles that signed under other keys before, and have to sign again to be heard.
     """
 
     dialect: Dialect
     files: tuple[UploadedFile, ...]
     versions: Mapping[str, int]
     missing: Mapping[str, int]
+    silent: tuple[str, ...] = ()
 
 
 class KeyRing:
@@ -70,12 +75,18 @@ class KeyRing:
     def __init__(self, keystore: KeyStore, passphrases: Passphrases) -> None:
         self.keystore = keystore
         self.passphrases = passphrases
+        self.remote = RemoteSigners(passphrases.pin)
         self._open: dict[str, PrivateKeyTypes] = {}
         self._opening = threading.Lock()
 
     def held(self) -> HeldKeys:
         """Tell which keys' private part is here."""
-        return HeldKeys(frozenset(info.fingerprint for info in self.keystore.list()))
+        names = {info.fingerprint: info.name for info in self.keystore.list()}
+        return HeldKeys(frozenset(names), names)
+
+    def names(self) -> dict[str, str]:
+        """Give fingerprint to name of the keys here that have one."""
+        return {info.fingerprint: info.name for info in self.keystore.list() if info.name}
 
     def open(
         self, dialect: Dialect, keys: Mapping[str, Key], keyids: Sequence[str], *, at_most: int
@@ -108,6 +119,8 @@ class KeyRing:
             PassphraseError: Its passphrase is missing or wrong.
             KeyStoreError: Its file can't be used.
         """
+        if info.uri is not None:
+            return self.remote.private_key(info.uri, crypto_key_of(info.key))
         with self._opening:  # several GUNs at once must not ask for several passphrases at once
             if info.keyid not in self._open:
                 passphrase = self.passphrases.existing(info.role, info.keyid, info.name)
@@ -134,6 +147,7 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
     versions: dict[str, int] = {}
     missing: dict[str, int] = {}
     opened: dict[int, list[Signer]] = {}
+    silent: list[str] = []
     for role, payload in (payloads | inherited).items():
         payload.version = current.version_of(role) + 1
         payload.expires = now + _life(draft, role, expiries)
@@ -143,6 +157,9 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
         signers = opened[id(entry)]
         if not signers and role not in inherited:
             raise no_key(current.gun, role, entry)
+        if not signers and role not in current.roles and dialect is NOTARY:
+            silent.append(role)  # it leaves the snapshot until its holders sign
+            continue
         data = dialect.sign(payload, signers)
         lacking = signatures_missing(dialect, role, data, keys, entry)
         if lacking:
@@ -154,7 +171,7 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
         versions[role] = 1
     if files and not missing:
         files, versions = with_snapshot(current, files, versions, ring, expiries=expiries, now=now)
-    return Built(dialect, tuple(files), versions, missing)
+    return Built(dialect, tuple(files), versions, missing, tuple(silent))
 
 
 def with_snapshot(
@@ -165,20 +182,29 @@ def with_snapshot(
     *,
     expiries: Expiries,
     now: datetime,
+    root: Root | None = None,
 ) -> tuple[list[UploadedFile], dict[str, int]]:
-    """Add a snapshot if its keys are here; else the server signs it."""
-    entry = current.root.roles["snapshot"]
-    if len(ring.held().among(current.root.keys, entry.keyids)) < entry.threshold:
+    """Add a snapshot if its keys are here; else the server signs it.
+
+    ``root`` is the one in force afterwards; None for the current one.
+    """
+    root = root or current.root
+    entry = root.roles["snapshot"]
+    if len(ring.held().among(root.keys, entry.keyids)) < entry.threshold:
         return list(files), dict(versions)
-    held = current.trusted.snapshot
+    held, dialect = current.trusted.snapshot, current.trusted.dialect
     snapshot = next_snapshot(
-        current.trusted.dialect,
+        dialect,
         held.signed if held is not None else None,
-        {item.role: (versions[item.role], item.data) for item in files},
+        {
+            item.role: (versions[item.role], item.data)
+            for item in files
+            if item.role != "root" or dialect.lists_root
+        },
         expires_at=now + expiries.snapshot,
+        dropped=_unheard(current, files),
     )
-    dialect = current.trusted.dialect
-    signers = ring.open(dialect, current.root.keys, entry.keyids, at_most=entry.threshold)
+    signers = ring.open(dialect, root.keys, entry.keyids, at_most=entry.threshold)
     data = dialect.sign(snapshot, signers)
     return (
         [*files, UploadedFile("snapshot", data)],
@@ -186,14 +212,30 @@ def with_snapshot(
     )
 
 
-def judge(current: Current, files: Sequence[UploadedFile], *, now: datetime) -> None:
+def _unheard(current: Current, files: Sequence[UploadedFile]) -> set[str]:
+    """Give the roles of a Notary GUN that nobody delegates to, or whose file isn't vouched for.
+
+    Listed, they would be an error to readers; a TUF snapshot lists them for ever.
+    """
+    if current.trusted.dialect is not NOTARY:
+        return set()
+    new = CurrentSet.parse({item.role: item.data for item in files}, NOTARY).files
+    held = {**current.as_served().files, **new}
+    return set(held) - TOP_LEVEL_ROLES - vouching(current.root, held.get).vouched
+
+
+def judge(
+    current: Current, files: Sequence[UploadedFile], *, now: datetime, root: Root | None = None
+) -> None:
     """Ask the server's rules before the server: what breaks one isn't sent.
+
+    ``root`` is the one in force afterwards; None for the current one.
 
     Raises:
         RefusedPublicationError: A rule is broken.
         VerificationError: A file is expired, too large or wrongly signed.
     """
-    root = current.root
+    root = root or current.root
     online = OnlineKeys(
         snapshot=[]
         if any(item.role == "snapshot" for item in files)
@@ -208,18 +250,6 @@ def judge(current: Current, files: Sequence[UploadedFile], *, now: datetime) -> 
         now=now,
         limits=current.trusted.limits,
     )
-
-
-def signatures_missing(
-    dialect: Dialect, role: str, data: bytes, keys: Mapping[str, Key], entry: Role
-) -> int:
-    """Tell how many valid signatures a file lacks."""
-    parsed = dialect.parse(role, data, max_bytes=max(len(data), 1))
-    try:
-        verify_threshold(parsed, role, keys, entry.keyids, entry.threshold)
-    except ThresholdError as error:
-        return error.needed - len(error.signed_by)
-    return 0
 
 
 def no_key(gun: str, role: str, entry: Role) -> KeyStoreError:
@@ -239,7 +269,8 @@ def _to_renew(
     for role in sorted(draft.touched.difference(changed)):
         published = draft.current.roles.get(role)
         life = _life(draft, role, expiries)
-        if published is None or published.expires_at - now < life * _RENEW_BELOW:
+        is_due = role in draft.witnessed
+        if is_due or published is None or published.expires_at - now < life * _RENEW_BELOW:
             found[role] = draft.edit(role)
     return found
 
@@ -268,18 +299,32 @@ def _to_sign_anew(draft: Draft, changed: Mapping[str, Targets]) -> dict[str, Tar
     """
     current, dialect = draft.current, draft.current.trusted.dialect
     found: dict[str, Targets] = {}
-    for payload in changed.values():
-        for child in delegated_roles(payload):
-            file = current.roles.get(child.name) or current.left.get(child.name)
-            if file is None or child.name in changed:
-                continue
-            keys, entry = role_keys(payload, child.name)
-            if signatures_missing(dialect, child.name, file.data, keys, entry):
-                anew = draft.edit(child.name)
-                for path in [path for path in anew.targets if not draft.covers(child, path)]:
-                    del anew.targets[path]
-                found[child.name] = anew
+    for child, payload in _delegated_anew(draft, changed):
+        file = current.roles.get(child.name) or current.left.get(child.name)
+        if file is None or child.name in changed:
+            continue
+        keys, entry = role_keys(payload, child.name)
+        if signatures_missing(dialect, child.name, file.data, keys, entry):
+            anew = draft.edit(child.name)
+            for path in [path for path in anew.targets if not draft.covers(child, path)]:
+                del anew.targets[path]
+            found[child.name] = anew
     return found
+
+
+def _delegated_anew(
+    draft: Draft, changed: Collection[str]
+) -> Iterator[tuple[DelegatedRole, Targets]]:
+    """List the delegations that changed or were asked for again, with the payload they're in."""
+    respoken = (draft.delegator_of(role) for role in sorted(draft.respoken))
+    for name in dict.fromkeys([*changed, *(name for name in respoken if name is not None)]):
+        published, payload = draft.current.roles.get(name), draft.of(name)
+        before = (
+            {role.name: role for role in delegated_roles(published.signed)} if published else {}
+        )
+        for child in delegated_roles(payload):
+            if child.name in draft.respoken or before.get(child.name) != child:
+                yield child, payload
 
 
 def _role_keys(root: Root, role: str) -> list[Key]:

@@ -16,7 +16,7 @@ from tabellion.core.bins import bins_of, bits_of, free_prefix, is_bin
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import delegated_roles, role_keys
 from tabellion.errors import UsageError
-from tabellion.publish.changes import Change, RevokeTarget, SignTarget, SpreadTargets
+from tabellion.publish.changes import Change, RevokeTarget, SignTarget, SpreadTargets, Witness
 
 if TYPE_CHECKING:
     from tabellion.publish.edits import Draft
@@ -49,7 +49,8 @@ def bins_changed(changes: Sequence[Change], bins: SuccinctRoles) -> Collection[s
     """Choose the bins that changes speak of."""
     if any(isinstance(change, SpreadTargets) for change in changes):
         return list(bins.get_roles())
-    return {
+    witnessed = {change.role for change in changes if isinstance(change, Witness)}
+    return {role for role in witnessed if is_bin(bins, role)} | {
         bins.get_role_for_target(change.target)
         for change in changes
         if isinstance(change, SignTarget | RevokeTarget)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,13 +19,23 @@ from tabellion.core.role_requests import RoleRequest
 from tabellion.core.roles import delegated_roles
 from tabellion.core.search import BinChoice, walk_roles
 from tabellion.core.trusted_set import TrustedSet, verify_hashes
-from tabellion.errors import ExpiredMetadataError, NotFoundError, UnknownGunError
+from tabellion.errors import (
+    ExpiredMetadataError,
+    NotFoundError,
+    ServerAnswerError,
+    ThresholdError,
+    UnknownGunError,
+)
 from tabellion.publish.server_api import ServerApi
 from tabellion.publish.spreading import no_bins
 from tabellion.verify.cache import MetadataCache
 
 _ONLINE = frozenset({"root", "timestamp", "snapshot"})
-_EXPIRIES_OF_A_ROOT = 2  # its own, and its certificate's
+RENEWED_BY_ROOT = ("root", "snapshot", "timestamp")
+"""What a new root may be made for though it has expired."""
+_EXPIRIES = 4  # of the root, of its certificate, of the timestamp, of the snapshot
+_SAYS_NONE = 500  # notary-server, of a delegation that isn't in the snapshot (notary-v1 1.3)
+_MOST_VERSIONS = 1_000_000
 
 
 class Trust(Protocol):
@@ -47,8 +57,9 @@ class Current:
         roles: Published targets roles in the order they are asked; of hash bins those that were
             to be read.
         delegators: Role to the role that delegates to it; unpublished ones too.
-        left: Files of removed roles: the snapshot lists them for ever (TUF 5.5.5), and what is
-            published next has to follow them.
+        left: Files of roles that no delegation leads to, or whose file its keys don't vouch for:
+            what is published next has to follow them. In TUF the snapshot lists them for ever
+            (5.5.5); in a Notary GUN the version may be the server's word only.
     """
 
     gun: str
@@ -116,13 +127,21 @@ class StateReader:
         self._seen: dict[tuple[str, str], tuple[str, bytes]] = {}
 
     async def read(
-        self, gun: str, *, renews_root: bool = False, bins: BinChoice = no_bins
+        self,
+        gun: str,
+        *,
+        renews: Collection[str] = (),
+        revives: Collection[str] = (),
+        bins: BinChoice = no_bins,
     ) -> Current:
         """Verify and read the current state.
 
         Args:
             gun: The GUN.
-            renews_root: The caller is here to follow an expired root by a new one.
+            renews: The caller is here to give these roles other keys and so new files: of the
+                root and the server's roles, expired ones do.
+            revives: Delegated roles that it's here to sign anew: too few signatures of theirs
+                don't matter, they are left out.
             bins: Chooses the hash bins to read.
 
         Raises:
@@ -130,7 +149,7 @@ class StateReader:
             TransportError: No usable answer.
         """
         try:
-            trusted = await self._refresh(gun, renews_root=renews_root, bins=bins)
+            trusted = await self._refresh(gun, renews, bins)
         except ExpiredMetadataError as error:
             if error.role in _ONLINE:
                 raise
@@ -148,30 +167,40 @@ class StateReader:
                 request = next(walk)
             except StopIteration as stop:
                 return _current(gun, trusted, stop.value)
-            await self._load(gun, trusted, request)
+            try:
+                await self._load(gun, trusted, request)
+            except ThresholdError as error:
+                # Notary's server takes publications that leave such a file; its owner mends it.
+                mends = request.role in revives or trusted.dialect is NOTARY
+                if not mends or not request.optional:
+                    raise
+                trusted.note_unusable(request.role, request.delegator, error)
 
-    async def _refresh(self, gun: str, *, renews_root: bool, bins: BinChoice) -> TrustedSet:
+    async def _refresh(self, gun: str, renews: Collection[str], bins: BinChoice) -> TrustedSet:
         as_of: datetime | None = None
-        for _ in range(_EXPIRIES_OF_A_ROOT):
+        for _ in range(_EXPIRIES):
             try:
                 return await self._trust.refresh(gun, as_of=as_of, bins=bins)
             except ExpiredMetadataError as error:
-                if error.role != "root" or not renews_root:
+                if error.role not in _ONLINE or error.role not in renews:
                     raise
                 as_of = error.expired_at - timedelta(seconds=1)
         return await self._trust.refresh(gun, as_of=as_of, bins=bins)
 
-    async def with_left(self, current: Current) -> Current:
+    async def with_left(self, current: Current, spoken_of: Collection[str] = ()) -> Current:
         """Add the files of removed roles, as the snapshot names them.
+
+        A Notary snapshot may name them no longer, though the server takes no version twice. Of
+        the roles delegated to, and those spoken of, the server is asked for what it holds.
 
         Raises:
             VerificationError: One isn't as the snapshot names it.
             TransportError: No usable answer.
         """
-        if current.bins is not None:
-            return current  # earlier bins: their names are never taken again
         trusted, snapshot = current.trusted, current.trusted.snapshot
         names = [name.removesuffix(".json") for name in snapshot.signed.meta] if snapshot else []
+        if current.bins is not None:  # names of earlier bins are never taken again
+            names = [role for role in names if role in spoken_of and is_bin(current.bins, role)]
         left: dict[str, UnverifiedMetadata[Targets]] = {}
         for role in names:
             if role in current.roles or role == "root":
@@ -183,7 +212,40 @@ class StateReader:
                 role, data, max_bytes=trusted.limits.targets_bytes
             )
             left[role] = parsed
+        if trusted.dialect is NOTARY:
+            for role in sorted(
+                {*current.delegators, *spoken_of} - current.roles.keys() - left.keys()
+            ):
+                stored = await self._stored(current, role)
+                if stored is not None:
+                    left[role] = stored
         return replace(current, left=left)
+
+    async def _stored(self, current: Current, role: str) -> UnverifiedMetadata[Targets] | None:
+        """Ask for a file that the snapshot doesn't name; None if the server says there's none.
+
+        Raises:
+            ServerAnswerError: Its version is out of reason: ours would be as high, and the role's
+                versions used up.
+        """
+        dialect, limits = current.trusted.dialect, current.trusted.limits
+        name = dialect.file_name(role, None)
+        try:
+            data = await self._api.metadata(current.gun, name, max_bytes=limits.targets_bytes)
+        except NotFoundError:
+            return None
+        except ServerAnswerError as error:
+            if error.status != _SAYS_NONE:
+                raise
+            return None
+        parsed: UnverifiedMetadata[Any] = dialect.parse(role, data, max_bytes=limits.targets_bytes)
+        if parsed.version > _MOST_VERSIONS:
+            raise ServerAnswerError(
+                f"{current.gun}: {name} is version {parsed.version}, and no snapshot names it",
+                status=200,
+                hint="the server may be hostile: nothing was signed; tell its operator",
+            )
+        return parsed
 
     async def _read_expired(self, gun: str, error: ExpiredMetadataError) -> TrustedSet:
         cache = MetadataCache.of(self._home, gun)

@@ -3,6 +3,9 @@
 The owner's targets key takes over what the signer had signed before the theft, and the
 delegation goes: nothing that the thief signs counts any more. The signer comes back under a new
 key by a request of its own.
+
+In a Notary GUN the signer's key signs ``targets/releases`` as well, and with it whatever others
+released. That is gone through in the same way, and where others still sign it, set right there.
 """
 
 from __future__ import annotations
@@ -14,12 +17,17 @@ from typing import Any, Literal, cast
 
 from tuf.api.metadata import TargetFile, Targets
 
+from tabellion.core.conversion import notary_name
+from tabellion.core.dialect import NOTARY
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import Digest
-from tabellion.core.roles import role_keys, verify_threshold
+from tabellion.core.notary_search import RELEASES
+from tabellion.core.roles import key_material, role_keys, verify_threshold
 from tabellion.core.trusted_set import verify_hashes
 from tabellion.errors import MixAndMatchError, UsageError, VerificationError
-from tabellion.publish.changes import Change, RemoveSigner, SignTarget
+from tabellion.publish.changes import Change, RemoveSigner, RevokeTarget, SignTarget
+from tabellion.publish.notary_edits import keys_that_release_without
+from tabellion.publish.notary_release import owners_material
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.state import Current
 
@@ -38,12 +46,14 @@ class Doubt:
         since: ``kept`` as it was before, ``changed``, ``added`` or ``removed`` since.
         before: What it was, None if it wasn't signed.
         now: What it is, None if it isn't signed any more.
+        heir: Who says it from then on: the owner, or a release that others still sign.
     """
 
     target: str
     since: Since
     before: TargetFile | None
     now: TargetFile | None
+    heir: str = "targets"
 
 
 async def survey(api: ServerApi, current: Current, role: str, since: datetime) -> list[Doubt]:
@@ -56,19 +66,47 @@ async def survey(api: ServerApi, current: Current, role: str, since: datetime) -
         VerificationError: The server's history cites a file that isn't the role's.
         TransportError: No usable answer.
     """
-    published = current.roles.get(role)
+    role = full_name(current, role)
     if role == "targets" or role not in current.delegators:
         raise UsageError(
             f"{current.gun} has no signer {role[:80]!r}",
             hint=f"list them with: tabellion signer list {current.gun}",
         )
-    now = published.signed.targets if published is not None else {}
-    entry = await _last_before(api, current, role, since)
-    before = await _signed_by(api, current, role, entry) if entry is not None else {}
-    return [
-        Doubt(path, _compare(before.get(path), now.get(path)), before.get(path), now.get(path))
-        for path in sorted({*before, *now})
-    ]
+    found: dict[str, Doubt] = {}
+    for each, heir in _told_by(current, role):
+        published = current.roles.get(each)
+        now = published.signed.targets if published is not None else {}
+        entry = await _last_before(api, current, each, since)
+        before = await _signed_by(api, current, each, entry) if entry is not None else {}
+        for path in {*before, *now}.difference(found):
+            was, is_now = before.get(path), now.get(path)
+            found[path] = Doubt(path, _compare(was, is_now), was, is_now, heir)
+    return [found[path] for path in sorted(found)]
+
+
+def full_name(current: Current, role: str) -> str:
+    """Give a signer's role; in a Notary GUN ``alice`` is ``targets/alice``."""
+    is_short = current.trusted.dialect is NOTARY and role not in current.delegators
+    return notary_name(role) if is_short else role
+
+
+def _told_by(current: Current, role: str) -> list[tuple[str, str]]:
+    """List the roles that a signer's key speaks for, what is asked first first, and their heirs."""
+    delegator = _delegator(current, role)
+    if current.trusted.dialect is not NOTARY or delegator.delegations is None:
+        return [(role, "targets")]
+    released = RELEASES in (delegator.delegations.roles or {}) and role != RELEASES
+    if not released or not _materials(delegator, role) & _materials(delegator, RELEASES):
+        return [(role, "targets")]
+    staying = keys_that_release_without(
+        delegator.delegations, role, owners=owners_material(current)
+    )
+    return [(RELEASES, RELEASES if staying else "targets"), (role, "targets")]
+
+
+def _materials(delegator: Targets, role: str) -> set[bytes]:
+    keys, entry = role_keys(delegator, role)
+    return {key_material(keys[keyid]) for keyid in entry.keyids}
 
 
 def take_over(role: str, doubts: Sequence[Doubt], vouched: Collection[str]) -> list[Change]:
@@ -79,7 +117,8 @@ def take_over(role: str, doubts: Sequence[Doubt], vouched: Collection[str]) -> l
         doubts: What ``survey`` found.
         vouched: Targets that were added or changed since, and are all right as they are now.
 
-    What was signed before stays as it was then; what came since stays only if vouched for.
+    What was signed before stays as it was then; what came since stays only if vouched for, in a
+    release also what others signed.
 
     Raises:
         UsageError: Something vouched for isn't signed by that role.
@@ -92,13 +131,50 @@ def take_over(role: str, doubts: Sequence[Doubt], vouched: Collection[str]) -> l
         )
     changes: list[Change] = [RemoveSigner(role)]
     for doubt in doubts:
-        stays = doubt.now if doubt.target in vouched else doubt.before
-        if stays is not None and (doubt.since != "removed"):
-            changes.append(_signed_anew(doubt.target, stays))
+        stays = _stays(doubt, vouched)
+        if doubt.heir != "targets" and stays == doubt.now:
+            continue  # the release says just that
+        if stays is not None:
+            changes.append(_signed_anew(doubt.target, stays, doubt.heir))
+        elif doubt.heir != "targets":
+            changes.append(RevokeTarget(doubt.target, role=doubt.heir))
     return changes
 
 
-def _signed_anew(path: str, target: TargetFile) -> SignTarget:
+def verify_settled(
+    released: Mapping[str, TargetFile], doubts: Sequence[Doubt], vouched: Collection[str]
+) -> None:
+    """Refuse to sign a release that the thief has signed once more since it was looked at.
+
+    Args:
+        released: What ``targets/releases`` is about to say.
+        doubts: What ``survey`` found.
+        vouched: As for ``take_over``.
+
+    Raises:
+        UsageError: It says more, or less, than what stays.
+    """
+    wanted = {
+        doubt.target: _bytes_of(stays)
+        for doubt in doubts
+        if doubt.heir == RELEASES and (stays := _stays(doubt, vouched)) is not None
+    }
+    if {path: _bytes_of(target) for path, target in released.items()} != wanted:
+        raise UsageError(
+            f"{RELEASES} was signed again since its list was made", hint="look at the list again"
+        )
+
+
+def _bytes_of(target: TargetFile) -> tuple[int, str | None]:
+    return target.length, target.hashes.get("sha256")
+
+
+def _stays(doubt: Doubt, vouched: Collection[str]) -> TargetFile | None:
+    is_now = doubt.target in vouched or doubt.since == "removed"
+    return doubt.now if is_now else doubt.before
+
+
+def _signed_anew(path: str, target: TargetFile, role: str) -> SignTarget:
     sha256 = target.hashes.get("sha256")
     if sha256 is None:
         raise UsageError(
@@ -110,7 +186,7 @@ def _signed_anew(path: str, target: TargetFile) -> SignTarget:
         Digest("sha256", sha256),
         target.length,
         custom if isinstance(custom, dict) else {},
-        role="targets",
+        role=role,
     )
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
+from tuf.api.metadata import Root
+
+from tabellion.core.expiry import UNKNOWN_LIFE, Margins, View, judge
+from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.notary_delegations import patterns_of
 from tabellion.core.roles import role_keys
 from tabellion.publish.changes import Change
@@ -13,8 +19,15 @@ from tabellion.publish.outcome import SignerInfo, Status
 from tabellion.publish.state import Current
 
 
-def role_states(current: Current, staged: Sequence[Change], held: HeldKeys) -> Status:
-    """Tell versions, expiry, and which roles these keys reach the threshold of."""
+def role_states(
+    current: Current,
+    staged: Sequence[Change],
+    held: HeldKeys,
+    *,
+    now: datetime,
+    margins: Margins | None = None,
+) -> Status:
+    """Tell versions, expiry, which roles these keys reach the threshold of, and what ends when."""
     trusted, draft = current.trusted, Draft(current, held)
     top = [trusted.root, trusted.snapshot, trusted.timestamp]
     found = [item for item in (*top, *current.roles.values()) if item is not None]
@@ -30,6 +43,33 @@ def role_states(current: Current, staged: Sequence[Change], held: HeldKeys) -> S
             for name, (keys, entry) in entries.items()
             if len(held.among(keys, entry.keyids)) >= entry.threshold
         ),
+        judge(view_of(current, held), now=now, margins=margins),
+    )
+
+
+def view_of(
+    current: Current, held: HeldKeys, *, newer: Mapping[str, UnverifiedMetadata[Any]] | None = None
+) -> View:
+    """Give the files that expiry is judged on, with those of a publication in their place.
+
+    Who holds the snapshot's key is known only if it's here; else it counts as the server's.
+    """
+    trusted = current.trusted
+    top = [trusted.root, trusted.snapshot, trusted.timestamp]
+    found = {item.role: item for item in (*top, *current.roles.values()) if item is not None}
+    made = newer or {}
+    root: Root = made["root"].signed if "root" in made else current.root
+    entry = root.roles["snapshot"]
+    is_local = len(held.among(root.keys, entry.keyids)) >= entry.threshold
+    online = {"timestamp": UNKNOWN_LIFE} | ({} if is_local else {"snapshot": UNKNOWN_LIFE})
+
+    return View(
+        current.gun,
+        {role: item.signed for role, item in {**found, **made}.items()},
+        {role: item.signed_by for role, item in found.items()}
+        | {role: tuple(item.signatures) for role, item in made.items()},
+        online,
+        held.name_of,
     )
 
 

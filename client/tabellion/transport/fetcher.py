@@ -185,7 +185,13 @@ def _our_errors(url: str) -> Iterator[None]:
         yield
     except TabellionError:
         raise
-    except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
+    except aiohttp.ServerDisconnectedError as error:
+        is_plain = url.startswith("http:")
+        raise TransferError(
+            f"{url}: the connection was closed without an answer",
+            hint="if that port speaks TLS, write https://; else retry" if is_plain else "",
+        ) from error
+    except aiohttp.ClientPayloadError as error:
         raise TransferError(f"{url}: the answer was cut short") from error
     except aiohttp.ClientHttpProxyError as error:
         raise unreachable(_server_of(url), error) from error
@@ -201,7 +207,9 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     if response.status in _NOT_FOUND:
         raise NotFoundError(f"{place}: not found", problem=await _problem(response))
     if response.status in _DENIED:
-        raise AccessDeniedError(f"{place}: access denied ({response.status})")
+        sent = "Authorization" in response.request_info.headers
+        why = "what was sent to log in isn't accepted" if sent else "access denied"
+        raise AccessDeniedError(f"{place.with_query(None)}: {why} ({response.status})")
     if response.status != _OK:
         raise ServerAnswerError(
             f"{place}: the server answered {response.status}", status=response.status

@@ -30,7 +30,10 @@ Sender = Callable[[URL, TokenRequest], Awaitable[tuple[int, bytes]]]
 _OK: Final = 200
 _DENIED: Final = frozenset({400, 401, 403})
 _EARLY_SECONDS: Final = 5
-_ON_GUN: Final = re.compile(r"/v2/(.+)/_trust/|/v1/(?:guns|history)/(.+)", re.DOTALL)
+_ON_GUN: Final = re.compile(
+    r"/v2/(.+)/_trust/|/v1/history/(.+)|/v1/guns/(.+?)(?:/audit|/pending(?:/[0-9a-f]{64})?)?$",
+    re.DOTALL,
+)
 _CATALOG: Final = "registry:catalog:*"
 
 
@@ -206,14 +209,15 @@ def scope_of(method: str, url: URL) -> str:
     if method in {"GET", "HEAD"}:
         actions = "push,pull" if path.endswith(".key") else "pull"
     else:
-        actions = "*" if method == "DELETE" or path.endswith(".key") else "push,pull"
+        is_owners = method == "DELETE" and path.endswith("/_trust/tuf/")
+        actions = "*" if is_owners or path.endswith(".key") else "push,pull"
     return f"repository:{gun}:{actions}"
 
 
 def gun_of(url: URL) -> str:
     """Give the GUN that an address is about, or ""."""
     match = _ON_GUN.search(url.raw_path)
-    return unquote(match[1] or match[2]) if match else ""
+    return unquote(match[1] or match[2] or match[3]) if match else ""
 
 
 def _thing(scope: str) -> str:

@@ -19,6 +19,12 @@ from tabellion.errors import ConfigurationError
 _V4: Final = 4
 _V6: Final = 6
 _LOOPBACK_V6: Final = ipaddress.IPv6Address("::1")
+_NAMES_HERE: Final = frozenset(  # as systems' own tables of hosts have them
+    {
+        *("localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"),
+        *("localhost.localdomain", "localhost4.localdomain4", "localhost6.localdomain6"),
+    }
+)
 _THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")
 
 
@@ -76,7 +82,7 @@ def may_be_here(name: str) -> bool:
     ``2130706433``, ``localhost.``, mapped addresses and the like.
     """
     plain = name.lower().rstrip(".").partition("%")[0]
-    if plain == "localhost" or plain.endswith(".localhost"):
+    if plain in _NAMES_HERE or plain.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(plain)

@@ -1,4 +1,4 @@
-"""The first root of a GUN: given as a file, found by a root key or by a pin, or at first use.
+"""The first root of a GUN: given as a file, found by a key, by a pin or anchors, or at first use.
 
 A root once trusted is kept and comes first from then on; a pin given later must agree with it.
 Where ``trust_pinning`` speaks of a GUN, every root of it has to meet that, however it was found.
@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from tabellion.core.dialect import NOTARY, dialect_of
+from tabellion.core.anchors import AnchorJudge
+from tabellion.core.dialect import NOTARY, TUF, dialect_of
+from tabellion.core.fingerprints import is_signed_by, parse_fingerprint
 from tabellion.core.limits import Limits
-from tabellion.core.pinning import RootPin, TrustPinning, fingerprints, parse_fingerprint
+from tabellion.core.pinning import RootPin, TrustPinning
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
@@ -86,7 +88,15 @@ class Bootstrap:
     """
 
     def __init__(
-        self, gun: str, url: str, pin: Pin, cache: MetadataCache, *, now: datetime, limits: Limits
+        self,
+        gun: str,
+        url: str,
+        pin: Pin,
+        cache: MetadataCache,
+        *,
+        now: datetime,
+        limits: Limits,
+        judge: AnchorJudge | None = None,
     ) -> None:
         self._gun = gun
         self._url = url
@@ -94,6 +104,7 @@ class Bootstrap:
         self._cache = cache
         self._now = now
         self._limits = limits
+        self._judge = judge
         self.root_pin = pin.trust_pinning.pin_for(gun)
 
     async def begin(self, fetch: FetchRoot) -> tuple[TrustedSet, str]:
@@ -113,6 +124,8 @@ class Bootstrap:
             found, how = await asyncio.to_thread(self._open_given, given), "root file"
         elif self._pin.fingerprint is not None:
             found, how = await self._by_fingerprint(fetch), "root key"
+        elif self._judge is not None:  # first use is never enough then
+            found, how = await self._by_anchors(fetch, self._judge), self._judge.name
         elif self.root_pin is not None:
             found, how = await self._by_root_pin(fetch, self.root_pin), "trust pinning"
         elif self._pin.trust_pinning.disable_tofu:
@@ -126,7 +139,8 @@ class Bootstrap:
         else:
             raise UntrustedRootError(
                 f"no root of {self._gun} is trusted yet",
-                hint="give its root file (--root) or root key fingerprint (--root-key)",
+                hint="give its root file (--root) or root key fingerprint (--root-key); the Root "
+                "Key that docker trust inspect shows to somebody who trusts it will do",
             )
         found = await asyncio.to_thread(self._pinned, found)
         await asyncio.to_thread(self._cache.save_pin, how)
@@ -166,7 +180,8 @@ class Bootstrap:
         if self._pin.fingerprint is not None and not self._is_kept_signed():
             raise UntrustedRootError(
                 f"no root kept for {self._gun} is signed by the pinned key",
-                hint=f"if the pin is right, remove {self._cache.folder} and verify again",
+                hint=f"if the pin is right, move on purpose: tabellion trust replace {self._gun} "
+                f"(kept is {self._cache.folder})",
             )
         return kept, self._cache.load_pin() or "kept root"
 
@@ -179,7 +194,8 @@ class Bootstrap:
         if same_version != given and self._is_whole(same_version):
             raise UntrustedRootError(
                 f"another root version {pinned.root.version} is kept for {self._gun}",
-                hint=f"if the file is right, remove {self._cache.folder} and verify again",
+                hint=f"if the file is right, move on purpose: tabellion trust replace {self._gun} "
+                f"(kept is {self._cache.folder})",
             )
         newest = kept if kept.root.version >= pinned.root.version else pinned
         return newest, "root file"
@@ -210,30 +226,43 @@ class Bootstrap:
             )
         return found
 
+    async def _by_anchors(self, fetch: FetchRoot, judge: AnchorJudge) -> TrustedSet:
+        """Find a root that the anchors allow; whether the newest is, the update judges."""
+        return await self._walk_to(
+            await self._first(fetch), fetch, lambda trusted: judge.verify_root(trusted.root)
+        )
+
     async def _by_root_pin(self, fetch: FetchRoot, pin: RootPin) -> TrustedSet:
         """Find a root that the GUN's pin allows, as far as the way there goes.
 
         Of a Notary GUN that is the current one, as Notary has it: the way there may have begun with
-        keys that nobody pins any more.
+        keys that nobody pins any more. One that was converted since is walked to its TUF roots.
         """
         first = await self._first(fetch)
         if dialect_of(first) is NOTARY:
-            current = await self._current_notary_root(fetch)
-            return await asyncio.to_thread(self._open, first if current is None else current, pin)
+            current = await self._current_root(fetch)
+            if current is not None and dialect_of(current) is NOTARY:
+                return await asyncio.to_thread(self._open, current, pin)
+        return await self._walk_to(first, fetch, lambda _: None)
 
-        refusal: list[UntrustedRootError] = []
+    async def _walk_to(
+        self, first: bytes, fetch: FetchRoot, verify: Callable[[TrustedSet], None]
+    ) -> TrustedSet:
+        """Walk to a root that passes, and meets the GUN's pin if it has one."""
+        refusals: list[UntrustedRootError] = []
 
         def is_allowed(trusted: TrustedSet) -> bool:
             try:
-                self._open(trusted.root.data, pin)
+                verify(trusted)
+                self._pinned(trusted)
             except UntrustedRootError as error:
-                refusal[:] = [error]
+                refusals.append(error)
                 return False
             return True
 
         found = await self._walk(first, fetch, is_allowed)
         if found is None:
-            raise refusal[0]
+            raise refusals[-1]
         return found
 
     async def _walk(
@@ -252,27 +281,44 @@ class Bootstrap:
         return None
 
     def _is_pinned(self, trusted: TrustedSet) -> bool:
-        wanted = parse_fingerprint(str(self._pin.fingerprint))
-        root = trusted.root.signed
-        # Never by the id that the file gives a key: whoever writes the file chooses it.
-        return any(wanted in fingerprints(root.keys[keyid]) for keyid in trusted.root.signed_by)
+        return is_signed_by(trusted.root, parse_fingerprint(str(self._pin.fingerprint)))
 
     async def _first(self, fetch: FetchRoot) -> bytes:
         try:
             return check_is_no_page(self._url, await fetch(1))
         except NotFoundError as error:
-            data = await self._current_notary_root(fetch)
+            data = await self._oldest_notary_root(fetch)
             if data is None:
                 raise unknown_gun(self._gun, self._url, error) from error
             return data
 
-    async def _current_notary_root(self, fetch: FetchRoot) -> bytes | None:
-        """Give the current root of a Notary GUN: its first may be version 2, or be lost."""
+    async def _oldest_notary_root(self, fetch: FetchRoot) -> bytes | None:
+        """Give a root of a Notary GUN to start from: its first may be version 2, or be lost.
+
+        Of one that was converted since, it's the second, or the TUF root that followed a lost one.
+        """
+        data = await self._current_root(fetch)
+        if data is None or dialect_of(data) is NOTARY:
+            return data
+        try:
+            newest = TUF.parse("root", data, max_bytes=self._limits.root_bytes)
+        except VerificationError:
+            return None
+        for version in range(2, min(newest.version, self._limits.root_rotations) + 1):
+            try:
+                return await fetch(version)
+            except NotFoundError:
+                continue
+        return None
+
+    async def _current_root(self, fetch: FetchRoot) -> bytes | None:
+        """Give what the server shows as its current root, None if that's no root of either kind."""
         try:
             data = await fetch(None)
-            return data if dialect_of(data) is NOTARY else None
+            dialect_of(data)
         except (NotFoundError, VerificationError):
             return None
+        return data
 
     def _open_given(self, data: bytes) -> TrustedSet:
         try:

@@ -37,21 +37,31 @@ class MetadataCache:
     @classmethod
     def of(cls, home: Path, gun: str) -> MetadataCache:
         """Give the cache of a GUN under a Tabellion home folder."""
-        return cls(home / "trust" / _file_stem(gun))
+        return cls(home / "trust" / file_stem(gun))
+
+    @classmethod
+    def all_of(cls, home: Path) -> list[MetadataCache]:
+        """Give the caches of all GUNs that anything is known of."""
+        try:
+            return [cls(path) for path in sorted((home / "trust").iterdir()) if path.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _fault(home, error) from error
 
     def load(self, role: str) -> bytes | None:
         """Give a role's cached file, None if there's none."""
-        return _read(self.folder / f"{_file_stem(role)}.json")
+        return _read(self.folder / f"{file_stem(role)}.json")
 
     def save(self, role: str, data: bytes) -> None:
         """Replace a role's file as a whole."""
-        _write(self.folder / f"{_file_stem(role)}.json", data)
+        _write(self.folder / f"{file_stem(role)}.json", data)
 
     def drop(self, *roles: str) -> None:
         """Forget roles' files."""
         for role in roles:
             try:
-                (self.folder / f"{_file_stem(role)}.json").unlink(missing_ok=True)
+                (self.folder / f"{file_stem(role)}.json").unlink(missing_ok=True)
             except OSError as error:
                 raise _fault(self.folder, error) from error
 
@@ -74,6 +84,18 @@ class MetadataCache:
             raise _fault(self.folder, error) from error
         stems = [name.removesuffix(".root.json") for name in names if name.endswith(".root.json")]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    def forget(self) -> None:
+        """Forget all that is trusted of the GUN; the caller holds the lock."""
+        try:
+            for path in [
+                *self.folder.glob("*.json"),
+                *self.folder.glob("roots/*"),
+                self.folder / "pinned",
+            ]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _fault(self.folder, error) from error
 
     def load_pin(self) -> str | None:
         """Give how the first root came to be trusted."""
@@ -109,7 +131,7 @@ class MetadataCache:
             raise _fault(self.folder, error) from error
 
 
-def _file_stem(name: str) -> str:
+def file_stem(name: str) -> str:
     """Percent-encode a name whole; one too long for a file system ends in its hash."""
     quoted = quote(name, safe="")
     if len(quoted) <= _MAX_STEM:

@@ -11,33 +11,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Final, Literal, Self
 from urllib.parse import quote
 
+from tabellion.core.anchors import Anchor, find_anchor
+from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
-from tabellion.core.names import Gun, Reference, parse_gun, parse_reference
+from tabellion.core.names import Gun, parse_gun, parse_reference
 from tabellion.core.pinning import TrustPinning
-from tabellion.core.role_requests import RoleRequest, TargetMatch
-from tabellion.core.search import (
-    BinChoice,
-    find_all,
-    find_digest,
-    find_target,
-    names_digest,
-    signers_of,
-    walk_roles,
-)
+from tabellion.core.role_requests import TargetMatch
+from tabellion.core.search import BinChoice, find_all, signers_of, walk_roles
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ConfigurationError,
     DigestMismatchError,
     MixAndMatchError,
     NotFoundError,
-    NotSignedError,
     ServerAnswerError,
     TabellionError,
     ThresholdError,
@@ -50,6 +43,7 @@ from tabellion.transport.fetcher import Fetcher, HttpFetcher
 from tabellion.transport.mirrors import MirroredFetcher
 from tabellion.verify.bootstrap import Bootstrap, Pin
 from tabellion.verify.cache import MetadataCache
+from tabellion.verify.grounds import Grounds, Why
 from tabellion.verify.image import (
     VerifiedImage,
     child_length,
@@ -57,32 +51,12 @@ from tabellion.verify.image import (
     platform_digest,
     signed_digest,
 )
+from tabellion.verify.trust_store import AnchorSource
 from tabellion.verify.updater import Updater
+from tabellion.verify.view import View, find_path, find_reference
 
-T = TypeVar("T")
-
-
-@dataclass
-class View:
-    """One GUN as it was read by one update.
-
-    Attributes:
-        trusted: What is trusted of it.
-        updater: Loads more of its roles.
-        offline: It's the last known state.
-        pinned: Why its root is trusted.
-        began: Ordinal of the update; whoever asked before it may use it.
-    """
-
-    trusted: TrustedSet
-    updater: Updater
-    offline: bool
-    pinned: str
-    began: int
-
-    async def search(self, search: Generator[RoleRequest, None, T]) -> T:
-        """Drive a search over the roles."""
-        return await self.updater.search(self.trusted, search, offline=self.offline)
+ANCHORS_MAX_AGE: Final = timedelta(seconds=60)
+"""How long a client goes by anchors that it has read: what a revocation may take to be heard."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +132,12 @@ class TrustClient:
         self._limits = limits or Limits()
         self._clock = clock or (lambda: datetime.now(UTC))
         self._own_fetcher = HttpFetcher(ca=ca) if fetcher is None else None
-        self._fetcher: Fetcher = fetcher or self._own_fetcher or HttpFetcher(ca=ca)
+        self._plain_fetcher: Fetcher = fetcher or self._own_fetcher or HttpFetcher(ca=ca)
+        self._fetcher = self._plain_fetcher
         if mirrors:
-            self._fetcher = MirroredFetcher(self._fetcher, self._server, mirrors)
+            self._fetcher = MirroredFetcher(self._plain_fetcher, self._server, mirrors)
+        self._grounds = Grounds(self._home, self._pin, self._read_anchor, self._clock)
+        self._neighbours: dict[str, TrustClient] = {}  # of the servers that have anchors
         self._ordinals = itertools.count(1)
         self._last_ordinal = 0
         self._locks: dict[Gun, asyncio.Lock] = {}
@@ -194,7 +171,7 @@ class TrustClient:
         parsed = parse_reference(reference)
         gun = parse_gun(parsed.gun)
         async with self._updated(gun) as view:
-            match = await _find(view, parsed)
+            match = await find_reference(view, parsed)
             signers = await view.search(signers_of(view.trusted, match))
         if platform is not None:
             digest, length = platform_digest(match.target, match.path, platform)
@@ -222,7 +199,7 @@ class TrustClient:
         """Verify plain data by its exact names; raises as ``verify`` does."""
         name = parse_gun(gun)
         async with self._updated(name) as view:
-            match = await _find_path(view, name, path, released=False)
+            match = await find_path(view, name, path, released=False)
         return describe(
             view.trusted,
             match,
@@ -239,7 +216,7 @@ class TrustClient:
         """Give who signed what under a path; raises as ``verify`` does."""
         name = parse_gun(gun)
         async with self._updated(name) as view:
-            return await _find_path(view, name, path, released=False)
+            return await find_path(view, name, path, released=False)
 
     async def targets(self, gun: str, *, released: bool = True) -> Listing:
         """List all signed targets, each as a search would resolve it, sorted by path.
@@ -272,19 +249,50 @@ class TrustClient:
             self._views.pop(name, None)
             return view.trusted
 
+    async def anchor(self, collection: str, gun: str) -> Anchor | None:
+        """Give the entry of an anchor collection that speaks for a GUN.
+
+        A collection that was read within the last minute, and didn't expire since, is taken as it
+        was then.
+
+        Raises:
+            VerificationError: The collection must not be trusted, or the entry can't be read.
+            TransportError: It can't be had.
+        """
+        name, now = parse_gun(collection), self._clock()
+        async with self._updated(name, max_age=ANCHORS_MAX_AGE) as view:
+            found = await view.search(find_anchor(view.trusted, parse_gun(gun)))
+        if found is None:
+            return None
+        anchor, match = found
+        verify_fresh(match.role.role, match.role.signed, now)
+        return anchor
+
+    async def why(self, gun: str) -> Why:
+        """Update a GUN and tell why its root is trusted."""
+        name = parse_gun(gun)
+        async with self._updated(name) as view:
+            self._views.pop(name, None)
+            return Why(view.trusted, view.pinned, view.anchors)
+
     def cache(self, gun: str) -> MetadataCache:
         """Give the cache of a GUN, to pin a root in it."""
         return MetadataCache.of(self._home, parse_gun(gun))
 
     @contextlib.asynccontextmanager
-    async def _updated(self, gun: Gun, as_of: datetime | None = None) -> AsyncIterator[View]:
-        """Hold a GUN, read no earlier than this call."""
+    async def _updated(
+        self, gun: Gun, as_of: datetime | None = None, *, max_age: timedelta = timedelta(0)
+    ) -> AsyncIterator[View]:
+        """Hold a GUN, read no earlier than this call, or than ``max_age`` before."""
         asked = self._last_ordinal
         async with self._locks.setdefault(gun, asyncio.Lock()):
             cache = MetadataCache.of(self._home, gun)
             async with cache.locked():
                 view = self._views.get(gun)
-                if view is None or view.began <= asked or as_of is not None:
+                is_new = view is not None and (
+                    view.began > asked or view.is_recent(self._clock(), max_age)
+                )
+                if view is None or not is_new or as_of is not None:
                     self._views.pop(gun, None)
                     self._last_ordinal = next(self._ordinals)
                     now = as_of or self._clock()
@@ -304,7 +312,10 @@ class TrustClient:
 
     async def _update(self, gun: Gun, cache: MetadataCache, ordinal: int, now: datetime) -> View:
         base_url = f"{self._server}/v2/{quote(gun, safe='/:@')}/_trust/tuf"
-        bootstrap = Bootstrap(gun, base_url, self._pin, cache, now=now, limits=self._limits)
+        ground = await self._grounds.of(gun)
+        bootstrap = Bootstrap(
+            gun, base_url, ground.pin, cache, now=now, limits=self._limits, judge=ground.judge
+        )
         updater = Updater(
             base_url,
             gun=gun,
@@ -313,6 +324,7 @@ class TrustClient:
             now=now,
             limits=self._limits,
             pin=bootstrap.root_pin,
+            judge=ground.judge,
         )
 
         async def fetch_root(version: int | None) -> bytes:
@@ -322,6 +334,8 @@ class TrustClient:
             )
 
         trusted, pinned = await bootstrap.begin(fetch_root)
+        pinned = ground.in_words(pinned)
+        anchors = ground.judge.anchors if ground.judge is not None else ()
         try:
             await updater.update_roots(trusted)
             await updater.update_online(trusted)
@@ -329,8 +343,28 @@ class TrustClient:
             if not self._may_be_offline:
                 raise
             trusted = await _last_known(updater, trusted.root.data, error)
-            return View(trusted, updater, offline=True, pinned=pinned, began=ordinal)
-        return View(trusted, updater, offline=False, pinned=pinned, began=ordinal)
+            is_offline = True
+        else:
+            is_offline = False
+        return View(trusted, updater, is_offline, pinned, ordinal, anchors)
+
+    async def _read_anchor(self, source: AnchorSource, gun: Gun) -> Anchor | None:
+        client = self
+        if source.server != self._server:
+            client = self._neighbours.get(source.server) or self._neighbour(source.server)
+            self._neighbours[source.server] = client
+        return await client.anchor(source.gun, gun)
+
+    def _neighbour(self, server: str) -> TrustClient:
+        return TrustClient(
+            server,
+            home=self._home,
+            offline="last-known" if self._may_be_offline else "deny",
+            limits=self._limits,
+            clock=self._clock,
+            trust_pinning=self._pin.trust_pinning,
+            fetcher=self._plain_fetcher,  # the mirrors are of this server
+        )
 
 
 async def _last_known(updater: Updater, root: bytes, reason: TransportError) -> TrustedSet:
@@ -342,28 +376,6 @@ async def _last_known(updater: Updater, root: bytes, reason: TransportError) -> 
     except NotFoundError:
         raise reason from None
     return trusted
-
-
-async def _find(view: View, reference: Reference) -> TargetMatch:
-    if reference.tag is None and reference.digest is not None:
-        match = await view.search(find_digest(view.trusted, reference.digest))
-        if match is None:
-            raise NotSignedError(f"nobody has signed {reference}")
-        return match
-    match = await _find_path(view, reference.gun, str(reference.tag), released=True)
-    if reference.digest is not None and not names_digest(match.target, reference.digest):
-        raise DigestMismatchError(
-            f"{reference.name}:{reference.tag} is signed as "
-            f"{signed_digest(match.target, match.path)}, not as {reference.digest}"
-        )
-    return match
-
-
-async def _find_path(view: View, gun: Gun, path: str, *, released: bool) -> TargetMatch:
-    match = await view.search(find_target(view.trusted, path, released=released))
-    if match is None:
-        raise NotSignedError(f"nobody has signed {path[:128]!r} in {gun}")
-    return match
 
 
 def _own_digest(match: TargetMatch) -> object:

@@ -12,8 +12,9 @@ from typing import Any, Final
 from cryptography import x509
 
 from tabellion.core import strict_json
+from tabellion.core.fingerprints import parse_fingerprint
 from tabellion.core.notary_keys import CERTIFICATE_FAULTS
-from tabellion.core.pinning import TrustPinning, parse_fingerprint
+from tabellion.core.pinning import TrustPinning
 from tabellion.errors import ConfigurationError, VerificationError
 
 SECTION: Final = "trust_pinning"

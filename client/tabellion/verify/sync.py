@@ -9,11 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+from tabellion.core.anchors import Anchor
 from tabellion.core.limits import Limits
 from tabellion.core.pinning import TrustPinning
 from tabellion.core.role_requests import TargetMatch
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.verify.client import Listing, TrustClient
+from tabellion.verify.grounds import Why
 from tabellion.verify.image import VerifiedImage
 
 T = TypeVar("T")
@@ -95,6 +97,14 @@ class SyncTrustClient:
     def refresh(self, gun: str, *, as_of: datetime | None = None) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted."""
         return self._run(self._client.refresh(gun, as_of=as_of))
+
+    def anchor(self, collection: str, gun: str) -> Anchor | None:
+        """Give the entry of an anchor collection that speaks for a GUN."""
+        return self._run(self._client.anchor(collection, gun))
+
+    def why(self, gun: str) -> Why:
+        """Update a GUN and tell why its root is trusted."""
+        return self._run(self._client.why(gun))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

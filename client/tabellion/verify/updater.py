@@ -14,6 +14,9 @@ from typing import TypeVar
 
 from tuf.api.metadata import MetaFile
 
+from tabellion.core.anchors import AnchorJudge
+from tabellion.core.conversion import notary_name
+from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.pinning import RootPin
 from tabellion.core.role_requests import RoleRequest
@@ -48,6 +51,7 @@ class Updater:
         now: datetime,
         limits: Limits | None = None,
         pin: RootPin | None = None,
+        judge: AnchorJudge | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._gun = gun
@@ -59,6 +63,7 @@ class Updater:
         self._now = now
         self._limits = limits or Limits()
         self._pin = pin
+        self._judge = judge
         self._seen_root = 0  # newest version that was ever kept
         self._unkept_roots: list[tuple[int, bytes]] = []
 
@@ -85,6 +90,8 @@ class Updater:
                 found=trusted.root.version,
                 expected=self._seen_root,
             )
+        if self._judge is not None:
+            await _off_loop(functools.partial(self._judge_root, trusted, self._judge))
         trusted.finish_root()
 
     async def update_online(self, trusted: TrustedSet) -> None:
@@ -130,8 +137,9 @@ class Updater:
         await _off_loop(lambda: self._load_cached(role, take, strict=offline))
         if trusted.role(role, delegator) is not None:
             return
+        seen = notary_name(role) if trusted.dialect is TUF else role
         await _off_loop(
-            lambda: self._load_cached(role, lambda old: trusted.load_targets(old, role, delegator))
+            lambda: self._load_cached(seen, lambda old: trusted.load_targets(old, role, delegator))
         )
         data = await self._fetch_named(trusted, role, meta)
 
@@ -196,15 +204,27 @@ class Updater:
         return 0
 
     def _take_root(self, trusted: TrustedSet, data: bytes) -> None:
-        old = trusted.root.signed
+        old, dialect = trusted.root.signed, trusted.dialect
         trusted.update_root(data)
-        if have_online_keys_changed(old, trusted.root.signed):
-            self._must_drop = True  # 5.3.11
+        # 5.3.11. The timestamp and snapshot of a Notary GUN that was converted can't be read any
+        # more, and its new ones have new keys; what was seen of its targets roles still counts.
+        is_converted = trusted.dialect is not dialect
+        if is_converted or have_online_keys_changed(old, trusted.root.signed):
+            self._must_drop = True
         self._keep_root(trusted)
 
     def _keep_root(self, trusted: TrustedSet) -> None:
         root = trusted.root.version, trusted.root.data
         self._unkept_roots.append(root)
+        if self._is_proven and self._judge is None:
+            self._keep_roots()
+
+    def _judge_root(self, trusted: TrustedSet, judge: AnchorJudge) -> None:
+        """Judge the newest root; the roots that led there are kept only with it.
+
+        Not each of them: anchors may have moved on from the keys that signed the older ones.
+        """
+        judge.verify_root(trusted.root)
         if self._is_proven:
             self._keep_roots()
 

@@ -2,11 +2,16 @@
 
 A private key is in the store only sealed, bound to its GUN, role and key id. No key is ever
 replaced: after a rotation the old one signs on until a root names the new one.
+
+A role may be given a signer URI: its new keys are then the newest one that the URI names, the same
+for all GUNs. What is sealed of such a key is the exact URI, so that nobody who can write to the
+store has another key sign; after a rotation there, too, the old version signs on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
@@ -27,9 +32,11 @@ from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.notary_keys import NotaryKey
 from tabellion.errors import KeyStoreError, MalformedMetadataError
 from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.remote import RemoteOnlineKeys
 from tabellion_server.storage.interface import OnlineKeyRow, Store
 
 ONLINE_ROLES = frozenset({"snapshot", "timestamp"})
+_PEM: Final = b"-----BEGIN "
 _TRIED: Final = 8  # one key that opens tells; some more, as one may be damaged
 
 
@@ -41,10 +48,25 @@ class OnlineKeys:
     """Makes, finds and uses the online keys that a store holds."""
 
     def __init__(
-        self, store: Store, master: MasterKey, *, clock: Callable[[], datetime] = _utc_now
+        self,
+        store: Store,
+        master: MasterKey,
+        *,
+        remote: RemoteOnlineKeys | None = None,
+        clock: Callable[[], datetime] = _utc_now,
     ) -> None:
+        """Take what they are kept in and sealed with.
+
+        Args:
+            store: Holds them.
+            master: Seals them.
+            remote: Keys that live elsewhere; those in use stay in use if a role is no longer
+                given one.
+            clock: Gives the present moment.
+        """
         self._store = store
         self._master = master
+        self._remote = remote or RemoteOnlineKeys({})
         self._clock = clock
 
     async def fits_store(self) -> bool:
@@ -65,6 +87,7 @@ class OnlineKeys:
 
         Raises:
             KeyStoreError: The role isn't one that the server signs.
+            SignerError: A key is to be had elsewhere and can't be.
             StorageError: The store failed.
         """
         _check_role(role)
@@ -87,10 +110,11 @@ class OnlineKeys:
         return [_public_key(row) for row in rows if _dialect_of(row) is dialect]
 
     async def rotate(self, gun: str, role: str, dialect: Dialect = TUF) -> Key:
-        """Make a new key the newest.
+        """Make a new key the newest; of a key that lives elsewhere, take up the newest there.
 
         Raises:
             KeyStoreError: The role isn't one that the server signs.
+            SignerError: A key is to be had elsewhere and can't be.
             StorageError: The store failed.
         """
         _check_role(role)
@@ -118,8 +142,8 @@ class OnlineKeys:
             KeyStoreError: The server doesn't hold it, or the master key isn't the right one.
             StorageError: The store failed.
         """
-        signers = await self._signers(gun, role, [keyid])
-        return signers[0]
+        ((signer, _),) = await self._signers(gun, role, [keyid])
+        return signer
 
     async def sign(
         self, gun: str, role: str, keyids: Collection[str], signed: Signed, dialect: Dialect
@@ -135,12 +159,19 @@ class OnlineKeys:
 
         Raises:
             KeyStoreError: The server holds none of the keys, or the master key is a wrong one.
+            SignerError: What holds a key doesn't sign.
             StorageError: The store failed.
         """
         signers = await self._signers(gun, role, keyids)
-        return await asyncio.to_thread(dialect.sign, signed, signers)
+        work = functools.partial(dialect.sign, signed, [signer for signer, _ in signers])
+        if any(is_remote for _, is_remote in signers):
+            return await self._remote.run(work)
+        return await asyncio.to_thread(work)
 
-    async def _signers(self, gun: str, role: str, keyids: Collection[str]) -> list[Signer]:
+    async def _signers(
+        self, gun: str, role: str, keyids: Collection[str]
+    ) -> list[tuple[Signer, bool]]:
+        """Give the signers of those of the keys that the server has, and which sign elsewhere."""
         _check_role(role)
         rows = await self._store.online_keys(gun, role)
         held = [row for row in rows if row.keyid in keyids]
@@ -154,9 +185,20 @@ class OnlineKeys:
     async def _add(
         self, gun: str, role: str, dialect: Dialect, *, seen: Collection[str] | None = None
     ) -> Key:
+        if self._remote.has(role):
+            return await self._add_remote(gun, role, dialect)
         row, key = await asyncio.to_thread(self._make, gun, role, dialect)
         await self._store.add_online_key(gun, row, seen=seen)
         return key
+
+    async def _add_remote(self, gun: str, role: str, dialect: Dialect) -> Key:
+        """Take up the newest key that lives elsewhere, if it's not here yet."""
+        key, uri = await self._remote.run(lambda: self._remote.newest(role, dialect))
+        row = await asyncio.to_thread(self._row, gun, role, key, uri.encode("ascii"), self._clock())
+        while True:
+            seen = [held.keyid for held in await self._store.online_keys(gun, role)]
+            if key.keyid in seen or await self._store.add_online_key(gun, row, seen=seen):
+                return key
 
     def _make(self, gun: str, role: str, dialect: Dialect) -> tuple[OnlineKeyRow, Key]:
         key: Key
@@ -174,6 +216,12 @@ class OnlineKeys:
         self, gun: str, role: str, key: Key, private: PrivateKeyTypes, created_at: datetime
     ) -> OnlineKeyRow:
         plain = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return self._row(gun, role, key, plain, created_at)
+
+    def _row(
+        self, gun: str, role: str, key: Key, plain: bytes, created_at: datetime
+    ) -> OnlineKeyRow:
+        """Seal a private key in PEM, or the URI of one."""
         sealed = self._master.seal(plain, context=_context(gun, role, key.keyid))
         public = json.dumps({"keyid": key.keyid, **key.to_dict()}, sort_keys=True)
         return OnlineKeyRow(key.keyid, role, public, sealed, created_at)
@@ -185,10 +233,18 @@ class OnlineKeys:
             return False
         return True
 
-    def _unseal(self, gun: str, row: OnlineKeyRow) -> Signer:
-        private = self._master.open(row.sealed, context=_context(gun, row.role, row.keyid))
+    def _unseal(self, gun: str, row: OnlineKeyRow) -> tuple[Signer, bool]:
+        """Open a key; nobody is asked yet where it lives elsewhere."""
+        plain = self._master.open(row.sealed, context=_context(gun, row.role, row.keyid))
+        dialect, key = _dialect_of(row), _public_key(row)
+        is_remote = not plain.startswith(_PEM)
         try:
-            return _dialect_of(row).signer(load_pem_private_key(private, None), _public_key(row))
+            private = (
+                self._remote.private_key(plain.decode("ascii"), key)
+                if is_remote
+                else load_pem_private_key(plain, None)
+            )
+            return dialect.signer(private, key), is_remote
         except (TypeError, ValueError, MalformedMetadataError) as error:
             raise _damaged(row) from error
 

@@ -274,8 +274,9 @@ class Importer:
         current = roots[-1].roles["timestamp"].keyids
         if not any(("timestamp", keyid) in held for keyid in current):
             notes.append(
-                "no timestamp key: nothing new can be signed until its owner rotates it to this "
-                "server"
+                "no timestamp key: nothing new can be signed until its owner takes this server's "
+                f"keys: tabellion rotate {gun} snapshot timestamp --server-managed (without "
+                "snapshot and the option where the owner signs snapshots)"
             )
         return keys, notes
 

@@ -21,6 +21,7 @@ _POSTGRESQL: Final = frozenset({"postgresql", "postgres"})
 _MYSQL: Final = frozenset({"mysql", "mariadb"})
 _MYSQL_PORT: Final = 3306
 _CONNECT_SECONDS: Final = 15
+_MAX_REASON: Final = 300
 _EXTRA: Final = "pip install 'tabellion[server,import]'"
 
 
@@ -76,6 +77,8 @@ class PostgresDatabase:
             self._connection = psycopg.connect(url, connect_timeout=_CONNECT_SECONDS)
             self._connection.read_only = True
             self._connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        except psycopg.OperationalError as error:
+            raise _unreachable(url, "PGPASSWORD", str(error)) from error
         except (psycopg.Error, ValueError) as error:
             raise _unreachable(url, "PGPASSWORD") from error
 
@@ -127,6 +130,8 @@ class MysqlDatabase:
                 cursor.execute("SET time_zone = '+00:00'")
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+        except pymysql.OperationalError as error:
+            raise _unreachable(url, "MYSQL_PWD", str(error.args[-1])) from error
         except (pymysql.MySQLError, ValueError, OSError) as error:
             raise _unreachable(url, "MYSQL_PWD") from error
 
@@ -148,12 +153,34 @@ def _no_driver(name: str) -> ConfigurationError:
     return ConfigurationError(f"the driver {name} isn't installed", hint=f"install it: {_EXTRA}")
 
 
-def _unreachable(url: str, variable: str) -> ConfigurationError:
-    # A driver's text may quote the address with its password, so it stays out.
+def _unreachable(url: str, variable: str, said: str = "") -> ConfigurationError:
+    """Make the error of a connection that failed.
+
+    Args:
+        url: The address.
+        variable: Where the password may come from.
+        said: What the server, or the way to it, answered. A driver's complaint about the address
+            itself isn't taken: it may quote it, password and all.
+    """
+    reason = _without_secrets(url, variable, said)
     return ConfigurationError(
-        f"can't connect to {shown(url)}",
+        f"can't connect to {shown(url)}" + (f": {reason}" if reason else ""),
         hint=f"check host, database, user, and the password in {variable}",
     )
+
+
+def _without_secrets(url: str, variable: str, said: str) -> str:
+    """Give a driver's first sentence in one line, or "" if a password is in it."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    reason = "".join(char if char.isprintable() else " " for char in "".join(lines[:1]))
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""  # whatever is secret in it can't be told
+    secrets = {parts.password, os.environ.get(variable)}
+    secrets |= {value for name, value in parse_qsl(parts.query) if name.startswith("pass")}
+    spelled = {text for secret in secrets if secret for text in (secret, unquote(secret))}
+    return "" if any(text in reason for text in spelled) else reason[:_MAX_REASON]
 
 
 def _refused(error: Exception) -> ConfigurationError:

@@ -13,7 +13,9 @@ from typing import Final, cast
 
 from securesystemslib.signer import Key
 
-from tabellion.core.dialect import NOTARY
+from tabellion.core.conversion import is_conversion
+from tabellion.core.dialect import NOTARY, TUF
+from tabellion.core.proposal import proposal_id
 from tabellion.core.publication import CurrentSet, Publication, UploadedFile, holds_threshold
 from tabellion.core.roles import TOP_LEVEL_ROLES, key_material
 from tabellion.core.transitions import judge_publication
@@ -27,6 +29,7 @@ from tabellion_server.services.signing import (
     ReleaseSigner,
 )
 from tabellion_server.storage.interface import (
+    AuditEntry,
     Head,
     StaleHeadError,
     Store,
@@ -58,6 +61,8 @@ class _Prepared:
     added: Sequence[StoredFile]
     events: Sequence[TagEvent]
     publication: Publication
+    removed: Sequence[str] = ()
+    converts: str | None = None  # the dialect that the GUN had before
 
 
 class Publisher:
@@ -81,10 +86,11 @@ class Publisher:
         self._allow_example_keys = allow_example_keys
         self._running: set[asyncio.Task[Published]] = set()
 
-    async def publish(self, gun: str, upload: Sequence[UploadedFile]) -> Published:
+    async def publish(self, gun: str, upload: Sequence[UploadedFile], *, by: str = "") -> Published:
         """Accept an upload whole, or refuse it and change nothing.
 
-        A role may be given as ``3.root`` where several roots come at once.
+        A role may be given as ``3.root`` where several roots come at once. If it is a pending
+        proposal, that isn't pending any more; ``by`` is who completed it.
 
         Raises:
             ConflictError: Built on versions that aren't current any more.
@@ -92,7 +98,7 @@ class Publisher:
             VerificationError: A file is malformed, too large, expired or wrongly signed.
             StorageError: The store failed.
         """
-        task = asyncio.create_task(self._publish(gun, upload))
+        task = asyncio.create_task(self._publish(gun, upload, by))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
@@ -123,7 +129,7 @@ class Publisher:
         while self._running:
             await asyncio.wait(self._running)
 
-    async def _publish(self, gun: str, upload: Sequence[UploadedFile]) -> Published:
+    async def _publish(self, gun: str, upload: Sequence[UploadedFile], by: str) -> Published:
         head: Head | None = None
         for _ in range(_ATTEMPTS):
             async with self._locks.of(gun):
@@ -134,14 +140,19 @@ class Publisher:
                 prepared = await self._prepare(gun, head, fresh)
                 if prepared.publication.unchanged and head is not None:
                     return Published(_versions(head, upload), unchanged=True, is_new=False)
+                at = prepared.added[-1].stored_at
+                closes = await self._closing(gun, prepared.publication, by, at)
                 try:
                     after = await self._store.commit(
                         gun,
                         dialect=prepared.publication.dialect.name,
                         expected_revision=head.revision if head else None,
                         added=prepared.added,
+                        removed_heads=prepared.removed,
+                        converts=prepared.converts,
                         events=prepared.events,
-                        at=prepared.added[-1].stored_at,
+                        closes=closes,
+                        at=at,
                     )
                 except StaleHeadError:
                     continue  # another process of this server came first: judge again
@@ -149,6 +160,32 @@ class Publisher:
         raise ConflictError(
             f"{gun} is being published to by too many others at once",
             versions=_versions(head, upload) if head else {},
+        )
+
+    async def _closing(
+        self, gun: str, publication: Publication, by: str, at: datetime
+    ) -> AuditEntry | None:
+        """Give what is to be told of the proposal that a publication is, if one is pending.
+
+        Raises:
+            RefusedPublicationError: It was withdrawn: whoever kept a copy can't bring it back.
+        """
+        files: dict[str, Parsed] = {item.role: item for item in publication.roots[-1:]}
+        files |= publication.targets
+        if len(publication.roots) > 1 or not files:
+            return None
+        number = await asyncio.to_thread(proposal_id, files)
+        told = await self._store.audit(gun, proposal=number, limit=1)
+        if told and told[0].action == "withdrawn":
+            raise withdrawn(told[0])
+        return AuditEntry(
+            gun,
+            number,
+            "published",
+            {role: item.version for role, item in files.items()},
+            sorted({keyid for item in files.values() for keyid in item.signatures}),
+            by,
+            at,
         )
 
     async def _without_known_roots(
@@ -175,7 +212,9 @@ class Publisher:
         now = self._clock()
         wanted = {item.role for item in upload}
         current = await self._files.served(head, wanted) if head else None
-        online = await self._signer.public_keys(gun, current.dialect if current else None)
+        dialect = current.dialect if current else None
+        converts = await asyncio.to_thread(is_conversion, dialect, upload)
+        online = await self._signer.public_keys(gun, TUF if converts else dialect)
         restored = await self._store.restoration(gun)
 
         def judge() -> Publication:
@@ -194,7 +233,11 @@ class Publisher:
             # Versions are passed over in both at once: the next commit knows of nothing lost.
             is_ours = holds_threshold(publication.root.signed, "snapshot", online.snapshot)
             publication = replace(publication, needs_snapshot=is_ours)
-        return await self._complete(gun, held, publication, now, skip=restored.skip)
+        prepared = await self._complete(gun, held, publication, now, skip=restored.skip)
+        if not converts or head is None:
+            return prepared
+        gone = head.files.keys() - publication.targets.keys() - TOP_LEVEL_ROLES
+        return replace(prepared, removed=sorted(gone), converts=head.dialect)
 
     async def _complete(
         self,
@@ -243,10 +286,20 @@ class Publisher:
         return _Prepared(added, events, publication)
 
 
+def withdrawn(entry: AuditEntry) -> RefusedPublicationError:
+    """Give the error for a proposal that was withdrawn, or expired, and is offered again."""
+    return RefusedPublicationError(
+        f"proposal {entry.proposal[:16]} of {entry.gun} was {entry.action} at "
+        f"{entry.at:%Y-%m-%d %H:%M} UTC",
+        rule="proposal-closed",
+        hint="make it anew: what is signed then has another id",
+    )
+
+
 def _named(publication: Publication) -> Iterable[Parsed]:
-    """List the new files that the next snapshot names."""
+    """List the files that the next snapshot names anew."""
     roots = publication.roots[-1:] if publication.dialect.lists_root else ()
-    return [*roots, *publication.targets.values()]
+    return [*roots, *publication.targets.values(), *publication.relisted.values()]
 
 
 def _stored(item: Parsed, now: datetime) -> StoredFile:

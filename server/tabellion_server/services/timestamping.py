@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tabellion.core.dialect import dialect_named
@@ -26,7 +26,8 @@ from tabellion_server.storage.interface import (
 )
 
 _PATIENCE_SECONDS: Final = 2.0  # how long a reader waits while what is there is still valid
-_EXPIRIES_HELD: Final = 20_000
+_PAUSE: Final = timedelta(seconds=10)  # from a failed renewal to the next, while there's time
+_EXPIRIES_HELD: Final = 100_000
 _PAGE: Final = 200
 _ATTEMPTS: Final = 5
 
@@ -50,6 +51,7 @@ class Renewer:
         self._clock = clock
         self._expiries: SizedCache[str, datetime] = SizedCache(_EXPIRIES_HELD)
         self._foreign: SizedCache[str, bool] = SizedCache(_EXPIRIES_HELD)
+        self._failed: SizedCache[str, datetime] = SizedCache(_EXPIRIES_HELD)
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def fresh_head(self, gun: str) -> Head | None:
@@ -61,13 +63,16 @@ class Renewer:
         head = await self._store.head(gun)
         if head is None or not await self._is_due(head):
             return head
+        expires_at = await self.expires_at(head, "timestamp")
+        valid = expires_at is not None and expires_at > self._clock()
+        failed_at = self._failed.get(gun)
+        if valid and failed_at is not None and self._clock() - failed_at < _PAUSE:
+            return head  # what signs may hang; readers don't wait for it each time
         task = self._running.get(gun)
         if task is None:
             task = asyncio.create_task(self._renew_logged(gun))
             self._running[gun] = task
             task.add_done_callback(lambda _: self._running.pop(gun, None))
-        expires_at = await self._expires_at(head, "timestamp")
-        valid = expires_at is not None and expires_at > self._clock()
         await asyncio.wait([task], timeout=_PATIENCE_SECONDS if valid else None)
         return await self._store.head(gun)
 
@@ -104,6 +109,7 @@ class Renewer:
         try:
             await self._renew(gun)
         except TabellionError as error:
+            self._failed.put(gun, self._clock(), 1)
             log().error("timestamp.not_renewed", gun=gun, problem=error.message, hint=error.hint)
         except Exception:  # noqa: BLE001  (a reader still gets what is there)
             log().exception("timestamp.not_renewed", gun=gun)
@@ -183,10 +189,10 @@ class Renewer:
 
     async def _is_due(self, head: Head) -> bool:
         now = self._clock()
-        timestamp = await self._expires_at(head, "timestamp")
+        timestamp = await self.expires_at(head, "timestamp")
         if timestamp is None or self._past_half("timestamp", timestamp, head, now):
             return True
-        snapshot = await self._expires_at(head, "snapshot")
+        snapshot = await self.expires_at(head, "snapshot")
         if snapshot is None or not self._past_half("snapshot", snapshot, head, now):
             return False
         root = (await self._files.current_set(head, {"root"})).files.get("root")
@@ -196,7 +202,13 @@ class Renewer:
         life = self._signer.life(role, dialect_named(head.dialect))
         return expires.replace(tzinfo=UTC) - now <= life / 2
 
-    async def _expires_at(self, head: Head, role: str) -> datetime | None:
+    async def expires_at(self, head: Head, role: str) -> datetime | None:
+        """Give when a role's current file expires, None if there's none.
+
+        Raises:
+            StorageError: The store failed.
+            VerificationError: It can't be read.
+        """
         ref = head.files.get(role)
         if ref is None:
             return None

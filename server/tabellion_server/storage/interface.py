@@ -14,6 +14,7 @@
     └── StorageError              the store can't be read or written
         ├── StaleHeadError        somebody else committed first; carries the current head
         ├── RestoredStoreError    it lacks changes that were told: a backup was restored
+        ├── PendingFullError      a GUN has as many pending proposals as it may have
         └── StoreCorruptionError  what is, or would be, stored contradicts itself
 """
 
@@ -29,6 +30,7 @@ from tabellion.errors import TabellionError
 
 TagEventKind = Literal["signed", "revoked"]
 ChangeCategory = Literal["update", "deletion"]
+AuditAction = Literal["opened", "signed", "published", "withdrawn", "expired", "dropped"]
 
 
 class StorageError(TabellionError):
@@ -66,6 +68,12 @@ class RestoredStoreError(StorageError):
     def __init__(self, message: str, *, missing: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.missing = missing
+
+
+class PendingFullError(StorageError):
+    """A GUN has as many pending proposals as it may have; nothing was written."""
+
+    code = "pending-full"
 
 
 class StoreCorruptionError(StorageError):
@@ -207,8 +215,58 @@ class OnlineKeyRow:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class PendingRow:
+    """Files of a GUN that wait for signatures.
+
+    Attributes:
+        gun: The GUN, which may not exist yet.
+        id: Hex SHA-256 over what is signed, see ``proposal_id``.
+        versions: Role to version.
+        files: Role to the file with the signatures it has.
+        by: Who opened it, as a token service says; may be empty.
+        created_at: When, aware UTC.
+        expires_at: From when on it isn't pending any more.
+        revision: Grows by one with each change; for compare-and-set. 0 before it's stored.
+    """
+
+    gun: str
+    id: str
+    versions: Mapping[str, int]
+    files: Mapping[str, bytes]
+    by: str
+    created_at: datetime
+    expires_at: datetime
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What became of a pending proposal.
+
+    Attributes:
+        gun: The GUN.
+        proposal: The proposal's id.
+        action: What was done; ``dropped`` with its whole GUN.
+        versions: Its roles and their versions.
+        keyids: Keys whose signatures were added.
+        by: Who did it, as a token service says; may be empty.
+        at: When, aware UTC.
+        id: Given by the store, growing with time; 0 before.
+    """
+
+    gun: str
+    proposal: str
+    action: AuditAction
+    versions: Mapping[str, int]
+    keyids: Sequence[str]
+    by: str
+    at: datetime
+    id: int = 0
+
+
 class Store(Protocol):
-    """Where metadata, heads, history and sealed online keys live.
+    """Where metadata, heads, history, pending proposals and sealed online keys live.
 
     Any method may raise StorageError.
     """
@@ -241,6 +299,8 @@ class Store(Protocol):
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
         replaces: bool = False,
+        converts: str | None = None,
+        closes: AuditEntry | None = None,
         at: datetime,
     ) -> Head:
         """Publish in one transaction; give the new head.
@@ -252,15 +312,17 @@ class Store(Protocol):
 
         Args:
             gun: The collection.
-            dialect: Its dialect, the same in every commit but one that replaces the GUN.
+            dialect: Its dialect, the same in every commit but one that replaces or converts it.
             expected_revision: Revision it was judged on; None if the GUN must not exist.
             added: Files to add, of any number of roles and versions.
             removed_heads: Roles to have no current file any more.
             events: History to append.
             changes: What the changefeed tells instead, with moments of its own: an import keeps
                 the feed of the server it comes from. Their ids are given anew.
-            replaces: Drop the GUN's files and history first, and tell the deletion in the
-                changefeed: a conversion to another dialect. Its online keys and revision stay.
+            replaces: Drop the GUN's files, history and pending proposals first, and tell the
+                deletion in the changefeed: a GUN made anew. Its online keys and revision stay.
+            converts: The dialect that the GUN had, where this gives it another: all else stays.
+            closes: If that proposal is pending, drop it and write this entry; else neither.
             at: The moment of the commit, aware.
 
         Raises:
@@ -275,9 +337,9 @@ class Store(Protocol):
         """List GUNs that begin with ``prefix`` and sort behind ``after``, by code point."""
 
     async def delete(self, gun: str) -> bool:
-        """Drop a GUN's files, head, history and online keys; say whether there was anything.
+        """Drop a GUN's files, head, history, proposals and online keys; say if there was anything.
 
-        If so the changefeed tells it; what it told before stays.
+        If so the changefeed tells it; what it told before stays, and so does the audit.
         """
 
     async def changes(
@@ -296,6 +358,34 @@ class Store(Protocol):
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[TagEvent]:
         """Give history newest first, with ids below ``before``, of one target or of all."""
+
+    async def pending(self, gun: str) -> list[PendingRow]:
+        """Give a GUN's pending proposals, oldest first."""
+
+    async def put_pending(self, row: PendingRow, entry: AuditEntry, *, at_most: int) -> bool:
+        """Write a proposal over the one at ``row.revision``, and what was done to it.
+
+        Says False, and writes nothing, if it's at another revision by now.
+
+        Args:
+            row: The proposal; revision 0 for a new one.
+            entry: What was done.
+            at_most: How many a GUN may have.
+
+        Raises:
+            PendingFullError: A new one would be one too many.
+        """
+
+    async def close_pending(self, entry: AuditEntry) -> bool:
+        """Drop a proposal and write the entry; False, and neither, if it isn't pending."""
+
+    async def expire_pending(self, now: datetime) -> list[AuditEntry]:
+        """Drop all GUNs' proposals that are past their expiry, and write and give their entries."""
+
+    async def audit(
+        self, gun: str, *, proposal: str | None = None, before: int | None = None, limit: int
+    ) -> list[AuditEntry]:
+        """Give what became of a GUN's proposals, or of one, newest first, with ids below one."""
 
     async def online_keys(self, gun: str, role: str) -> list[OnlineKeyRow]:
         """Give the online keys of a role, newest first."""

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from tabellion_server.storage.high_water import HighWater
 from tabellion_server.storage.interface import (
+    AuditEntry,
     Change,
     Head,
     OnlineKeyRow,
@@ -23,6 +24,11 @@ from tabellion_server.storage.interface import (
 )
 from tabellion_server.storage.sqlite_file import open_store_file, storage_error
 from tabellion_server.storage.sqlite_heads import HeadReader
+from tabellion_server.storage.sqlite_pending import (
+    PendingTables,
+    close_row,
+    drop_rows,
+)
 from tabellion_server.storage.sqlite_restoration import (
     begin,
     last_change,
@@ -55,7 +61,7 @@ T = TypeVar("T")
 _READERS: Final = 4
 
 
-class SqliteStore:
+class SqliteStore(PendingTables):
     """A ``Store`` in one file, which several processes of one machine may share."""
 
     def __init__(
@@ -117,6 +123,8 @@ class SqliteStore:
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
         replaces: bool = False,
+        converts: str | None = None,
+        closes: AuditEntry | None = None,
         at: datetime,
     ) -> Head:
         """See ``Store.commit``."""
@@ -126,10 +134,11 @@ class SqliteStore:
             if self._water is not None:
                 verify_complete(connection, self._water)
             head = read_head(connection, gun)
-            was = head.dialect if head is not None and replaces else dialect
+            was = head.dialect if head is not None and replaces else converts or dialect
             check_head(gun, head, expected_revision, was)
             write_revision(connection, gun, dialect, head, at)
             if replaces and head is not None:
+                drop_rows(connection, gun, at)
                 for table in ("current", "metadata", "events"):
                     # The text is ours alone; values are bound.
                     connection.execute(f"DELETE FROM {table} WHERE gun = ?", (gun,))  # noqa: S608
@@ -140,6 +149,8 @@ class SqliteStore:
                 [(gun, role) for role in removed_heads],
             )
             write_events(connection, gun, events)
+            if closes is not None:
+                close_row(connection, closes)
             written = read_head(connection, gun)
             if written is None:
                 raise StoreCorruptionError(f"{gun} vanished while it was written")
@@ -176,7 +187,9 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO retired SELECT gun, revision FROM heads WHERE gun = ?",
                 (gun,),
             )
-            deleted = [
+            now = datetime.now(UTC)
+            deleted = [drop_rows(connection, gun, now)]
+            deleted += [
                 connection.execute(statement, (gun,)).rowcount
                 for statement in (
                     "DELETE FROM current WHERE gun = ?",
@@ -187,7 +200,7 @@ class SqliteStore:
                 )
             ]
             if any(deleted):
-                write_change(connection, Change(gun, 0, "", "deletion", datetime.now(UTC)))
+                write_change(connection, Change(gun, 0, "", "deletion", now))
             return any(deleted)
 
         return await self._write(work)

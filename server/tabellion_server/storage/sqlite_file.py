@@ -57,6 +57,19 @@ _THIRD: Final = (
     """CREATE TABLE restorations (
         after_id INTEGER NOT NULL, missing INTEGER NOT NULL, at INTEGER NOT NULL,
         is_loss INTEGER NOT NULL)""",
+    """CREATE TABLE pending (
+        gun TEXT NOT NULL, id TEXT NOT NULL, versions TEXT NOT NULL, files TEXT NOT NULL,
+        by TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
+        revision INTEGER NOT NULL, PRIMARY KEY (gun, id))""",
+    "CREATE INDEX pending_by_expiry ON pending (expires_at)",
+    # Not tied to the GUN's rows either.
+    """CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, gun TEXT NOT NULL, proposal TEXT NOT NULL,
+        action TEXT NOT NULL CHECK (action IN
+            ('opened', 'signed', 'published', 'withdrawn', 'expired', 'dropped')),
+        versions TEXT NOT NULL, keyids TEXT NOT NULL, by TEXT NOT NULL, at INTEGER NOT NULL)""",
+    "CREATE INDEX audit_by_gun ON audit (gun, id)",
+    "CREATE INDEX audit_by_proposal ON audit (gun, proposal, id)",
 )
 # What brings a file of that schema to the next.
 _UPGRADES: Final[dict[int, tuple[str, ...]]] = {

@@ -68,13 +68,14 @@ def pass_over(connection: sqlite3.Connection, missing: int, *, at: datetime, is_
 def read_restoration(connection: sqlite3.Connection, gun: str) -> Restoration:
     """Tell what was restored beneath a GUN since its newest change, and publication.
 
-    A GUN without any change is new here, and so are its online keys.
+    A GUN without any change may have been imported before, or founded since with keys that the
+    backup has already; one whose keys are younger is new, and nothing of it is lost.
     """
-    (newest,) = connection.execute("SELECT max(id) FROM changes WHERE gun = ?", (gun,)).fetchone()
-    if newest is None:
-        return Restoration(0, may_lack=False)
     (skip,) = connection.execute(
-        "SELECT coalesce(sum(missing), 0) FROM restorations WHERE after_id >= ?", (newest,)
+        "SELECT coalesce(sum(missing), 0) FROM restorations"
+        " WHERE after_id >= coalesce((SELECT max(id) FROM changes WHERE gun = :gun),"
+        " (SELECT 0 FROM online_keys WHERE gun = :gun AND created_at <= restorations.at LIMIT 1))",
+        {"gun": gun},
     ).fetchone()
     (published,) = connection.execute(
         "SELECT coalesce(max(stored_at), 0) FROM metadata WHERE gun = ?"
@@ -84,4 +85,4 @@ def read_restoration(connection: sqlite3.Connection, gun: str) -> Restoration:
     row = connection.execute(
         "SELECT 1 FROM restorations WHERE is_loss AND at > ? LIMIT 1", (published,)
     ).fetchone()
-    return Restoration(skip, may_lack=row is not None)
+    return Restoration(skip, may_lack=bool(published) and row is not None)

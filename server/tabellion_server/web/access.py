@@ -31,6 +31,7 @@ from tabellion_server.web.addresses import (
     parse_feed_path,
     parse_gun_path,
     parse_trust_path,
+    proposal_path,
 )
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.problems import Handler
@@ -50,6 +51,7 @@ class Guard:
 GUARD = web.AppKey("guard", Guard)
 _SUBJECT = web.RequestKey("subject", str)
 _OPEN: Final = frozenset({"/healthz", "/readyz", "/_notary_server/health", "/metrics"})
+_PUBLISH: Final = ("push", "pull")
 _CATALOG: Final = (Access("registry", "catalog", "*"),)
 _HOST: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 _SHARED: Final = re.compile(r", s-maxage=[0-9]+")
@@ -78,9 +80,11 @@ def check_write_access(request: web.Request) -> None:
         given.encode(errors="surrogateescape"), token.encode()
     )
     if not fits:
+        said = "writing here needs the server's write token"
         raise AccessDeniedError(
-            "writing here needs the server's write token",
-            hint="send it as Authorization: Bearer TOKEN; its operator has it",
+            said if given is None else f"{said}, and the token that was sent isn't it",
+            hint="its operator has it; tabellion takes it from TABELLION_TOKEN, others send it as "
+            "Authorization: Bearer TOKEN; docker and notary can't",
         )
 
 
@@ -128,7 +132,7 @@ async def _check_grant(request: web.Request, auth: TokenAuth) -> None:
     request[_SUBJECT] = grant.subject
 
 
-def demanded(request: web.Request) -> Sequence[Access]:
+def demanded(request: web.Request) -> Sequence[Access]:  # noqa: PLR0911  (one each)
     """Give what a token must grant for a request; nothing where no token is needed.
 
     The address is the router's, and the GUN is read by the very functions that the handlers read
@@ -142,6 +146,9 @@ def demanded(request: web.Request) -> Sequence[Access]:
         match place:
             case "/v1/guns/{gun}":
                 return _of_gun(parse_gun_path(request, "/v1/guns/"), "pull")
+            case "/v1/guns/{gun}/pending" | "/v1/guns/{gun}/pending/{id}" | "/v1/guns/{gun}/audit":
+                is_read = request.method in {"GET", "HEAD"}
+                return _of_gun(proposal_path(request)[0], *(("pull",) if is_read else _PUBLISH))
             case "/v1/history/{gun}":
                 return _of_gun(parse_gun_path(request, "/v1/history/"), "pull")
             case "/v2/{gun}/_trust/changefeed":
@@ -159,7 +166,7 @@ def _of_trust(request: web.Request) -> Sequence[Access]:
         case "GET" | "HEAD", FileAddress() | HashAddress():
             return _of_gun(gun, "pull")
         case ("GET" | "HEAD", KeyAddress()) | ("POST", SetAddress()):
-            return _of_gun(gun, "push", "pull")
+            return _of_gun(gun, *_PUBLISH)
         case ("POST", KeyAddress()) | ("DELETE", SetAddress()):
             return _of_gun(gun, "*")
     return _CATALOG

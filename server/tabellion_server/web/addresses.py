@@ -25,6 +25,7 @@ _FEED: Final = "/_trust/changefeed"
 _FILE = re.compile(r"(?:([0-9]{1,19})\.)?([^/].*)\.json", re.DOTALL)
 _BY_HASH = re.compile(r"([^/].*)\.([0-9a-f]{64}|[0-9A-Fa-f]{64,128})\.json", re.DOTALL)
 _NOTARY_ROLE = re.compile(r"root|targets(?:/[^/\s]+)*|snapshot|timestamp")
+_PROPOSAL = re.compile(r"/v1/guns/(.+)/(?:pending(?:/([0-9a-f]{64}))?|audit)", re.DOTALL)
 _KEY = re.compile(r"(snapshot|timestamp)\.key")
 
 
@@ -156,6 +157,21 @@ def parse_gun_path(request: web.Request, prefix: str) -> Gun:
         InvalidNameError: Malformed.
     """
     return parse_gun(decode(request.rel_url.raw_path.removeprefix(prefix)))
+
+
+def proposal_path(request: web.Request) -> tuple[Gun, str]:
+    """Give the GUN of a path that ends in ``/pending``, a proposal's id, or ``/audit``; and the id.
+
+    A GUN whose own name ends so is asked for with ``%2F`` before its last part.
+
+    Raises:
+        InvalidNameError: Malformed.
+        RequestError: 404, no such form.
+    """
+    match = _PROPOSAL.fullmatch(request.rel_url.raw_path)
+    if match is None:
+        raise nothing_here()
+    return parse_gun(decode(match[1])), match[2] or ""
 
 
 def parse_feed_path(request: web.Request) -> Gun:

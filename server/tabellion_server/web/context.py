@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.expiry import ExpiryJudge
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.locks import GunLocks
+from tabellion_server.services.pending import Pendings
 from tabellion_server.services.publishing import Publisher
+from tabellion_server.services.signing import Clock
 from tabellion_server.services.timestamping import Renewer
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Store
@@ -24,8 +27,11 @@ class Context:
     online: OnlineKeys
     files: MetadataFiles
     publisher: Publisher
+    pendings: Pendings
     renewer: Renewer
     locks: GunLocks
+    judge: ExpiryJudge
+    clock: Clock
 
 
 CONTEXT = web.AppKey("context", Context)

@@ -1,4 +1,4 @@
-"""What monitors count: Notary's own names, so that dashboards stay.
+"""What monitors count: requests under Notary's own names, so that dashboards stay, and expiry.
 
 Only what has an operation is counted. Unlike Notary, an empty answer of 200 has code 200, not 0.
 
@@ -8,13 +8,16 @@ Spec: notary-v1 section 1.7.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, Summary
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from tabellion.core.expiry import LEVELS
+from tabellion_server.services.expiry import KINDS, Round
 from tabellion_server.web.problems import Handler
 
 _OPERATION = web.RequestKey("operation", str)
@@ -50,6 +53,36 @@ class Metrics:
         self._answered = Summary(
             f"{_PREFIX}response_size_bytes", "Bodies sent.", labels, registry=self.registry
         )
+
+        self._guns = Gauge(
+            "tabellion_expiry_guns",
+            "GUNs by the level of a role's expiry.",
+            ("role", "level"),
+            registry=self.registry,
+        )
+        self._soonest = Gauge(
+            "tabellion_expiry_soonest_timestamp_seconds",
+            "When the first GUN's role expires.",
+            ("role",),
+            registry=self.registry,
+        )
+        self._checked = Gauge(
+            "tabellion_expiry_checked_timestamp_seconds",
+            "When all GUNs had been looked at last.",
+            registry=self.registry,
+        )
+
+    def tell_expiry(self, found: Round) -> None:
+        """Show what a walk over all GUNs found; there's no label for a GUN, however many."""
+        for kind in KINDS:
+            for level in LEVELS:
+                self._guns.labels(kind, level).set(found.guns.get((kind, level), 0))
+            if kind in found.soonest:
+                self._soonest.labels(kind).set(found.soonest[kind].timestamp())
+            else:
+                with contextlib.suppress(KeyError):
+                    self._soonest.remove(kind)
+        self._checked.set(found.ended_at.timestamp())
 
     def count(self, request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
         """Count an answered request."""

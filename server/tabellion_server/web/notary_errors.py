@@ -90,7 +90,7 @@ def _cut(text: str) -> str:
 
 
 def _refusal(error: NotaryRefusalError) -> tuple[str, object]:
-    text = _cut(error.message)
+    text = _cut(error.told)
     details: Mapping[str, object] = {
         "INVALID_UPDATE": error.name and {"Name": error.name, "Error": {"Msg": text}},
         "INVALID_ROLE": text,

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
 
 from tabellion.core.bins import bins_of
-from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys
+from tabellion.core.expiry import End, KeyState, RoleState, Standing, remedy
+from tabellion.core.publication import CurrentSet
+from tabellion.core.roles import TOP_LEVEL_ROLES, role_keys
 from tabellion.errors import UnknownGunError, UsageError
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.storage.interface import Head, TagEvent
 from tabellion_server.web.addresses import parse_gun_path
 from tabellion_server.web.context import CONTEXT
 
-_DEFAULT_LIMIT: Final = 100
-_MAX_LIMIT: Final = 1000
-_MAX_ID: Final = 2**63 - 1
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+MAX_ID: Final = 2**63 - 1
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 async def list_guns(request: web.Request) -> web.Response:
     """Answer ``/v1/guns?prefix=&after=&limit=``."""
-    limit = _number(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
+    limit = number_of(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
     prefix, after = _text(request, "prefix") or "", _text(request, "after")
     heads = await request.app[CONTEXT].store.guns(prefix, after, limit + 1)
     shown = heads[:limit]
@@ -47,16 +47,24 @@ async def show_gun(request: web.Request) -> web.Response:
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     current = await context.files.current_set(head, await _described(context.files, head))
-    roles = await asyncio.to_thread(_roles, head, current.files)
-    return web.json_response({**_summary(head), "roles": roles}, headers=_NO_STORE)
+    standing = await context.judge.standing(head, current, now=context.clock())
+    roles = {role.role: _role(role, standing, head, current) for role in standing.roles}
+    first = standing.first
+    answer = {
+        **_summary(head),
+        "level": standing.level,
+        "first": None if first is None else _end(first, gun),
+        "roles": roles,
+    }
+    return web.json_response(answer, headers=_NO_STORE)
 
 
 async def show_history(request: web.Request) -> web.Response:
     """Answer ``/v1/history/<gun>?target=&before=&limit=``, newest first."""
     context = request.app[CONTEXT]
     gun = parse_gun_path(request, "/v1/history/")
-    limit = _number(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
-    before = _number(request, "before", 0, _MAX_ID) or None
+    limit = number_of(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
+    before = number_of(request, "before", 0, MAX_ID) or None
     if await context.store.head(gun) is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     events = await context.store.events(
@@ -87,7 +95,12 @@ def _text(request: web.Request, name: str) -> str | None:
     return given[0] if given else None
 
 
-def _number(request: web.Request, name: str, default: int, maximum: int) -> int:
+def number_of(request: web.Request, name: str, default: int, maximum: int) -> int:
+    """Give a number of the query, from 1 to ``maximum``.
+
+    Raises:
+        UsageError: It's something else.
+    """
     text = _text(request, name)
     if text is None:
         return default
@@ -104,47 +117,57 @@ def _summary(head: Head) -> dict[str, Any]:
         "gun": head.gun,
         "dialect": head.dialect,
         "revision": head.revision,
-        "changed_at": _moment(head.changed_at),
+        "changed_at": moment_of(head.changed_at),
         "versions": {role: ref.version for role, ref in head.files.items()},
     }
 
 
-def _roles(head: Head, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> dict[str, Any]:
-    """Describe every role that is published or delegated; the server verified them already."""
-    described: dict[str, Any] = {}
-    pending = [("root", role) for role in ("root", "targets", "snapshot", "timestamp")]
-    while pending:
-        delegator, role = pending.pop(0)
-        if role in described or delegator not in parsed:
-            continue
-        keys, entry = role_keys(parsed[delegator].signed, role)
-        item: dict[str, Any] = {
-            "delegator": delegator,
-            "keyids": list(entry.keyids),
-            "threshold": entry.threshold,
+def _role(state: RoleState, standing: Standing, head: Head, current: CurrentSet) -> dict[str, Any]:
+    """Describe a role that is published or delegated; the server verified it already."""
+    role, file = state.role, current.files.get(state.role)
+    keys, entry = role_keys(current.files[state.delegator].signed, role)
+    item: dict[str, Any] = {
+        "delegator": state.delegator,
+        "keyids": list(entry.keyids),
+        "threshold": entry.threshold,
+        "alive": state.alive,
+        "renewed_by": state.renewed_by,
+    }
+    if file is not None and state.expires_at is not None:
+        ref = head.files[role]
+        item |= {
+            "version": file.version,
+            "expires": moment_of(state.expires_at),
+            "level": standing.level_of(role),
+            "sha256": ref.sha256,
+            "length": ref.length,
+            "signed_by": [keyid for keyid in entry.keyids if keyid in file.signatures],
         }
-        if role in parsed:
-            file, ref = parsed[role], head.files[role]
-            item |= {
-                "version": file.version,
-                "expires": _moment(file.signed.expires.replace(tzinfo=UTC)),
-                "sha256": ref.sha256,
-                "length": ref.length,
-                "signed_by": [keyid for keyid in entry.keyids if keyid in file.signatures],
-            }
-            if file.signed.type == "targets":
-                item["targets"] = len(file.signed.targets)
-                bins = bins_of(file.signed)
-                if bins is not None:
-                    item["bins"] = {"prefix": bins.name_prefix, "count": bins.number_of_bins}
-                pending += [(role, child.name) for child in delegated_roles(file.signed)]
-        item["keys"] = {
-            keyid: {"keytype": keys[keyid].keytype, "scheme": keys[keyid].scheme}
-            for keyid in entry.keyids
-            if keyid in keys
-        }
-        described[role] = item
-    return described
+        if file.signed.type == "targets":
+            item["targets"] = len(file.signed.targets)
+            bins = bins_of(file.signed)
+            if bins is not None:
+                item["bins"] = {"prefix": bins.name_prefix, "count": bins.number_of_bins}
+    for end in standing.ends:
+        if end.role == role and end.what == "certificates":
+            item["certificates_expire"] = moment_of(end.expires_at)
+    item["keys"] = {key.keyid: _key(key, keys[key.keyid].scheme) for key in state.keys}
+    return item
+
+
+def _key(state: KeyState, scheme: str) -> dict[str, Any]:
+    ends = {} if state.expires_at is None else {"expires": moment_of(state.expires_at)}
+    return {"keytype": state.keytype, "scheme": scheme, "alive": state.is_alive, **ends}
+
+
+def _end(end: End, gun: str) -> dict[str, Any]:
+    return {
+        "role": end.role,
+        "what": end.what,
+        "expires": moment_of(end.expires_at),
+        "level": end.level,
+        "command": remedy(end, gun),
+    }
 
 
 def _entry(event: TagEvent) -> dict[str, Any]:
@@ -157,9 +180,10 @@ def _entry(event: TagEvent) -> dict[str, Any]:
         "metadata_sha256": event.metadata_sha256,
         "digests": dict(event.digests),
         "length": event.length,
-        "at": _moment(event.at),
+        "at": moment_of(event.at),
     }
 
 
-def _moment(moment: datetime) -> str:
+def moment_of(moment: datetime) -> str:
+    """Write a moment as every answer does: RFC 3339 in UTC."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

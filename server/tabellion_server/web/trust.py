@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC
 from email.utils import format_datetime
@@ -10,9 +11,9 @@ from typing import Final
 from aiohttp import web
 from securesystemslib.signer import Key
 
+from tabellion.core.conversion import is_conversion
 from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_named
 from tabellion.core.names import Gun
-from tabellion.core.roles import TOP_LEVEL_ROLES
 from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import UnknownGunError
 from tabellion_server.logs import log
@@ -31,7 +32,7 @@ from tabellion_server.web.addresses import (
     parse_trust_path,
     redirect_to_clean_path,
 )
-from tabellion_server.web.context import CONTEXT, Context
+from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.metrics import note_operation
 from tabellion_server.web.request_errors import RequestError
 from tabellion_server.web.speech import accepts_problems, note_dialect, speaks_notary
@@ -90,23 +91,14 @@ async def _get_file(
     if isinstance(address, HashAddress):
         found = await context.files.find_hash(head, address.role, address.sha256)
         what = f" of SHA-256 {address.sha256}"
-    elif is_mutable and not await _is_listed(context, head, address.role):
-        found, what = None, ""
     else:
+        # Also one that the snapshot lists no longer: who may sign it again has to see its version.
         found = await context.files.find(head, address.role, address.version)
         what = "" if address.version is None else f" version {address.version}"
     if found is not None:
         return _file_answer(request, found, head, is_immutable=not is_mutable)
     name = "no-such-file" if speaks_notary(request) else "not-found"
     raise RequestError(f"{gun} has no {address.role[:80]}{what}", status=404, name=name)
-
-
-async def _is_listed(context: Context, head: Head, role: str) -> bool:
-    """Tell whether a role is current: of a Notary delegation, whether the snapshot lists it."""
-    if head.dialect != NOTARY.name or role in TOP_LEVEL_ROLES:
-        return True
-    held = (await context.files.current_set(head, {"snapshot"})).files.get("snapshot")
-    return held is not None and f"{role}.json" in held.signed.meta
 
 
 def _file_answer(
@@ -153,6 +145,8 @@ async def _publish(request: web.Request, gun: Gun) -> web.StreamResponse:
         is_lenient=speaks_notary(request),
     )
     dialect = dialect_named(head.dialect) if head is not None else dialect_of_upload(upload)
+    if await asyncio.to_thread(is_conversion, dialect, upload):
+        dialect = TUF
     if upload:
         note_dialect(request, dialect)
     if dialect is NOTARY:
@@ -204,9 +198,12 @@ async def _rotate_key(request: web.Request, gun: Gun, role: str) -> web.StreamRe
 
 
 def _dialect_of_key(request: web.Request, head: Head | None) -> Dialect:
-    """Tell in which dialect a key is asked for: the GUN's, or before it exists as is said."""
+    """Tell in which dialect a key is asked for: the GUN's, or before it exists as is said.
+
+    A Notary GUN may be asked for a key to be converted with; there's no way back.
+    """
     asked = request.query.get("dialect")
-    if head is not None:
+    if head is not None and not (asked == TUF.name and request.method != "POST"):
         dialect = dialect_named(head.dialect)
     else:
         dialect = TUF if asked == TUF.name else NOTARY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -15,8 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
+from notary_gun import certified
 from tabellion.errors import KeyStoreError, PassphraseError
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.private_keys import KEY_TYPES, KeyType
@@ -184,3 +186,11 @@ def test_example_keys_are_the_servers_list() -> None:
     from tabellion_server.keys.example_keys import EXAMPLE_KEY_FINGERPRINTS  # noqa: PLC0415
 
     assert listed == EXAMPLE_KEY_FINGERPRINTS
+
+
+def test_of_a_certificate_the_key_counts() -> None:
+    signer = certified()
+    pem = base64.b64decode(signer.public_key.keyval["public"])
+    assert load_public_key(pem) == SSlibKey.from_crypto(signer.public_key.public_key)
+    with pytest.raises(KeyStoreError, match="isn't a public key"):
+        load_public_key(pem[:200])

@@ -6,6 +6,7 @@ import base64
 import json
 import ssl
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -344,6 +345,23 @@ def test_challenges_are_parsed() -> None:
     assert (bearer.scheme, bearer.parameters) == ("bearer", {"realm": 'a"b', "scope": "x,y"})
     assert (basic_.scheme, basic_.parameters) == ("basic", {"realm": "z"})
     assert parse_challenges(["", "=", "Negotiate"])[-1].scheme == "negotiate"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        'Bearer realm="x"' + " " * 8000 + "!",
+        " ," * 4000 + "!",
+        "Bearer " + "a" * 8000 + "!",
+        "a" + " " * 8000 + "=",
+        'A b="' + "\\a" * 4000,
+    ],
+)
+def test_no_challenge_takes_long_to_read(header: str) -> None:
+    """It's read on the event loop, where no timeout of ours would end it."""
+    begun = time.perf_counter()
+    parse_challenges([header])
+    assert time.perf_counter() - begun < 0.5
 
 
 @pytest.fixture

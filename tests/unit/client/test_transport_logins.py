@@ -383,6 +383,15 @@ def test_each_request_has_the_scope_of_notarys_table() -> None:
         assert scope_of(method, URL(f"{base}/{path}")) == f"repository:{GUN}:{actions}"
     history = URL(f"https://trust.example/v1/history/{GUN}?limit=1")
     assert scope_of("GET", history) == f"repository:{GUN}:pull"
+    for method, path, actions in (
+        ("GET", "pending", "pull"),
+        ("GET", "audit?limit=1", "pull"),
+        ("POST", "pending", "push,pull"),
+        ("GET", f"pending/{'a' * 64}", "pull"),
+        ("DELETE", f"pending/{'a' * 64}", "push,pull"),
+    ):
+        url = URL(f"https://trust.example/v1/guns/{GUN}/{path}")
+        assert scope_of(method, url) == f"repository:{GUN}:{actions}"
     for path in ("/v2/", "/v1/guns", "/v2/_trust/changefeed"):
         assert scope_of("GET", URL(f"https://trust.example{path}")) == "registry:catalog:*"
 
@@ -407,6 +416,7 @@ def test_a_server_elsewhere_sends_nobody_to_this_machine() -> None:
 
 ODD_LOOPBACKS = [
     "0.0.0.0",  # noqa: S104  (nothing is bound)
+    *("localhost.localdomain", "ip6-localhost", "IP6-loopback.", "localhost6.localdomain6"),
     *("127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0", "127.0.0.1."),
     *("localhost.", "a.localhost", "[::]", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]", "[::1%25lo]"),
 ]

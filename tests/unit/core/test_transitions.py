@@ -77,6 +77,33 @@ def test_targets_built_on_an_old_version_are_a_conflict(forge: Forge) -> None:
     assert caught.value.versions == {"root": 1, "targets": 1, "snapshot": 1, "timestamp": 1}
 
 
+def test_after_a_loss_versions_may_be_passed_over_but_none_comes_again(forge: Forge) -> None:
+    current = forge.current()
+
+    def after_a_loss(role: str, data: bytes) -> Publication:
+        return judge_publication(
+            current,
+            [UploadedFile(role, data)],
+            gun="registry.example/team/app",
+            online=forge.online(),
+            now=NOW,
+            may_lack=True,
+        )
+
+    for version, is_taken in ((1, False), (2, True), (7, True)):
+        forge.targets.version = version
+        forge.targets.targets["1.3"] = target(b"other")
+        data = TUF.sign(forge.targets, forge.signers["targets"])
+        if is_taken:
+            assert after_a_loss("targets", data).targets["targets"].version == version
+        else:
+            with pytest.raises(ConflictError):
+                after_a_loss("targets", data)
+    forge.root.version = 3
+    with pytest.raises(ConflictError):  # readers walk from root to root
+        after_a_loss("root", TUF.sign(forge.root, forge.signers["root"]))
+
+
 def test_other_bytes_for_a_published_version_are_a_conflict(forge: Forge) -> None:
     current = forge.current()
     forge.targets.targets["1.3"] = target(b"other")

@@ -1,0 +1,379 @@
+"""Converting a Notary GUN into a TUF GUN: in its place, or as a new GUN beside it.
+
+In its place, the next root is signed by the old root's keys as well, and readers follow it by
+themselves. Signers whose keys aren't here sign a partly signed publication, one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import Role, Root
+
+from tabellion.core.conversion import may_go_on, tuf_name
+from tabellion.core.dialect import NOTARY, TUF
+from tabellion.core.limits import Limits
+from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.names import Gun
+from tabellion.core.publication import OnlineKeys, UploadedFile
+from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.core.targets_tree import verify_signed_by
+from tabellion.core.transitions import judge_publication
+from tabellion.core.trusted_set import verify_converted_root
+from tabellion.errors import (
+    KeyStoreError,
+    MalformedMetadataError,
+    RollbackError,
+    UsageError,
+)
+from tabellion.publish import partial
+from tabellion.publish.conversion_plan import ConversionPlan, plan_conversion
+from tabellion.publish.delivery import Delivery
+from tabellion.publish.founding import pin_root
+from tabellion.publish.outcome import Published
+from tabellion.publish.server_api import ServerApi
+from tabellion.publish.signatures import signatures_missing
+from tabellion.publish.signing import Built, Expiries, KeyRing, no_key
+from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader
+from tabellion.publish.words import targets_in_words
+from tabellion.verify.cache import MetadataCache
+
+_ONLINE: Final = ("timestamp", "snapshot")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be converted, and how.
+
+    Attributes:
+        gun: The Notary GUN.
+        vouch: Delegated roles whose word the owner gives instead.
+        beside: Name of a new GUN to found with the content; None converts ``gun`` itself.
+    """
+
+    gun: Gun
+    vouch: tuple[str, ...] = ()
+    beside: Gun | None = None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a conversion will do, before anything is signed.
+
+    Attributes:
+        plan: What goes on and what doesn't.
+        missing: Role, by its name in TUF, to the number of signatures that can't be given here.
+    """
+
+    plan: ConversionPlan
+    missing: Mapping[str, int]
+
+
+Agree = Callable[[Preview], None]
+"""Told what will happen before anything is signed; raises to stop it."""
+
+
+class Converter:
+    """Converts GUNs of one server with the keys of one home folder."""
+
+    def __init__(
+        self,
+        api: ServerApi,
+        reader: StateReader,
+        ring: KeyRing,
+        *,
+        home: Path,
+        expiries: Expiries,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._api = api
+        self._reader = reader
+        self._ring = ring
+        self._home = home
+        self._expiries = expiries
+        self._clock = clock
+
+    async def preview(self, wish: Wish) -> Preview:
+        """Tell what would happen; nothing is signed, and the server makes no key.
+
+        Raises:
+            UsageError: It can't be converted.
+        """
+        _, seen = await self._plan(wish)
+        return seen
+
+    async def convert(self, wish: Wish, agree: Agree) -> Published:
+        """Convert it; if signatures are missing, leave a partly signed publication.
+
+        Args:
+            wish: What.
+            agree: Asked before anything is signed, and again if a lost race changes the plan.
+
+        Raises:
+            UsageError: It can't be converted.
+            KeyStoreError: The keys of root or targets aren't here.
+        """
+        gun = wish.beside or wish.gun
+        delivery = Delivery(self._api, gun, home=self._home)
+        agreed: list[Preview] = []
+
+        async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            if wish.beside is not None and not is_retry and await self._api.exists(gun):
+                raise UsageError(f"{gun} exists on the server already", hint="give another name")
+            current, seen = await self._plan(wish)
+            if not agreed or agreed[-1] != seen:
+                agree(seen)
+                agreed.append(seen)
+            online = {role: await self._api.online_key(gun, role, TUF) for role in _ONLINE}
+            return await asyncio.to_thread(self._build, wish, current, seen, online)
+
+        built = await delivery.bring(build)
+        if built.missing:
+            path = partial.path_for(self._home, gun, built.versions, built.files)
+            await asyncio.to_thread(partial.write, path, gun, built.files)
+            return Published(gun, {}, delivery.attempts, path, built.missing)
+        if wish.beside is not None:
+            cache = MetadataCache.of(self._home, gun)
+            async with cache.locked():
+                await asyncio.to_thread(pin_root, cache, built.files[0].data)
+        return Published(gun, built.versions, delivery.attempts)
+
+    async def cosign(
+        self,
+        file: Path,
+        held: partial.Partial,
+        show: Callable[[Sequence[str]], None] | None,
+    ) -> Published:
+        """Add the signatures of keys here to a conversion; publish it when there are enough.
+
+        Raises:
+            UsageError: It doesn't follow what is current any more.
+            ThresholdError: The owner didn't sign it.
+            KeyStoreError: No key here is one of those that are missing.
+        """
+        delivery = Delivery(self._api, held.gun, home=self._home)
+
+        async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            current = await self._reader.read(held.gun, renews=RENEWED_BY_ROOT)
+            built = await asyncio.to_thread(
+                self._add_signatures, current, held, None if is_retry else show
+            )
+            if built.missing:
+                await asyncio.to_thread(partial.write, file, held.gun, built.files)
+            return built
+
+        built = await delivery.bring(build)
+        if built.missing:
+            return Published(held.gun, {}, delivery.attempts, file, built.missing)
+        await asyncio.to_thread(partial.remove, file)
+        return Published(held.gun, built.versions, delivery.attempts)
+
+    async def _plan(self, wish: Wish) -> tuple[Current, Preview]:
+        current = await self._reader.read(wish.gun, renews=RENEWED_BY_ROOT)
+        if current.trusted.dialect is not NOTARY:
+            raise UsageError(
+                f"{wish.gun} speaks TUF 1.0 already", hint="there is nothing to convert"
+            )
+
+        def plan() -> Preview:
+            planned = plan_conversion(current, vouch=wish.vouch)
+            return Preview(planned, self._lacking(planned))
+
+        seen = await asyncio.to_thread(plan)
+        for role in ("root", "targets"):
+            if role in seen.missing:
+                entry = current.root.roles[role]
+                raise no_key(wish.gun, role, entry)
+        if wish.beside is not None and seen.missing:
+            raise KeyStoreError(
+                f"keys of {', '.join(seen.missing)} aren't here, and a new GUN is founded whole",
+                hint="import them, or give their word yourself: --vouch ROLE",
+            )
+        return current, seen
+
+    def _lacking(self, plan: ConversionPlan) -> dict[str, int]:
+        held = self._ring.held()
+        wanted = {"root": (plan.root_keys, plan.root_threshold)}
+        wanted |= {name: (role.keys, role.threshold) for name, role in plan.roles.items()}
+        return {
+            name: lacking
+            for name, (keys, threshold) in wanted.items()
+            if (lacking := threshold - len(held.among(keys, list(keys)))) > 0
+        }
+
+    def _build(
+        self, wish: Wish, current: Current, seen: Preview, online: Mapping[str, Key]
+    ) -> Built:
+        now, plan = self._clock(), seen.plan
+        is_new = wish.beside is not None
+        root = plan.root(online)
+        root.version = 1 if is_new else current.root.version + 1
+        root.expires = now + self._expiries.root
+        signers = self._ring.open(
+            TUF, plan.root_keys, list(plan.root_keys), at_most=plan.root_threshold
+        )
+        files = [UploadedFile("root", TUF.sign(root, signers))]
+        versions = {"root": root.version}
+        missing: dict[str, int] = {}
+        for name, role in plan.roles.items():
+            payload = copy.copy(role.payload)  # the plan stays as it was agreed to
+            payload.version = 1 if is_new else payload.version
+            payload.expires = now + self._expiries.targets
+            keys, entry = role.keys, Role(list(role.keys), role.threshold)
+            made = self._ring.open(TUF, keys, entry.keyids, at_most=role.threshold)
+            data = TUF.sign(payload, made)
+            lacking = signatures_missing(TUF, name, data, keys, entry)
+            if lacking:
+                missing[name] = lacking
+            files.append(UploadedFile(name, data))
+            versions[name] = payload.version
+        if not is_new:
+            files += [
+                UploadedFile(role, current.roles[role].data)
+                for role in plan.left_out
+                if role in current.roles
+            ]
+        if not missing:
+            self._judge(None if is_new else current, files, root, wish.beside or wish.gun, now)
+        return Built(TUF, tuple(files), versions, missing)
+
+    def _judge(
+        self,
+        current: Current | None,
+        files: Sequence[UploadedFile],
+        root: Root,
+        gun: str,
+        now: datetime,
+    ) -> None:
+        """Ask the server's rules before the server."""
+        keys = {role: [root.keys[keyid] for keyid in root.roles[role].keyids] for role in _ONLINE}
+        judge_publication(
+            current.as_served() if current is not None else None,
+            files,
+            gun=gun,
+            online=OnlineKeys(keys["snapshot"], keys["timestamp"]),
+            now=now,
+        )
+
+    def _add_signatures(
+        self,
+        current: Current,
+        held: partial.Partial,
+        show: Callable[[Sequence[str]], None] | None,
+    ) -> Built:
+        limits = Limits()
+        parsed: dict[str, UnverifiedMetadata[Any]] = {
+            item.role: TUF.parse(item.role, item.data, max_bytes=limits.max_bytes(item.role))
+            for item in held.files
+            if not item.role.startswith("targets/")
+        }
+        root = parsed.pop("root")
+        versions = {"root": root.version, **{role: item.version for role, item in parsed.items()}}
+        if current.trusted.root.data == root.data:
+            return Built(TUF, (), versions, {})
+        if current.trusted.dialect is not NOTARY:
+            raise UsageError(f"{held.gun} was converted meanwhile", hint="delete the file")
+        try:
+            verify_converted_root(current.root, root, gun=current.gun)
+        except RollbackError as error:
+            raise _outdated(held.gun) from error
+        if "targets" not in parsed:
+            raise _outdated(held.gun)
+        # It says whose keys sign the other files, so it has to be the owner's before they do.
+        _verify_unchanged(parsed["targets"], *role_keys(root.signed, "targets"))
+        verify_signed_by(parsed["targets"], root, "targets")
+        before = {tuf_name(role): item for role, item in current.roles.items() if may_go_on(role)}
+        for role, item in parsed.items():
+            known = before.get(role)
+            if item.version != (known.version + 1 if known is not None else 1):
+                raise _outdated(held.gun)
+        if show is not None:
+            show(_in_words(current, parsed))
+        signed, missing = self._sign(held.gun, root.signed, parsed)
+        files = tuple(
+            UploadedFile(item.role, signed.get(item.role, item.data)) for item in held.files
+        )
+        if not missing:
+            self._judge(current, files, root.signed, held.gun, self._clock())
+        return Built(TUF, files, versions, missing)
+
+    def _sign(
+        self, gun: str, root: Root, parsed: Mapping[str, UnverifiedMetadata[Any]]
+    ) -> tuple[dict[str, bytes], dict[str, int]]:
+        """Add to each role's file what is missing and can be given here; tell what still is."""
+        signed: dict[str, bytes] = {}
+        missing: dict[str, int] = {}
+        added = 0
+        for role, item in parsed.items():
+            keys, entry = _keys_of(role, root, parsed)
+            _verify_unchanged(item, keys, entry)
+            lacking = signatures_missing(TUF, role, item.data, keys, entry)
+            fresh = [keyid for keyid in entry.keyids if keyid not in item.signatures]
+            signers = self._ring.open(TUF, keys, fresh, at_most=lacking)
+            added += len(signers)
+            signed[role] = TUF.add_signature(item.data, signers) if signers else item.data
+            lacking = signatures_missing(TUF, role, signed[role], keys, entry)
+            if lacking:
+                missing[role] = lacking
+        if missing and not added:
+            role = next(iter(missing))
+            raise no_key(gun, role, _keys_of(role, root, parsed)[1])
+        return signed, missing
+
+
+def _verify_unchanged(item: UnverifiedMetadata[Any], keys: Mapping[str, Key], entry: Role) -> None:
+    """Refuse a file that isn't the one that others signed."""
+    for keyid in item.signatures.keys() & set(entry.keyids):
+        try:
+            keys[keyid].verify_signature(item.signatures[keyid], item.signed_bytes)
+        except Exception as error:  # whatever a foreign verifier says: it doesn't fit
+            raise MalformedMetadataError(
+                f"{item.role} version {item.version} was changed after key {keyid[:16]} signed it",
+                hint="nothing was signed; ask for the file anew",
+            ) from error
+
+
+def _outdated(gun: str) -> UsageError:
+    return UsageError(
+        f"the conversion of {gun} was made for an older state",
+        hint="its owner makes it anew: tabellion convert GUN --to tuf",
+    )
+
+
+def _keys_of(
+    role: str, root: Root, parsed: Mapping[str, UnverifiedMetadata[Any]]
+) -> tuple[Mapping[str, Key], Role]:
+    """Give a role's keys as the conversion lists them; the owner signed that.
+
+    Raises:
+        UsageError: It delegates to no such role.
+    """
+    if role == "targets":
+        return role_keys(root, role)
+    for item in parsed.values():
+        if any(child.name == role for child in delegated_roles(item.signed)):
+            return role_keys(item.signed, role)
+    raise UsageError(f"the conversion holds {role[:80]!r}, which nothing in it delegates to")
+
+
+def _in_words(current: Current, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> list[str]:
+    """Say what changes, a line each, for somebody who is about to sign."""
+    lines = [f"{current.gun} becomes a TUF 1.0 GUN; docker and notary can't read it any more"]
+    before = {
+        tuf_name(role): (role, item.signed)
+        for role, item in current.roles.items()
+        if may_go_on(role)
+    }
+    for role, item in parsed.items():
+        was, old = before.get(role, (role, None))
+        lines += [f"{was} as {role}: {line}" for line in targets_in_words(old, item.signed)] or [
+            f"{was} goes on as {role}, and says the same"
+        ]
+    return lines

@@ -1,0 +1,316 @@
+"""Proposals on their way: made here, kept by the server or in a file, signed by one after another.
+
+A file is passed from hand to hand, also to machines without a network; the server keeps the same
+thing for those who reach it. Either way the signatures decide, not where they were collected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial as partial_of
+from pathlib import Path
+
+from tabellion.core.dialect import Dialect
+from tabellion.core.names import Gun, parse_gun
+from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.errors import (
+    NotFoundError,
+    PublicationError,
+    TransportError,
+    UnknownGunError,
+    UsageError,
+)
+from tabellion.publish import partial
+from tabellion.publish.cosigning import add_signatures, complete, sign_proposal
+from tabellion.publish.delivery import Delivery
+from tabellion.publish.edit_requests import EditRequest
+from tabellion.publish.examining import Examined, Show, chosen, examined, worded
+from tabellion.publish.outcome import Published
+from tabellion.publish.pending_api import AuditRecord, PendingApi, PendingInfo
+from tabellion.publish.root_edits import build_root_edit
+from tabellion.publish.server_api import ServerApi
+from tabellion.publish.signing import Built, Expiries, KeyRing
+from tabellion.publish.spreading import bins_uploaded
+from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader
+
+
+class Proposals:
+    """Makes, signs and publishes proposals of GUNs of one server."""
+
+    def __init__(
+        self,
+        api: ServerApi,
+        reader: StateReader,
+        ring: KeyRing,
+        *,
+        home: Path,
+        expiries_of: Callable[[Dialect], Expiries],
+        clock: Callable[[], datetime],
+        locks: Mapping[str, asyncio.Lock],
+    ) -> None:
+        self._api = api
+        self._pending = PendingApi(api)
+        self._reader = reader
+        self._ring = ring
+        self._home = home
+        self._expiries_of = expiries_of
+        self._clock = clock
+        self._locks = locks
+
+    async def prepare_root(
+        self,
+        gun: str,
+        *,
+        added: Mapping[str, Sequence[str]] | None = None,
+        removed: Sequence[str] = (),
+        thresholds: Mapping[str, int] | None = None,
+        life: timedelta | None = None,
+        out: Path | None = None,
+    ) -> Published:
+        """Make the next root, signed by the keys here; publish it if that's enough.
+
+        Args:
+            gun: The GUN.
+            added: Role to keys it gets, as ``NamedKey`` reads them.
+            removed: Ids, or beginnings of ids, of keys that no role has any more.
+            thresholds: Role to threshold.
+            life: How long it lasts; None for as long as is usual.
+            out: Write it there instead, and tell no server.
+
+        Raises:
+            UsageError: A role would have fewer keys than its threshold.
+            KeyStoreError: A key that was named can't be used.
+        """
+        name = parse_gun(gun)
+
+        wanted = EditRequest(added or {}, removed, thresholds or {}, life)
+
+        def build_on(current: Current) -> Built:
+            dialect, now = current.trusted.dialect, self._clock()
+            return build_root_edit(
+                current,
+                wanted.resolve(current, self._ring, now=now),
+                self._ring,
+                expiries=self._expiries_of(dialect),
+                now=now,
+                may_be_unsigned=True,
+            )
+
+        async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            current = await self._reader.read(name, renews=RENEWED_BY_ROOT)
+            return await asyncio.to_thread(build_on, await self._reader.with_left(current))
+
+        async with self._locks[name]:
+            if out is not None:
+                return await self._write(name, await build(False), out)  # noqa: FBT003  (as above)
+            delivery = Delivery(self._api, name, home=self._home)
+            built = await delivery.bring(build)
+        return await self.keep(name, built, delivery.attempts)
+
+    async def keep(self, gun: Gun, built: Built, attempts: int) -> Published:
+        """Tell what was published; keep what is incomplete in a file, and at the server."""
+        if not built.missing:
+            return Published(gun, built.versions, attempts)
+        path = partial.path_for(self._home, gun, built.versions, built.files)
+        await asyncio.to_thread(partial.write, path, gun, built.files)
+        try:
+            return await self._offer(gun, built.files, path)
+        except (PublicationError, TransportError) as error:
+            # A notary-server keeps none, ours may be away: the file is what counts.
+            return Published(gun, {}, attempts, path, built.missing, not_kept=error.message)
+
+    async def cosign_file(self, file: Path, *, show: Show | None = None) -> Published:
+        """Add the signatures of keys here to a file's proposal; publish it when enough.
+
+        Args:
+            file: Rewritten while signatures are missing, removed once it's published.
+            show: Told in words what it changes, before anything is signed.
+
+        Raises:
+            MalformedMetadataError: It was changed after somebody signed it.
+            KeyStoreError: No key here is one of those that are missing.
+        """
+        held = await asyncio.to_thread(partial.read, file)
+        gun = parse_gun(held.gun)
+        async with self._locks[gun]:
+            built, attempts = await self._sign(gun, held.files, show)
+            if built.missing:
+                await asyncio.to_thread(partial.write, file, gun, built.files)
+                return Published(gun, {}, attempts, file, built.missing)
+            if not await self._is_founded(gun):
+                return await self._offer(gun, built.files, file)
+            await asyncio.to_thread(partial.remove, file)
+        return Published(gun, built.versions, attempts)
+
+    async def cosign(self, gun: str, number: str = "", *, show: Show | None = None) -> Published:
+        """Add the signatures of keys here to what the server keeps; publish it when enough.
+
+        Args:
+            gun: The GUN.
+            number: The proposal's id or its beginning; empty if there's only one.
+            show: Told in words what it changes, before anything is signed.
+
+        Raises:
+            UsageError: Nothing is pending, or several and none is named.
+            MalformedMetadataError: It was changed after somebody signed it.
+            KeyStoreError: No key here is one of those that are missing.
+        """
+        name = parse_gun(gun)
+        async with self._locks[name]:
+            info = chosen(await self.pending(name), name, number)
+            files = await self._files(name, info.id)
+            built, attempts = await self._sign(name, files, show)
+            if built.missing or not await self._is_founded(name):
+                return await self._offer(name, built.files, None)
+        return Published(name, built.versions, attempts)
+
+    async def publish_file(self, file: Path) -> Published:
+        """Hand a file's proposal to the server: published if enough signed, else kept there.
+
+        Raises:
+            MalformedMetadataError: It was changed after somebody signed it.
+            PublicationError: The server refuses it.
+        """
+        held = await asyncio.to_thread(partial.read, file)
+        gun = parse_gun(held.gun)
+        delivery = Delivery(self._api, gun, home=self._home)
+
+        async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            current = await self._read(gun, held.files, RENEWED_BY_ROOT)
+            return await asyncio.to_thread(
+                complete,
+                current,
+                held.files,
+                self._ring,
+                expiries=self._expiries_of(current.trusted.dialect),
+                now=self._clock(),
+            )
+
+        async with self._locks[gun]:
+            if not await self._is_founded(gun):
+                await self.examine(gun, held.files)
+                return await self._offer(gun, held.files, file)
+            built = await delivery.bring(build)
+            if built.missing:
+                return await self._offer(gun, built.files, file)
+            await asyncio.to_thread(partial.remove, file)
+        return Published(gun, built.versions, delivery.attempts)
+
+    async def examine(self, gun: str, files: Sequence[UploadedFile]) -> Examined:
+        """Read a proposal and say what it changes.
+
+        Raises:
+            MalformedMetadataError: It was changed after somebody signed it.
+        """
+        current: CurrentSet | None = None
+        try:
+            state = await self._read(gun, files, RENEWED_BY_ROOT)
+            current = await asyncio.to_thread(state.as_served)
+        except UnknownGunError:
+            pass  # it founds the GUN
+        return await asyncio.to_thread(examined, gun, files, current, self._ring)
+
+    async def show(self, gun: str, number: str = "") -> Examined:
+        """Examine a proposal that the server keeps.
+
+        Raises:
+            UsageError: Nothing is pending, or several and none is named.
+        """
+        name = parse_gun(gun)
+        info = chosen(await self.pending(name), name, number, stale_too=True)
+        return await self.examine(name, await self._files(name, info.id))
+
+    async def pending(self, gun: str) -> list[PendingInfo]:
+        """List what the server keeps for a GUN, oldest first; its word."""
+        try:
+            return await self._pending.proposals(parse_gun(gun))
+        except NotFoundError:
+            return []
+
+    async def withdraw(self, gun: str, number: str) -> str:
+        """Withdraw a proposal; gives its id.
+
+        Raises:
+            UsageError: It isn't pending.
+        """
+        name = parse_gun(gun)
+        info = chosen(await self.pending(name), name, number, stale_too=True)
+        await self._pending.withdraw(name, info.id)
+        return info.id
+
+    async def audit(
+        self, gun: str, *, before: int | None = None, limit: int = 100
+    ) -> list[AuditRecord]:
+        """Tell what became of a GUN's proposals, newest first; the server's word."""
+        return await self._pending.audit(parse_gun(gun), before=before, limit=limit)
+
+    async def _read(
+        self, gun: str, files: Sequence[UploadedFile], renews: Collection[str]
+    ) -> Current:
+        """Read what a proposal is built on, with the hash bins it's about."""
+        current = await self._reader.read(gun, renews=renews, bins=partial_of(bins_uploaded, files))
+        return await self._reader.with_left(current)
+
+    async def _sign(
+        self, gun: Gun, files: Sequence[UploadedFile], show: Show | None
+    ) -> tuple[Built, int]:
+        """Sign, and publish if that's enough and the GUN exists."""
+        if not await self._is_founded(gun):
+            seen = await asyncio.to_thread(examined, gun, files, None, self._ring)
+            if show is not None:
+                show(seen.words)
+            signed = await asyncio.to_thread(sign_proposal, seen.proposal, None, self._ring)
+            missing = signed.missing(None)
+            return Built(signed.dialect, tuple(signed.upload), signed.versions, missing), 1
+        delivery = Delivery(self._api, gun, home=self._home)
+
+        async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            current = await self._read(gun, files, RENEWED_BY_ROOT if _has_root(files) else ())
+            if show is not None and not is_retry:
+                served = await asyncio.to_thread(current.as_served)
+                show((await asyncio.to_thread(worded, gun, files, served, self._ring)).words)
+            return await asyncio.to_thread(
+                add_signatures,
+                current,
+                files,
+                self._ring,
+                expiries=self._expiries_of(current.trusted.dialect),
+                now=self._clock(),
+            )
+
+        return await delivery.bring(build), delivery.attempts
+
+    async def _offer(
+        self,
+        gun: Gun,
+        files: Sequence[UploadedFile],
+        file: Path | None,
+    ) -> Published:
+        """Let the server keep a proposal, or publish it if that's enough."""
+        offer = await self._pending.offer(gun, files)
+        if offer.state != "published":
+            return Published(gun, {}, 1, file, offer.missing, offer.id)
+        if file is not None:
+            await asyncio.to_thread(partial.remove, file)
+        wanted = {item.role for item in files}
+        return Published(gun, {role: v for role, v in offer.versions.items() if role in wanted})
+
+    async def _write(self, gun: Gun, built: Built, out: Path) -> Published:
+        files = [item for item in built.files if item.role != "snapshot"]
+        await asyncio.to_thread(partial.write, out, gun, files)
+        return Published(gun, {}, 1, out, built.missing)
+
+    async def _files(self, gun: Gun, number: str) -> list[UploadedFile]:
+        files = await self._pending.files(gun, number)
+        if not files:
+            raise UsageError(f"proposal {number[:16]} of {gun} holds no file")
+        return files
+
+    async def _is_founded(self, gun: Gun) -> bool:
+        return await self._api.exists(gun)
+
+
+def _has_root(files: Sequence[UploadedFile]) -> bool:
+    return any(item.role == "root" for item in files)

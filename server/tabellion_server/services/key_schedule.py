@@ -1,0 +1,159 @@
+"""Rotating the server's own keys on schedule.
+
+Only a root names keys, so the server can't do it alone: it makes the new keys and keeps the root
+that names them as a pending proposal, unsigned. The root's holders see it, and sign it or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root
+
+from tabellion.core.dialect import Dialect, dialect_named
+from tabellion.core.publication import UploadedFile
+from tabellion.errors import TabellionError
+from tabellion_server.keys.online import ONLINE_ROLES, OnlineKeys
+from tabellion_server.logs import log
+from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.pending import Pendings
+from tabellion_server.services.signing import Clock
+from tabellion_server.storage.interface import Head, Store
+
+BY: Final = "schedule"
+_ROUND_SECONDS: Final = 3600.0
+_PAGE: Final = 100
+_PAUSE_SECONDS: Final = 1.0
+_PATIENCE: Final = timedelta(days=28)  # between two proposals for one GUN, whatever became of them
+_ROOT_LIFE: Final = timedelta(days=365)  # at least, from when it's proposed
+
+
+class KeySchedule:
+    """Proposes a root with new online keys for each GUN whose keys are old enough."""
+
+    def __init__(
+        self,
+        store: Store,
+        files: MetadataFiles,
+        online: OnlineKeys,
+        pendings: Pendings,
+        *,
+        clock: Clock,
+        after: timedelta,
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._online = online
+        self._pendings = pendings
+        self._clock = clock
+        self._after = after
+
+    async def run_forever(self) -> None:
+        """Look at all GUNs about once an hour; runs until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except TabellionError as error:
+                log().error("rotation.failed", problem=error.message, hint=error.hint)
+            except Exception:  # noqa: BLE001  (it must outlive any fault)
+                log().exception("rotation.failed")
+            await asyncio.sleep(_ROUND_SECONDS)
+
+    async def sweep(self) -> int:
+        """Propose what is due; give the number of proposals made."""
+        after: str | None = None
+        made = 0
+        while page := await self._store.guns("", after, _PAGE):
+            for head in page:
+                try:
+                    made += await self.propose(head)
+                except TabellionError as error:
+                    log().error(
+                        "rotation.failed", gun=head.gun, problem=error.message, hint=error.hint
+                    )
+            after = page[-1].gun
+            await asyncio.sleep(_PAUSE_SECONDS)
+        return made
+
+    async def propose(self, head: Head) -> bool:
+        """Propose a root with new keys if this GUN's are due; tell whether it was.
+
+        Raises:
+            StorageError: The store failed.
+            RefusedPublicationError: The GUN has too many proposals pending.
+        """
+        now, dialect = self._clock(), dialect_named(head.dialect)
+        file = (await self._files.current_set(head, {"root"})).files.get("root")
+        if file is None or not await self._is_due(head, file.signed, now):
+            return False
+        if await self._was_proposed(head, now):
+            return False
+        keys = await self._new_keys(head, file.signed, dialect)
+        if not keys:
+            return False
+        data = await asyncio.to_thread(_proposal, file.signed, keys, dialect, now)
+        offered = await self._pendings.offer(head.gun, [UploadedFile("root", data)], by=BY)
+        log().warning(
+            "rotation.proposed",
+            gun=head.gun,
+            proposal=offered.id,
+            roles=sorted(keys),
+            hint=f"the root's holders run: tabellion cosign {head.gun}",
+        )
+        return True
+
+    async def _is_due(self, head: Head, root: Root, now: datetime) -> bool:
+        """Tell whether a key that the root names and the server holds is old enough."""
+        for role in ONLINE_ROLES:
+            listed = root.roles[role].keyids
+            ages = [
+                now - row.created_at
+                for row in await self._store.online_keys(head.gun, role)
+                if row.keyid in listed
+            ]
+            if ages and min(ages) >= self._after:
+                return True
+        return False
+
+    async def _was_proposed(self, head: Head, now: datetime) -> bool:
+        """Tell whether a root is pending, or one was proposed not long ago."""
+        if any("root" in row.versions for row in await self._store.pending(head.gun)):
+            return True
+        told = await self._store.audit(head.gun, limit=100)
+        return any(
+            entry.by == BY and entry.action == "opened" and now - entry.at < _PATIENCE
+            for entry in told
+        )
+
+    async def _new_keys(self, head: Head, root: Root, dialect: Dialect) -> dict[str, Key]:
+        """Give a key that the root doesn't name for each role that the server signs."""
+        found: dict[str, Key] = {}
+        for role in sorted(ONLINE_ROLES):
+            listed = root.roles[role].keyids
+            held = await self._online.public_keys(head.gun, role, dialect)
+            if not any(key.keyid in listed for key in held):
+                continue  # the publisher's, or another server's
+            newest = held[0]
+            if newest.keyid in listed:
+                newest = await self._online.rotate(head.gun, role, dialect)
+            if newest.keyid not in listed:  # one that lives elsewhere may not be rotated there yet
+                found[role] = newest
+        return found
+
+
+def _proposal(old: Root, keys: Mapping[str, Key], dialect: Dialect, now: datetime) -> bytes:
+    """Write the next root, signed by nobody."""
+    root = copy.deepcopy(old)
+    root.version += 1
+    soonest = now.replace(microsecond=0) + _ROOT_LIFE
+    root.expires = max(root.expires.replace(tzinfo=UTC), soonest)
+    for role, key in keys.items():
+        for keyid in list(root.roles[role].keyids):
+            root.revoke_key(keyid, role)
+        root.add_key(key, role)
+    return dialect.sign(root, [])
