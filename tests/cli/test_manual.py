@@ -192,6 +192,7 @@ def members(content: Any) -> set[str]:
     return found
 
 
+@pytest.mark.timeout(420)  # some 60 starts of the command line
 def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
     gun = "manual.example/app"
     old, other = "manual.example/old", f"sha256:{'1' * 64}"

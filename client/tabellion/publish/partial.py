@@ -28,8 +28,8 @@ class Partial:
     files: tuple[UploadedFile, ...]
 
     @property
-    def is_conversion(self) -> bool:
-        """Tell whether they are to convert the GUN: only then there's a root among them."""
+    def has_root(self) -> bool:
+        """Tell whether there's a root among them."""
         return any(item.role == "root" for item in self.files)
 
 

@@ -24,6 +24,7 @@ from typing import Any, Literal, Self
 
 from securesystemslib.signer import Key
 
+from tabellion.core.conversion import is_conversion
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.expiry import End, Margins
 from tabellion.core.names import Digest, Gun, parse_gun
@@ -74,7 +75,7 @@ from tabellion.publish.signing import (
     no_key,
 )
 from tabellion.publish.spreading import bins_changed
-from tabellion.publish.state import Current, StateReader, Trust
+from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader, Trust
 from tabellion.publish.stolen import Doubt, survey, take_over, verify_settled
 from tabellion.publish.survey import role_states, signer_infos
 from tabellion.verify.cache import MetadataCache
@@ -566,10 +567,20 @@ class Publisher:
     async def cosign(self, file: Path, *, show: Show | None = None) -> Published:
         """Add signatures to a file's proposal; see ``Proposals.cosign_file``."""
         held = await asyncio.to_thread(partial.read, file)
-        if held.is_conversion:
+        if await self._converts(held):
             async with self._locks[parse_gun(held.gun)]:
                 return await self._converter.cosign(file, held, show)
         return await self.proposals.cosign_file(file, show=show)
+
+    async def _converts(self, held: partial.Partial) -> bool:
+        """Tell whether a file is to convert the GUN, which other changes of its root aren't."""
+        if not held.has_root:
+            return False
+        try:
+            current = await self._reader.read(parse_gun(held.gun), renews=RENEWED_BY_ROOT)
+        except UnknownGunError:
+            return False
+        return await asyncio.to_thread(is_conversion, current.trusted.dialect, held.files)
 
     async def preview_conversion(self, wish: Wish) -> Preview:
         """Tell what ``convert`` would do; raises as that does."""

@@ -13,6 +13,7 @@ from tabellion.core.anchors import Anchor
 from tabellion.core.limits import Limits
 from tabellion.core.pinning import TrustPinning
 from tabellion.core.role_requests import TargetMatch
+from tabellion.core.search import BinChoice
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.verify.client import Listing, TrustClient
 from tabellion.verify.grounds import Why
@@ -94,9 +95,11 @@ class SyncTrustClient:
         """List all signed targets."""
         return self._run(self._client.targets(gun, released=released))
 
-    def refresh(self, gun: str, *, as_of: datetime | None = None) -> TrustedSet:
+    def refresh(
+        self, gun: str, *, as_of: datetime | None = None, bins: BinChoice | None = None
+    ) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted."""
-        return self._run(self._client.refresh(gun, as_of=as_of))
+        return self._run(self._client.refresh(gun, as_of=as_of, bins=bins))
 
     def anchor(self, collection: str, gun: str) -> Anchor | None:
         """Give the entry of an anchor collection that speaks for a GUN."""

@@ -51,7 +51,7 @@ def test_each_expiry_that_people_renew_is_an_event_with_alarms() -> None:
         "targets of registry.example/app expires",
     ]
     assert [event["DTSTART"].dt for event in found] == [NOW + 99 * DAY, *[NOW + 100 * DAY] * 2]
-    assert "tabellion rotate registry.example/app root" in str(found[1]["DESCRIPTION"])
+    assert "tabellion witness registry.example/app root" in str(found[1]["DESCRIPTION"])
     for event in found:
         assert event["DTSTAMP"].dt == NOW
         alarms = event.walk("VALARM")

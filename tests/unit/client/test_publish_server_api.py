@@ -151,7 +151,7 @@ def test_no_answer_lets_a_foreign_error_out(status: int, body: bytes) -> None:
 def test_no_bytes_let_a_foreign_error_out(noise: bytes, before: bytes) -> None:
     for result in asyncio.run(ask_all(before + noise)):
         assert not isinstance(result, TabellionError) or (result.message and result.hint)
-        assert isinstance(result, TabellionError | bool | bytes)
+        assert isinstance(result, TabellionError | bool | bytes) or result == {}
 
 
 @pytest.mark.parametrize(
