@@ -10,10 +10,11 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from forge import Forge
-from http_site import Site
+from http_site import Site, new_signer
 from notary_forge import NotaryForge, NotarySigner
 from tabellion_server.services.expiry import ExpiryWatch, Round
 from tabellion_server.storage.interface import StoredFile
@@ -221,3 +222,32 @@ async def test_a_gun_that_cannot_be_read_is_told_and_the_others_are_seen(site: S
     told = {(line["event"], line["gun"]) for line in lines}
     assert told == {("expiry.failed", "a/1"), ("expiry.near", "a/0"), ("expiry.near", "a/2")}
     assert found.guns["targets", "critical"] == 2
+
+
+async def test_of_thousands_of_bins_the_first_to_end_is_told_and_each_is_read_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge = await site.forge()
+    forge.spread(7, "bin1", *map(str, range(500)), holder=new_signer())
+    soon = site.clock.now.replace(microsecond=0) + 3 * DAY
+    for number in (5, 9):
+        forge.delegated[f"bin1-{number:02x}"].expires = soon
+    await site.publish(forge, "root", "targets", *forge.delegated)
+    watching, read = watch(site), list[str]()
+    whole = site.store.read
+
+    async def counted(gun: str, role: str, version: int | None = None) -> StoredFile | None:
+        read.append(role)
+        return await whole(gun, role, version)
+
+    monkeypatch.setattr(site.store, "read", counted)
+    _, told = await walk(watching)
+    assert told == [(site.gun, "bin1-05", "critical")]
+    assert {"bin1-05", "bin1-09"} <= set(read)
+    forge.delegated["bin1-05"].version += 1
+    forge.delegated["bin1-05"].expires = forge.targets.expires
+    await site.publish(forge, "bin1-05")
+    read.clear()
+    _, told = await walk(watching)
+    assert told == [(site.gun, "bin1-09", "critical")]
+    assert set(read) <= {"root", "targets", "snapshot", "timestamp", "bin1-05"}

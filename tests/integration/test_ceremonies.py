@@ -367,3 +367,40 @@ async def test_a_witness_signs_anew_what_is_there_and_revives_what_expired(
                 await ann.publisher.witness(gun, roles)
         with pytest.raises(UsageError, match="no role"):
             await ann.publisher.witness(gun, ["nobody"])
+
+
+async def test_bins_of_two_holders_are_founded_signed_and_spread_anew_by_both(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        ann, bob = await people(stack, server, tmp_path, ["ann", "bob"])
+        bobs = public_key(bob, tmp_path, role="targets")
+        public_key(ann, tmp_path, role="targets")
+        anns = ann.keys.list()[0].keyid
+        made = await ann.publisher.init(gun, targets_keys=[anns, bobs], targets_threshold=2, bins=4)
+        bins = [f"bin1-{number}" for number in range(4)]
+        assert made.missing == dict.fromkeys(["targets", *bins], 1)
+        told: list[str] = []
+        await bob.publisher.proposals.cosign(gun, show=told.extend)
+        assert any("over 4 bins bin1-..., each signed with 2 of the keys" in line for line in told)
+        root = await served_root(ann, gun, 1)
+        ann = await stack.enter_async_context(await with_root(server, ann, root))
+        bob = await stack.enter_async_context(await with_root(server, bob, root))
+        half = await ann.publisher.sign(gun, "1", digest("1"), 1)
+        (role,) = half.missing
+        assert role in bins
+        assert await ann.digest(gun, "1") is None
+        told = []
+        done = await bob.publisher.proposals.cosign(gun, show=told.extend)
+        assert done.versions == {role: 2}
+        assert [line.split(" sha256")[0] for line in told] == [f"{role}: sign 1"]
+        wider = await ann.publisher.rebin(gun, 8)
+        assert wider.pending
+        done = await bob.publisher.proposals.cosign(gun)
+        assert done.versions == {"targets": 2, **{f"bin2-{number}": 1 for number in range(8)}}
+        reader = await stack.enter_async_context(Person(server.url, tmp_path / "r", root))
+        assert await reader.signed(gun) == {"1": digest("1").hex}
+        witnessed = await ann.publisher.witness(gun, ["bin2-0"])
+        assert witnessed.missing == {"bin2-0": 1}
+        assert (await bob.publisher.proposals.cosign(gun)).versions == {"bin2-0": 2}
+        assert await reader.signed(gun) == {"1": digest("1").hex}

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 from securesystemslib.signer import Key
 from tuf.api.metadata import Role, Root, Signed, Targets
 
+from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.holders import holders_of
 from tabellion.core.names import parse_reference
 from tabellion.core.notary_roots import certificate_ends, certificate_of
@@ -260,24 +261,16 @@ def _delegations(view: View) -> list[tuple[str, str]]:
             if child.name not in found and child.name not in TOP_LEVEL_ROLES:
                 found[child.name] = delegator
                 pending.append(child.name)
-        for name in _published_bins(view, payload):
+        for name in _first_bin(view, payload):
             found.setdefault(name, delegator)
     return [(delegator, role) for role, delegator in found.items()]
 
 
-def _published_bins(view: View, payload: Targets) -> list[str]:
-    """List succinct bins that have a file: there may be billions that have none."""
-    if payload.delegations is None or payload.delegations.succinct_roles is None:
-        return []
-    return [name for name in view.payloads if _names(payload, name)]
-
-
-def _names(payload: Targets, role: str) -> bool:
-    try:
-        role_keys(payload, role)
-    except MalformedMetadataError:
-        return False
-    return True
+def _first_bin(view: View, payload: Targets) -> list[str]:
+    """Give the hash bin that ends first of those that have a file: there may be thousands."""
+    bins = bins_of(payload)
+    found = [name for name in view.payloads if is_bin(bins, name)]
+    return sorted(found, key=lambda name: (view.payloads[name].expires, name))[:1]
 
 
 def _role_state(view: View, delegator: str, role: str, *, now: datetime) -> RoleState:

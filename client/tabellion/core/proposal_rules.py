@@ -160,9 +160,6 @@ def _verify_reachable(role: str, signed: Root | Targets) -> None:
         entries, keys = signed.roles, signed.keys
     elif signed.delegations is not None:
         entries = {child.name: child for child in delegated_roles(signed)}
-        bins = bins_of(signed)
-        if bins is not None:
-            entries = {bins.name_prefix: bins}
         keys = signed.delegations.keys
     for name, entry in entries.items():
         count = len({material_of(keys[keyid]) for keyid in entry.keyids if keyid in keys})

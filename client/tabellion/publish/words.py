@@ -12,6 +12,7 @@ from typing import Any, Final
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Targets
 
+from tabellion.core.bins import bins_of
 from tabellion.core.holders import MEMBER, holders_of
 from tabellion.core.notary_delegations import patterns_of
 from tabellion.core.notary_writing import WRITTEN_TEXT
@@ -152,9 +153,24 @@ def targets_in_words(old: Targets | None, new: Targets) -> Iterator[str]:
             digest = next((f"{k}:{v}" for k, v in sorted(after[path].hashes.items())), "")
             yield f"sign {path} {digest} of {after[path].length} bytes"
     yield from _delegations(old, new)
+    yield from _bins(old, new)
     if old is not None:
         skip = _ALWAYS | {"targets", "delegations"}
         yield from _fields("", old.to_dict(), new.to_dict(), skip=skip)
+
+
+def _bins(old: Targets | None, new: Targets) -> Iterator[str]:
+    before, after = bins_of(old), bins_of(new)
+    if before == after:
+        return
+    if after is None:
+        yield "spread targets over no bins any more"
+        return
+    keys = " ".join(keyid[:_SHORT] for keyid in after.keyids)
+    yield (
+        f"spread targets over {after.number_of_bins} bins {after.name_prefix}-..., "
+        f"each signed with {after.threshold} of the keys {keys}"
+    )
 
 
 def _delegations(old: Targets | None, new: Targets) -> Iterator[str]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final
 
+from tuf.api.metadata import SuccinctRoles
+
+from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.dialect import dialect_named
 from tabellion.core.expiry import (
     UNKNOWN_LIFE,
@@ -43,6 +46,7 @@ _PAGE: Final = 100
 _PAUSE_SECONDS: Final = 1.0  # between pages: ten thousand GUNs take two minutes, and little else
 _GUNS_HELD: Final = 50_000
 _TOLD_HELD: Final = 100_000
+_BINS_HELD: Final = 100_000
 _RENEWED: Final = frozenset({"snapshot", "timestamp"})
 
 
@@ -137,6 +141,7 @@ class ExpiryWatch:
         self._clock = clock
         self._report = report
         self._known: SizedCache[tuple[str, bytes], Known] = SizedCache(_GUNS_HELD)
+        self._bin_ends: SizedCache[str, datetime] = SizedCache(_BINS_HELD)
         self._told: SizedCache[tuple[str, str, date], bool] = SizedCache(_TOLD_HELD)
 
     async def watch_forever(self) -> None:
@@ -195,19 +200,45 @@ class ExpiryWatch:
         key = _key(head)
         known = self._known.get(key)
         if known is None:
-            data: dict[str, bytes] = {}
-            for role in head.files.keys() - _RENEWED:
-                file = await self._store.read(head.gun, role, head.files[role].version)
-                if file is not None:
-                    data[role] = file.data
-            if "root" not in data:  # dropped since it was listed
+            files = await self._read(head, {"root", "targets"} & head.files.keys())
+            if "root" not in files:  # dropped since it was listed
                 return Known((), {})
-            current = await asyncio.to_thread(CurrentSet.parse, data, dialect_named(head.dialect))
+            bins = bins_of(files["targets"].signed) if "targets" in files else None
+            if bins is None:
+                files |= await self._read(head, head.files.keys() - files.keys() - _RENEWED)
+            current = CurrentSet(files, dialect_named(head.dialect))
             online = await self._judge.online(head, current)
             ends = (await self._judge.standing(head, current, now=now)).ends
-            known = Known(ends, online)
+            known = Known((*ends, *await self._first_bin(head, bins, now)), online)
             self._known.put(key, known, 1)
         return known
+
+    async def _read(self, head: Head, roles: Collection[str]) -> dict[str, UnverifiedMetadata[Any]]:
+        data: dict[str, bytes] = {}
+        for role in roles:
+            file = await self._store.read(head.gun, role, head.files[role].version)
+            if file is not None:
+                data[role] = file.data
+        parsed = await asyncio.to_thread(CurrentSet.parse, data, dialect_named(head.dialect))
+        return dict(parsed.files)
+
+    async def _first_bin(self, head: Head, bins: SuccinctRoles | None, now: datetime) -> list[End]:
+        """Give the end of the hash bin that ends first; each of thousands is read once."""
+        ends: list[tuple[datetime, str]] = []
+        for role, ref in head.files.items():
+            if not is_bin(bins, role):
+                continue
+            at = self._bin_ends.get(ref.sha256)
+            if at is None:
+                for item in (await self._read(head, {role})).values():
+                    at = item.signed.expires.replace(tzinfo=UTC)
+                    self._bin_ends.put(ref.sha256, at, 1)
+            if at is not None:
+                ends.append((at, role))
+        level = self._judge.margins.level
+        return [
+            End(role, "metadata", at, level(at, now), "publisher") for at, role in sorted(ends)[:1]
+        ]
 
     def _tell(self, gun: str, end: End, now: datetime) -> None:
         """Warn of what the server can't renew; of its own, ``timestamp.not_renewed`` tells."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -14,9 +15,10 @@ from forge import NOW, Forge, target
 from notary_gun import NotaryGun, certified
 from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.holders import MEMBER, holders_of, set_holders
+from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.proposal import Proposal
 from tabellion.core.proposal_rules import verify_base, verify_fit, verify_signatures
-from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile
+from tabellion.core.publication import CurrentSet, OnlineKeys, ServedFiles, UploadedFile
 from tabellion.errors import (
     ConflictError,
     InvalidNameError,
@@ -191,3 +193,52 @@ def test_a_proposal_is_served_if_its_payloads_are(forge: Forge) -> None:
     assert proposal.is_served(forge.current())
     assert not proposed(TUF.sign(grown(forge, [], threshold=1), [])).is_served(forge.current())
     assert not proposal.is_served(None)
+
+
+def test_a_proposal_for_one_bin_reads_no_other(forge: Forge) -> None:
+    holder = CryptoSigner.generate_ed25519()
+    forge.spread(2, "bin1", "1", holder=holder)
+    forge.release()
+    whole, name = forge.current(), forge.bin_of("1")
+    read: list[str] = []
+
+    def read_one(role: str) -> UnverifiedMetadata[Any]:
+        read.append(role)
+        return whole.files[role]
+
+    current = CurrentSet(ServedFiles(whole.files.keys(), read_one), TUF)
+    payload = copy.deepcopy(forge.delegated[name])
+    payload.version += 1
+    bare = proposed(TUF.sign(payload, []), name)
+    verify_base(bare, current)
+    verify_fit(bare, current, online=forge.online(), now=NOW)
+    assert bare.missing(current) == {name: 1}
+    signed = proposed(TUF.sign(payload, [holder]), name)
+    verify_signatures(signed, current)
+    assert signed.missing(current) == {}
+    assert set(read) <= {"root", "targets", name}
+    odd = proposed(TUF.sign(payload, [holder]), f"{name[:-1]}x")
+    with pytest.raises(RefusedPublicationError, match="nothing delegates"):
+        verify_signatures(odd, current)
+
+
+def test_other_keys_for_bins_are_proposed_with_all_bins_only(forge: Forge) -> None:
+    forge.spread(2, "bin1", "1", holder=CryptoSigner.generate_ed25519())
+    forge.release()
+    current = forge.current()
+    forge.spread(2, "bin1", "1", holder=CryptoSigner.generate_ed25519())
+    forge.targets.version += 1
+    data = TUF.sign(forge.targets, forge.signers["targets"])
+    with pytest.raises(RefusedPublicationError) as caught:
+        verify_fit(proposed(data, "targets"), current, online=forge.online(), now=NOW)
+    assert caught.value.rule == "orphaned-role"
+
+
+def test_more_keys_than_bins_have_cannot_be_asked_of_them(forge: Forge) -> None:
+    forge.spread(2, "bin1", holder=CryptoSigner.generate_ed25519())
+    assert forge.targets.delegations is not None
+    assert forge.targets.delegations.succinct_roles is not None
+    forge.targets.delegations.succinct_roles.threshold = 2
+    data = TUF.sign(forge.targets, forge.signers["targets"])
+    with pytest.raises(RefusedPublicationError):
+        verify_fit(proposed(data, "targets"), None, online=forge.online(), now=NOW)
