@@ -92,6 +92,7 @@ class World:
         self.skip = 0
         self._made = 0
         self._newest = dict.fromkeys(ONLINE, 0)
+        self._online: dict[str, list[Signer]] = {role: [] for role in ONLINE}  # none is deleted
         self.held = {role: [self.new_key(role)] for role in ("root", "targets", *ONLINE)}
         self.root = Root(
             expires=NOW,
@@ -109,7 +110,10 @@ class World:
 
     def new_key(self, kind: str) -> Signer:
         self._made += 1
-        return key(self.dialect, kind, self._made)
+        made = key(self.dialect, kind, self._made)
+        if kind in ONLINE:
+            self._online[kind].append(made)
+        return made
 
     @property
     def delegations(self) -> dict[str, Any]:
@@ -240,6 +244,16 @@ class World:
         held.targets = {}
         self.publish([self.sign_targets("targets"), self.sign_targets(name)])
 
+    def witness(self) -> None:
+        """Sign anew what has expired, as it is."""
+        if self.root.expires <= self.now:
+            self.root.version += 1
+            self.publish([self.sign_root(self.held["root"])])
+        roles = {"targets": self.targets} | {name: self.delegated[name] for name in self.delegations}
+        expired = [role for role, payload in roles.items() if payload.expires <= self.now]
+        if expired:
+            self.publish([self.sign_targets(role) for role in expired])
+
     def remove_signer(self, name: str) -> None:
         self.retired.extend(self.held.pop(name))
         self._forget(name)
@@ -264,7 +278,7 @@ class World:
 
     def judge(self, upload: Sequence[UploadedFile], *, may_lack: bool = False) -> Publication:
         current = CurrentSet.parse(self.served.current, self.dialect)
-        keys = ([signer.public_key for signer in self.held[role]] for role in ONLINE)
+        keys = ([signer.public_key for signer in self._online[role]] for role in ONLINE)
         return judge_publication(
             current if self.served.current else None,
             upload,
@@ -316,7 +330,9 @@ class World:
     def _keep_online(self, payload: Snapshot | Timestamp) -> None:
         role = "snapshot" if isinstance(payload, Snapshot) else "timestamp"
         self._newest[role] = max(self._newest[role], payload.version)
-        self._keep(role, self.sign(role, payload, self.held[role]).data)
+        wanted = self.file("root").payload.roles[role].keyids
+        signers = [item for item in self._online[role] if item.public_key.keyid in wanted]
+        self._keep(role, self.sign(role, payload, signers).data)
 
     def _keep(self, role: str, data: bytes) -> None:
         self.served.current[role] = data
