@@ -34,7 +34,7 @@ _SIGNERS = {TUF: ("alice", "bob"), NOTARY: ("targets/alice", "targets/releases")
 
 
 @functools.cache
-def key(dialect: Dialect, kind: str, number: int) -> Signer:
+def key(dialect: Dialect, kind: str, _number: int) -> Signer:
     """Give the same key to every life: making one takes longer than using it."""
     if dialect is TUF:
         return CryptoSigner.generate_ed25519()
@@ -160,7 +160,7 @@ class World:
             files.append(self.sign_targets("targets"))
         self.publish(files)
 
-    def lose_half_a_ceremony(self, rng: Random) -> None:
+    def lose_half_a_ceremony(self) -> None:
         """Sign a next root, with new keys, by the old ones only; nobody publishes it."""
         before = copy.deepcopy(self.root), dict(self.held), list(self.retired)
         old = self.held["root"]
@@ -204,7 +204,7 @@ class World:
         if not paths:
             return
         path = rng.choice(paths)
-        if path in payload.targets and rng.random() < 0.3:  # noqa: PLR2004  (now and then)
+        if path in payload.targets and rng.random() < 0.3:
             del payload.targets[path]
         else:
             payload.targets[path] = target(b"%d" % rng.randrange(1000), path)
@@ -235,7 +235,7 @@ class World:
         entry = self.dialect.delegated_role(
             *(name, [], 1 if self.dialect is NOTARY else len(self.held[name])),
             paths=paths,
-            terminating=rng.random() < 0.3,  # noqa: PLR2004  (now and then)
+            terminating=rng.random() < 0.3,
         )
         self.delegations[name] = entry
         for signer in self.held[name]:
@@ -249,7 +249,9 @@ class World:
         if self.root.expires <= self.now:
             self.root.version += 1
             self.publish([self.sign_root(self.held["root"])])
-        roles = {"targets": self.targets} | {name: self.delegated[name] for name in self.delegations}
+        roles = {"targets": self.targets} | {
+            name: self.delegated[name] for name in self.delegations
+        }
         expired = [role for role, payload in roles.items() if payload.expires <= self.now]
         if expired:
             self.publish([self.sign_targets(role) for role in expired])

@@ -126,7 +126,7 @@ class Update:
             self.kept["snapshot"] = new.data
         return gone
 
-    def _is_current(self, old: File, meta: Any) -> bool:  # noqa: ANN401  (python-tuf's MetaFile)
+    def _is_current(self, old: File, meta: Any) -> bool:
         try:
             self._same_version(old, meta)
             _is_named(old, meta)
@@ -159,7 +159,7 @@ class Update:
         self.kept[role] = new.data
         return new
 
-    def _take(self, role: str, file: File, by: File, meta: Any) -> None:  # noqa: ANN401  (as above)
+    def _take(self, role: str, file: File, by: File, meta: Any) -> None:
         need(file, by, role)
         self._same_version(file, meta)
         seen = self.seen.get(role)
@@ -199,7 +199,7 @@ class Update:
                 return role, file.payload.targets[path].hashes["sha256"]
         return None
 
-    def _named(self, role: str, meta: Any) -> File:  # noqa: ANN401  (as above)
+    def _named(self, role: str, meta: Any) -> File:
         name = self.dialect.named_file(role, meta, root=self.root.payload)
         if name not in self.view:
             raise Refused("NotFoundError")
@@ -207,7 +207,7 @@ class Update:
         _is_named(file, meta)
         return file
 
-    def _same_version(self, file: File, meta: Any) -> None:  # noqa: ANN401  (as above)
+    def _same_version(self, file: File, meta: Any) -> None:
         if self.dialect is not NOTARY and file.version != meta.version:
             raise Refused("MixAndMatchError")
 
@@ -250,7 +250,7 @@ def _vouches(by: File, role: str, file: File) -> bool:
     return len(keyids & file.signers) >= threshold
 
 
-def _is_named(file: File, meta: Any) -> None:  # noqa: ANN401  (as above)
+def _is_named(file: File, meta: Any) -> None:
     if hashlib.sha256(file.data).hexdigest() != meta.hashes["sha256"]:
         raise Refused("MixAndMatchError")
 
