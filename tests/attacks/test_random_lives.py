@@ -250,7 +250,8 @@ class Lives(RuleBasedStateMachine):
             threshold = world.root.roles["root"].threshold
             mine = sum(signer in self.stolen for signer in held)
             taken = taken[: max(threshold - 1 - mine, 0)]
-        self.stolen.extend(rng.sample(taken, min(len(taken), rng.randint(1, 2))))
+        count = len(taken) if role == "online" else rng.randint(1, 2)
+        self.stolen.extend(rng.sample(taken, min(len(taken), count)))
 
     @precondition(lambda self: self.views)
     @rule(seed=SEEDS)
@@ -278,6 +279,9 @@ class Lives(RuleBasedStateMachine):
                 kind = world.file(role).payload.type
             files = [item.data for item in world.files.values() if item.payload.type == kind]
             view[name] = rng.choice(files[-12:])
+            if rng.random() < 0.2:  # some: the newest root is hidden, the rest is as it is
+                view = dict(self.honest_view())
+                view.pop(f"{max(world.file('root').version, 2)}.root.json", None)
             self.attack(rng, view, client)
 
     @rule(seed=SEEDS)
@@ -361,7 +365,7 @@ class Lives(RuleBasedStateMachine):
             expires_at=expires_at,
             skip=rng.choice((0, 0, 0, 1000)),
         )
-        if self.dialect is NOTARY and len(snapshot.meta) > 2 and rng.random() < 0.2:
+        if self.dialect is NOTARY and len(snapshot.meta) > 2 and rng.random() < 0.3:
             snapshot.meta.pop(max(snapshot.meta))  # a delegated role: hidden
         made = self.sign("snapshot", snapshot, rng)
         if not files:  # another way to hide what is new
