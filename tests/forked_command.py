@@ -6,6 +6,7 @@ Environment, folder, descriptors and exit status are its own, and it may become 
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sys
@@ -30,6 +31,12 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def preload() -> None:
+    """Import what is preloaded."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
 
 
 def run(

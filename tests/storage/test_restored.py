@@ -15,7 +15,12 @@ import pytest
 
 from storage.writer_process import GUN, publish_next, whole_set
 from tabellion_server.storage.high_water import BLOCK
-from tabellion_server.storage.interface import OnlineKeyRow, RestoredStoreError, StorageError
+from tabellion_server.storage.interface import (
+    OnlineKeyRow,
+    RestoredStoreError,
+    StorageError,
+    StoredFile,
+)
 from tabellion_server.storage.sqlite import SqliteStore
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -102,6 +107,28 @@ async def test_an_accepted_restore_passes_over_versions_and_change_ids(
     assert ids == [1, 2, 8]
     assert await store.accept_restore(at=AT) == 0
     assert (await store.restoration("registry.example/new")).skip == 0
+
+
+async def test_a_role_that_is_published_again_lacks_nothing_and_the_others_still_may(
+    opened: Open, path: Path
+) -> None:
+    backup = await fill(opened, path, before=2, after=5)
+    shutil.copy(backup, path)
+    store = await opened()
+    await store.accept_restore(at=AT)
+    assert (await store.restoration(GUN)).settled == frozenset()
+    head = await store.head(GUN)
+    assert head is not None
+    later = AT + timedelta(hours=1)
+    await store.commit(
+        GUN,
+        dialect="tuf",
+        expected_revision=head.revision,
+        added=[StoredFile.of("targets", 9, b"9", stored_at=later)],
+        at=later,
+    )
+    restoration = await store.restoration(GUN)
+    assert (restoration.may_lack, restoration.settled) == (True, {"targets"})
 
 
 async def test_a_restore_after_the_other_is_noticed_and_adds_up(opened: Open, path: Path) -> None:

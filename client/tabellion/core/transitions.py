@@ -8,7 +8,7 @@ Spec: TUF 1.0.34, sections 3, 4 and 6; the rules' names are stable and appear in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -58,6 +58,7 @@ class _Judgement:
     limits: Limits
     current: Mapping[str, UnverifiedMetadata[Any]]
     may_lack: bool = False
+    settled: Collection[str] = ()
     converts: bool = False
     roots: list[UnverifiedMetadata[Root]] = field(default_factory=list)
     targets: dict[str, UnverifiedMetadata[Targets]] = field(default_factory=dict)
@@ -81,6 +82,7 @@ def judge_publication(
     now: datetime,
     limits: Limits | None = None,
     may_lack: bool = False,
+    settled: Collection[str] = (),
 ) -> Publication:
     """Judge an upload against what is served now.
 
@@ -93,6 +95,7 @@ def judge_publication(
         limits: Size bounds.
         may_lack: What is served comes from a backup: files built on later versions, which are
             lost, may follow it.
+        settled: Roles of which nothing is lost any more, as they were published since.
 
     Raises:
         ConflictError: Built on versions that aren't current any more.
@@ -110,7 +113,9 @@ def judge_publication(
         )
     if not upload:
         raise RefusedPublicationError("the publication holds no file", rule="empty-publication")
-    judgement = _Judgement(gun, dialect, now, limits, current.files if current else {}, may_lack)
+    judgement = _Judgement(
+        gun, dialect, now, limits, current.files if current else {}, may_lack, settled
+    )
     if _sort(judgement, upload):
         return Publication(
             dialect, (), {}, None, judgement.root, needs_snapshot=False, unchanged=True
@@ -344,7 +349,8 @@ def _verify_snapshot_content(
 def _conflict_unless_next(judgement: _Judgement, role: str, version: int, expected: int) -> None:
     if version == expected:
         return
-    if judgement.may_lack and version > expected and role != "root":
+    may_lack = judgement.may_lack and role not in judgement.settled
+    if may_lack and version > expected and role != "root":
         return
     if role in judgement.current:
         raise ConflictError(

@@ -208,7 +208,7 @@ class ServerApi:
         query |= {"prefix": prefix} if prefix else {}
         url = f"{self._server}/v1/guns?{urlencode(query, quote_via=quote)}"
         body = check_is_no_page(url, await self._fetcher.fetch(url, max_bytes=_MAX_GUNS_ANSWER))
-        content = strict_json.parse(body, max_bytes=_MAX_GUNS_ANSWER, what=url)
+        content = self.parse(url, body, max_bytes=_MAX_GUNS_ANSWER)
         try:
             names = [str(item["gun"]) for item in content["guns"]]
             is_more = content["next"] is not None
@@ -292,10 +292,10 @@ class ServerApi:
                 raise refusal(gun, response.status, bytes(body))
             return bytes(body)
 
-    def parse(self, url: str, body: bytes) -> dict[str, Any]:
+    def parse(self, url: str, body: bytes, *, max_bytes: int = MAX_ANSWER) -> dict[str, Any]:
         """Read a JSON answer; raises ServerAnswerError."""
         try:
-            return strict_json.parse(body, max_bytes=MAX_ANSWER, what="the answer")
+            return strict_json.parse(body, max_bytes=max_bytes, what="the answer")
         except TabellionError as error:
             raise ServerAnswerError(f"{url}: {error.message}", status=200) from error
 

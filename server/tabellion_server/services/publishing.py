@@ -219,7 +219,13 @@ class Publisher:
 
         def judge() -> Publication:
             judged = judge_publication(
-                current, upload, gun=gun, online=online, now=now, may_lack=restored.may_lack
+                current,
+                upload,
+                gun=gun,
+                online=online,
+                now=now,
+                may_lack=restored.may_lack,
+                settled=restored.settled,
             )
             if not self._allow_example_keys:
                 _refuse_example_keys(judged)

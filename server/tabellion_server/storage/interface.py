@@ -190,10 +190,12 @@ class Restoration:
     Attributes:
         skip: Versions that may have been signed online since its newest change: not to be signed.
         may_lack: Its publishers may have published since what is here.
+        settled: Roles that were published after it: of these nothing is lacking any more.
     """
 
     skip: int
     may_lack: bool
+    settled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

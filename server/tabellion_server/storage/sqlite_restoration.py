@@ -77,12 +77,15 @@ def read_restoration(connection: sqlite3.Connection, gun: str) -> Restoration:
         " (SELECT 0 FROM online_keys WHERE gun = :gun AND created_at <= restorations.at LIMIT 1))",
         {"gun": gun},
     ).fetchone()
-    (published,) = connection.execute(
-        "SELECT coalesce(max(stored_at), 0) FROM metadata WHERE gun = ?"
-        " AND role NOT IN ('snapshot', 'timestamp')",
-        (gun,),
-    ).fetchone()
-    row = connection.execute(
-        "SELECT 1 FROM restorations WHERE is_loss AND at > ? LIMIT 1", (published,)
-    ).fetchone()
-    return Restoration(skip, may_lack=bool(published) and row is not None)
+    newest = dict(
+        connection.execute(
+            "SELECT role, max(stored_at) FROM metadata WHERE gun = ?"
+            " AND role NOT IN ('snapshot', 'timestamp') GROUP BY role",
+            (gun,),
+        ).fetchall()
+    )
+    (lost_at,) = connection.execute("SELECT max(at) FROM restorations WHERE is_loss").fetchone()
+    if lost_at is None or not newest or min(newest.values()) >= lost_at:
+        return Restoration(skip, may_lack=False)
+    settled = frozenset(role for role, stored_at in newest.items() if stored_at >= lost_at)
+    return Restoration(skip, may_lack=True, settled=settled)

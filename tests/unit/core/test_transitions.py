@@ -80,7 +80,7 @@ def test_targets_built_on_an_old_version_are_a_conflict(forge: Forge) -> None:
 def test_after_a_loss_versions_may_be_passed_over_but_none_comes_again(forge: Forge) -> None:
     current = forge.current()
 
-    def after_a_loss(role: str, data: bytes) -> Publication:
+    def after_a_loss(role: str, data: bytes, *settled: str) -> Publication:
         return judge_publication(
             current,
             [UploadedFile(role, data)],
@@ -88,6 +88,7 @@ def test_after_a_loss_versions_may_be_passed_over_but_none_comes_again(forge: Fo
             online=forge.online(),
             now=NOW,
             may_lack=True,
+            settled=settled,
         )
 
     for version, is_taken in ((1, False), (2, True), (7, True)):
@@ -95,10 +96,12 @@ def test_after_a_loss_versions_may_be_passed_over_but_none_comes_again(forge: Fo
         forge.targets.targets["1.3"] = target(b"other")
         data = TUF.sign(forge.targets, forge.signers["targets"])
         if is_taken:
-            assert after_a_loss("targets", data).targets["targets"].version == version
+            assert after_a_loss("targets", data, "alice").targets["targets"].version == version
         else:
             with pytest.raises(ConflictError):
                 after_a_loss("targets", data)
+    with pytest.raises(ConflictError):  # it was published since: nothing of it is lost
+        after_a_loss("targets", data, "targets")
     forge.root.version = 3
     with pytest.raises(ConflictError):  # readers walk from root to root
         after_a_loss("root", TUF.sign(forge.root, forge.signers["root"]))
