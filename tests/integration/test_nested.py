@@ -100,3 +100,23 @@ async def test_a_notary_gun_nests_by_name(server: EmbeddedServer, gun: str, tmp_
         gone = await owner.publisher.remove_signer(gun, "targets/a/b")
         assert gone.gone_too == ["targets/a/b/c"]
         assert await owner.digest(gun, "v1.2.3") is None
+
+
+async def test_a_nested_notary_signer_that_comes_back_signs_after_its_own_past(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with Person(server.url, tmp_path) as owner:
+        await owner.publisher.init(gun, dialect=NOTARY)
+        key, other = key_of(owner, "all").key, key_of(owner, "other").key
+        await owner.publisher.add_signer(gun, "a", [key], paths=["v*"])
+        await owner.publisher.add_signer(gun, "b", [key], paths=["v*"], under="a")
+        await owner.publisher.sign(gun, "v1", Digest.of(b"x"), 1, role="targets/a/b")
+        await owner.publisher.remove_signer(gun, "targets/a/b")
+        assert await owner.digest(gun, "v1") is None
+        back = await owner.publisher.add_signer(gun, "b", [other], paths=["v*"], under="a")
+        assert back.versions["targets/a/b"] == 2
+        await owner.publisher.sign(gun, "v2", Digest.of(b"y"), 1, role="targets/a/b")
+        assert await owner.version(gun, "targets/a/b") == 3
+        # What it signed before it went isn't back with it.
+        assert await owner.digest(gun, "v1") is None
+        assert await owner.digest(gun, "v2") == Digest.of(b"y").hex
