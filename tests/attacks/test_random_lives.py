@@ -44,6 +44,7 @@ from tabellion.verify.updater import Updater
 
 SEEDS = st.integers(0, 1 << 16)
 EVIL_SHA256 = hashlib.sha256(EVIL).hexdigest()
+TOP = {"root", *ONLINE}
 Found = dict[str, object]
 
 
@@ -253,6 +254,20 @@ class Lives(RuleBasedStateMachine):
         count = len(taken) if role == "online" else rng.randint(1, 2)
         self.stolen.extend(rng.sample(taken, min(len(taken), count)))
 
+    @rule(seed=SEEDS)
+    def rob_server(self, seed: int) -> None:
+        """Take the online keys, and at once name older files to who knows the newest ones."""
+        held = self.world.held
+        online = [*held["snapshot"], *held["timestamp"]]
+        self.stolen.extend(signer for signer in online if signer not in self.stolen)
+        for rng in several(seed):
+            client = rng.choice(self.clients)
+            self.read(client, self.honest_view())
+            role = rng.choice([name for name in self.world.served.current if name not in TOP])
+            known = [item for item in self.world.files.values() if item.role == role]
+            view = dict(self.honest_view())
+            self.attack(rng, self.with_chain(view, {role: rng.choice(known[-4:])}, rng), client)
+
     @precondition(lambda self: self.views)
     @rule(seed=SEEDS)
     def replay(self, seed: int) -> None:
@@ -293,7 +308,7 @@ class Lives(RuleBasedStateMachine):
     def forged(self, rng: Random) -> dict[str, File]:
         """Give other files of some targets roles: older ones, or the thief's own."""
         files: dict[str, File] = {}
-        for role in sorted(set(self.world.served.current) - {"root", *ONLINE}):
+        for role in sorted(set(self.world.served.current) - TOP):
             match rng.choice(("keep", "keep", "old", "evil")):
                 case "old":
                     of_role = [item for item in self.world.files.values() if item.role == role]
@@ -499,7 +514,7 @@ def test_no_life_makes_a_client_believe_or_refuse_what_it_must_not(dialect: Dial
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20,
+            max_examples=15,
             stateful_step_count=40,
             deadline=None,
             phases=[Phase.generate],  # making a long life shorter takes minutes

@@ -73,7 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 
 @pytest.fixture
-def run(server: EmbeddedServer, tmp_path: Path) -> Run:
+def run(server: EmbeddedServer, tmp_path: Path, quick_commands: Path) -> Run:
     """Run a shell command in a scratch home; it must end well."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TABELLION_")}
     passphrases = {
@@ -88,7 +88,7 @@ def run(server: EmbeddedServer, tmp_path: Path) -> Run:
             env={
                 **kept,
                 **passphrases,
-                "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",
+                "PATH": f"{quick_commands}:{Path(sys.executable).parent}:{kept['PATH']}",
                 "HOME": str(tmp_path),
                 "XDG_CONFIG_HOME": str(tmp_path),
                 "TABELLION_HOME": str(tmp_path / "home"),

@@ -25,11 +25,10 @@ from pathlib import Path
 
 import pytest
 
-from forking_server import shell_command
 from tabellion.cli.embedded import EmbeddedServer
 
 FOLDER = Path(__file__).parent
-MANY_COMMANDS = {"ten_years"}
+REAL_STARTS = {"usage", "demo", "refused_init"}  # the others start by forking
 PLACEHOLDERS = {
     "<HEX64>": "[0-9a-f]{64}",
     "<HEX8>": "[0-9a-f]{8}",
@@ -86,13 +85,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
         yield running
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give a folder with a ``tabellion`` that starts at once."""
-    with shell_command(tmp_path_factory.mktemp("commands")) as folder:
-        yield folder
-
-
 def environment(home: Path, server: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TABELLION_")}
     return {
@@ -111,10 +103,10 @@ def environment(home: Path, server: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
-def test_scenario(path: Path, server: EmbeddedServer, tmp_path: Path, commands: Path) -> None:
+def test_scenario(path: Path, server: EmbeddedServer, tmp_path: Path, quick_commands: Path) -> None:
     env = environment(tmp_path, server.url)
-    if path.stem in MANY_COMMANDS:
-        env["PATH"] = f"{commands}:{env['PATH']}"
+    if path.stem not in REAL_STARTS:
+        env["PATH"] = f"{quick_commands}:{env['PATH']}"
     values = {"<SERVER>": server.url, "<HOME>": str(tmp_path)}
     for step in parse(path.read_text(encoding="utf-8")):
         done = subprocess.run(
