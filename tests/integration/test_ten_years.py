@@ -15,17 +15,21 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestServer
+from tuf.api.metadata import Timestamp
 from tuf.ngclient import Updater
 
 import publisher_process
 from http_site import Clock
 from person import Person
+from tabellion.core.dialect import TUF
 from tabellion.core.names import Digest
 from tabellion.errors import ExpiredMetadataError, RollbackError, TabellionError
 from tabellion.publish.offline import sign_file
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.public_keys import load_public_key
 from tabellion.publish.signing import KeyRing
+from tabellion.transport.fetcher import HttpFetcher
+from tabellion.verify.client import TrustClient
 from tabellion_server.app import make_app
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
@@ -35,6 +39,42 @@ from tabellion_server.storage.sqlite import SqliteStore
 GUN = "registry.example/team/app"
 YEAR = timedelta(days=365)
 SECRETS = publisher_process.PASSPHRASES
+
+
+class Thief:
+    """Somebody between a reader and the server who has both of the server's keys.
+
+    Attributes:
+        shown: Beginning of a file's name to what is shown in its place.
+    """
+
+    def __init__(self, shown: Mapping[str, bytes]) -> None:
+        self.shown = shown
+        self.inner = HttpFetcher()
+
+    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        name = url.rpartition("/")[2]
+        for beginning, data in self.shown.items():
+            if name.startswith(beginning):
+                return data
+        return await self.inner.fetch(url, max_bytes=max_bytes)
+
+    @classmethod
+    async def fast_forward(cls, world: World) -> Thief:
+        """Sign the snapshot and the timestamp that are served as version 2^31."""
+        keys = OnlineKeys(world.store, world.master)
+        shown: dict[str, bytes] = {}
+        root = TUF.parse("root", await world.read("root"), max_bytes=10**6).signed
+        for role in ("snapshot", "timestamp"):
+            payload = TUF.parse(role, await world.read(role), max_bytes=10**6).signed
+            payload.version = 2**31
+            payload.expires = world.clock.now.replace(microsecond=0) + timedelta(days=1)
+            if isinstance(payload, Timestamp):
+                payload.snapshot_meta = TUF.meta(2**31, shown[f"{2**31}.snapshot"])
+            signer = await keys.signer(GUN, role, root.roles[role].keyids[0])
+            beginning = f"{2**31}.snapshot" if role == "snapshot" else "timestamp"
+            shown[beginning] = TUF.sign(payload, [signer])
+        return cls(shown)
 
 
 class World:
@@ -57,6 +97,7 @@ class World:
         app = make_app(
             Settings(), store=store, online_keys=OnlineKeys(store, self.master), clock=self.clock
         )
+        self.store = store
         async with TestServer(app) as server:
             self.url = str(server.make_url("")).rstrip("/")
             yield
@@ -68,6 +109,11 @@ class World:
         )
         await store.accept_restore(at=self.clock())
         await store.close()
+
+    async def read(self, role: str) -> bytes:
+        file = await self.store.read(GUN, role)
+        assert file is not None
+        return file.data
 
     def person(self, name: str) -> Person:
         return Person(self.url, self.folder / name, self.first_root or None, clock=self.clock)
@@ -208,8 +254,21 @@ async def a_signer_is_robbed(world: World) -> None:
 
 
 async def server_keys_are_robbed(world: World) -> None:
-    """Year 4: somebody had the server's disk; both its keys are replaced by one root."""
+    """Year 4: somebody had the server's disk; both its keys are replaced by one root.
+
+    Before that, a reader was shown versions that the server won't reach in a thousand years.
+    """
     world.clock.now += YEAR / 2
+    thief = await Thief.fast_forward(world)
+    trust = TrustClient(world.url, home=world.folder / "warm", clock=world.clock, fetcher=thief)
+    async with trust:
+        snapshot = (await trust.refresh(GUN)).snapshot
+        assert snapshot is not None
+        assert snapshot.version == 2**31
+    await thief.inner.close()
+    async with world.person("warm") as warm:
+        with pytest.raises(RollbackError):
+            await warm.signed(GUN)
     async with world.person("ann") as ann:
         before = (await ann.trust.refresh(GUN)).root.signed
         await ann.publisher.rotate(GUN, "snapshot", "timestamp", server=True)
