@@ -10,19 +10,6 @@ from puller import Puller
 from simulator import Simulator
 from tabellion.transport.fetcher import HttpFetcher
 
-# Share one docker engine, registry and real notary-server; the others start what they need.
-DAEMONS = ("test_docker_", "test_notary_", "test_import_notary", "test_sign_registry")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process where several run; scenarios go where there is room."""
-    for item in items:
-        name = item.path.name
-        if name == "test_scenarios.py":
-            continue
-        is_daemons = item.path.parent.name == "integration" and name.startswith(DAEMONS)
-        item.add_marker(pytest.mark.xdist_group("daemons" if is_daemons else str(item.path)))
-
 
 @pytest.fixture
 def forge() -> Forge:
