@@ -112,7 +112,7 @@ async def test_a_file_of_the_second_schema_is_brought_to_this_one(path: Path) ->
     head = await store.head(GUN)
     await store.close()
     for statement in (
-        *("DROP TABLE pending", "DROP TABLE audit"),
+        *("DROP TABLE pending", "DROP TABLE audit", "DROP TABLE restorations"),
         "UPDATE schema_version SET version = 2",
     ):
         alter(path, statement)
