@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from securesystemslib.signer import Signer
 
-from tabellion.core.proposal import Proposal
+from tabellion.core.proposal import Proposal, Standing
 from tabellion.core.proposal_rules import verify_base, verify_signatures
 from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.core.roles import TOP_LEVEL_ROLES
 from tabellion.errors import (
     ConflictError,
     KeyStoreError,
@@ -103,16 +104,23 @@ def sign_proposal(
         ring: The keys here.
         knows_all: What ``current`` doesn't hold isn't there; else it may be.
 
+    For a delegated role only what its delegator stands for: a stranger's file can't make
+    somebody sign as a role that nobody gave them.
+
     Raises:
-        UsageError: It was made for another state.
+        UsageError: It was made for another state, or the delegation isn't signed yet.
         MalformedMetadataError: It was changed after somebody signed it.
         KeyStoreError: No key here is one of those that are missing.
     """
     verify_untouched(proposal, current, knows_all=knows_all)
     standings = proposal.standings(current)
     signers: dict[str, dict[str, Signer]] = {}
-    for standing in standings:
+    unfounded: list[Standing] = []
+    for standing in sorted(standings, key=_is_delegated):
         ours = signers.setdefault(standing.role, {})
+        if not _is_founded(standing, proposal, standings, signers, ring):
+            unfounded.append(standing)
+            continue
         # One signature may count for the old and for the new root.
         lacking = standing.lacking - len(ours.keys() & standing.keys.keys())
         awaited = [keyid for keyid in standing.awaited if keyid not in ours]
@@ -120,6 +128,12 @@ def sign_proposal(
         ours.update({signer.public_key.keyid: signer for signer in found})
     lacks = [standing for standing in standings if standing.lacking]
     if lacks and not any(signers.values()):
+        for standing in unfounded:
+            if ring.held().among(standing.keys, standing.awaited):
+                raise UsageError(
+                    f"{proposal.gun} has no role {standing.role[:80]!r} with these keys yet",
+                    hint=f"the holders of {standing.delegator[:80]} sign the delegation first",
+                )
         wanted = ", ".join(keyid[:12] for keyid in lacks[0].awaited)
         raise KeyStoreError(
             f"no key of role {lacks[0].role} of {proposal.gun} that hasn't signed is here",
@@ -132,6 +146,31 @@ def sign_proposal(
         for role, item in proposal.files.items()
     ]
     return Proposal.parse(proposal.gun, proposal.dialect, upload)
+
+
+def _is_delegated(standing: Standing) -> bool:
+    return standing.role not in TOP_LEVEL_ROLES
+
+
+def _is_founded(
+    standing: Standing,
+    proposal: Proposal,
+    standings: Sequence[Standing],
+    signers: Mapping[str, Mapping[str, Signer]],
+    ring: KeyRing,
+) -> bool:
+    """Tell whether a delegation may be gone by.
+
+    It's published, or enough have signed the file it's in, or who holds a key of that signs it
+    too, and so knows.
+    """
+    if not _is_delegated(standing) or standing.delegator not in proposal.files:
+        return True
+    above = [item for item in standings if item.role == standing.delegator]
+    added = [signers.get(item.role, {}).keys() & item.keys.keys() for item in above]
+    if all(item.lacking <= len(fresh) for item, fresh in zip(above, added, strict=True)):
+        return True
+    return any(added) or any(ring.held().among(item.keys, item.signed_by) for item in above)
 
 
 def verify_untouched(
