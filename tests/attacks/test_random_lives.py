@@ -38,7 +38,7 @@ from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.publication import UploadedFile
 from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.search import find_target
-from tabellion.errors import NotFoundError, TabellionError
+from tabellion.errors import NotFoundError, RollbackError, TabellionError
 from tabellion.verify.cache import MetadataCache
 from tabellion.verify.updater import Updater
 
@@ -130,7 +130,9 @@ class Client:
 
 
 def verdict(error: TabellionError) -> tuple[str, str | None]:
-    return type(error).__name__, getattr(error, "role", None)
+    # Of several roles that went back, either may be named.
+    is_one = not isinstance(error, RollbackError)
+    return type(error).__name__, getattr(error, "role", None) if is_one else None
 
 
 def expected(world: World, kept: Kept, view: View) -> tuple[Found, Update]:

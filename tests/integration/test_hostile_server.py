@@ -15,6 +15,7 @@ from person import Person
 from tabellion.core.dialect import TUF
 from tabellion.errors import KeyStoreError, ServerAnswerError
 from tabellion.publish.birth import Plan, first_files
+from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.signing import Expiries, KeyRing
 
 PASSPHRASE = "a passphrase for tests"
@@ -65,6 +66,6 @@ def test_two_keys_of_one_id_found_nothing(tmp_path: Path) -> None:
     own, other = (CryptoSigner.generate_ed25519().public_key for _ in range(2))
     spoofed = SSlibKey(own.keyid, other.keytype, other.scheme, other.keyval)
     plan = Plan({"root": [own], "targets": [own], "timestamp": [spoofed], "snapshot": [other]}, {})
-    ring = KeyRing(Person("http://127.0.0.1:9", tmp_path).keys, None)  # type: ignore[arg-type]
+    ring = KeyRing(Person("http://127.0.0.1:9", tmp_path).keys, Passphrases())
     with pytest.raises(KeyStoreError):
         first_files(TUF, plan, ring, expiries=Expiries(), now=NOW, local_snapshot=False)
