@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,6 +20,7 @@ from tabellion.errors import (
     RefusedPublicationError,
     UsageError,
 )
+from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.signing import Built, Expiries, KeyRing, judge, with_snapshot
 from tabellion.publish.state import Current
 
@@ -116,9 +118,14 @@ def sign_proposal(
     standings = proposal.standings(current)
     signers: dict[str, dict[str, Signer]] = {}
     unfounded: list[Standing] = []
+    held = ring.held()
+    of_role: defaultdict[str, list[Standing]] = defaultdict(list)
+    for standing in standings:
+        of_role[standing.role].append(standing)
     for standing in sorted(standings, key=_is_delegated):
         ours = signers.setdefault(standing.role, {})
-        if not _is_founded(standing, proposal, standings, signers, ring):
+        above = of_role[standing.delegator] if standing.delegator in proposal.files else ()
+        if _is_delegated(standing) and not _is_founded(above, signers, held):
             unfounded.append(standing)
             continue
         # One signature may count for the old and for the new root.
@@ -129,7 +136,7 @@ def sign_proposal(
     lacks = [standing for standing in standings if standing.lacking]
     if lacks and not any(signers.values()):
         for standing in unfounded:
-            if ring.held().among(standing.keys, standing.awaited):
+            if held.among(standing.keys, standing.awaited):
                 raise UsageError(
                     f"{proposal.gun} has no role {standing.role[:80]!r} with these keys yet",
                     hint=f"the holders of {standing.delegator[:80]} sign the delegation first",
@@ -153,24 +160,22 @@ def _is_delegated(standing: Standing) -> bool:
 
 
 def _is_founded(
-    standing: Standing,
-    proposal: Proposal,
-    standings: Sequence[Standing],
-    signers: Mapping[str, Mapping[str, Signer]],
-    ring: KeyRing,
+    above: Sequence[Standing], signers: Mapping[str, Mapping[str, Signer]], held: HeldKeys
 ) -> bool:
     """Tell whether a delegation may be gone by.
 
-    It's published, or enough have signed the file it's in, or who holds a key of that signs it
-    too, and so knows.
+    It's published (nothing of its file is to be signed), or enough have signed the file it's in,
+    or who holds a key of that signs it too, and so knows.
+
+    Args:
+        above: How the file it's in stands; empty if that isn't proposed.
+        signers: Role to who signs it now.
+        held: The keys here.
     """
-    if not _is_delegated(standing) or standing.delegator not in proposal.files:
-        return True
-    above = [item for item in standings if item.role == standing.delegator]
     added = [signers.get(item.role, {}).keys() & item.keys.keys() for item in above]
     if all(item.lacking <= len(fresh) for item, fresh in zip(above, added, strict=True)):
         return True
-    return any(added) or any(ring.held().among(item.keys, item.signed_by) for item in above)
+    return any(added) or any(held.among(item.keys, item.signed_by) for item in above)
 
 
 def verify_untouched(
