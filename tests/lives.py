@@ -367,10 +367,11 @@ class World:
         self.skip = max(newest)
         lost = self.uploads[self.served.uploads :]
         if self.dialect is TUF and lost:
-            # In one: all roots, and of each other role the last file, built on what is lost.
+            # In one: all roots, and of each role there is now the last file, built on what is lost.
             roots = [item for files in lost for item in files if item.role == "root"]
-            last = {item.role: item for files in lost for item in files if item.role != "root"}
-            lost = [[*roots, *last.values()]]
+            last = {item.role: item for files in lost for item in files}
+            now = {"targets", *self.delegations}
+            lost = [[*roots, *(item for role, item in last.items() if role in now)]]
         for files in lost:
             self._store(self.judge(files, may_lack=True))
         self.refresh()
