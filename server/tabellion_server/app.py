@@ -55,8 +55,16 @@ def make_app(
         clock=clock,
         allow_example_keys=settings.is_loopback_only,
     )
+    metrics = Metrics()
     pendings = Pendings(
-        store, files, signer, publisher, locks, clock=clock, life=settings.pending_life
+        store,
+        files,
+        signer,
+        publisher,
+        locks,
+        clock=clock,
+        life=settings.pending_life,
+        report=metrics.count_expired_proposals,
     )
     renewer = Renewer(store, files, signer, locks, clock=clock)
     app = web.Application(middlewares=[requests, counted, problems, access])
@@ -67,7 +75,7 @@ def make_app(
     if settings.auth is not None:
         app[GUARD] = Guard(TokenVerifier(settings.auth), clock)
     app[IN_FLIGHT] = InFlight()
-    app[METRICS] = Metrics()
+    app[METRICS] = metrics
     add_routes(app)
     app.cleanup_ctx.append(_background)
     return app
@@ -86,6 +94,7 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
     tasks = [
         asyncio.create_task(context.renewer.sweep_forever()),
         asyncio.create_task(watch.watch_forever()),
+        asyncio.create_task(context.pendings.expire_forever()),
     ]
     if context.settings.rotate_after is not None:
         schedule = KeySchedule(

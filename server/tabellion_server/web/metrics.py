@@ -71,6 +71,15 @@ class Metrics:
             "When all GUNs had been looked at last.",
             registry=self.registry,
         )
+        self._proposals_expired = Counter(
+            "tabellion_proposals_expired",
+            "Pending proposals that were dropped for want of signatures.",
+            registry=self.registry,
+        )
+
+    def count_expired_proposals(self, number: int) -> None:
+        """Count proposals that this process dropped."""
+        self._proposals_expired.inc(number)
 
     def tell_expiry(self, found: Round) -> None:
         """Show what a walk over all GUNs found; there's no label for a GUN, however many."""
