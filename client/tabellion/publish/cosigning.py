@@ -21,7 +21,14 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish.held_keys import HeldKeys
-from tabellion.publish.signing import Built, Expiries, KeyRing, judge, with_snapshot
+from tabellion.publish.signing import (
+    Built,
+    Expiries,
+    KeyRing,
+    incomplete,
+    judge,
+    with_snapshot,
+)
 from tabellion.publish.state import Current
 
 
@@ -79,9 +86,8 @@ def _build(
     if proposal.is_served(served):
         return Built(dialect, (), proposal.versions, {})
     signed = sign(proposal, served, ring)
-    missing = signed.missing(served)
-    if missing:
-        return Built(dialect, tuple(signed.upload), signed.versions, missing)
+    if signed.missing(served):
+        return incomplete(current, signed)
     whole, versions = with_snapshot(
         current,
         signed.upload,

@@ -26,6 +26,7 @@ class Published:
         attempts: How often it was built; above 1 if somebody else published first.
         incomplete: File to be passed to the next signer for ``cosign``; None if published.
         missing: Role to number of signatures that are missing still.
+        awaited: Role to the keys, with their holders, that may still give them.
         pending: Id under which the server keeps what is incomplete; empty if it doesn't.
         not_kept: Why it doesn't, where it could have.
         signed_as: Target to the role that signs it.
@@ -57,6 +58,7 @@ class Published:
     is_staged: bool = False
     is_checked: bool = True
     ending: End | None = None
+    awaited: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

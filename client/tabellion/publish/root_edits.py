@@ -31,6 +31,7 @@ from tabellion.publish.signing import (
     Built,
     Expiries,
     KeyRing,
+    incomplete,
     judge,
     no_key,
     with_snapshot,
@@ -126,9 +127,9 @@ def build_root_edit(
             payload.expires = now + expiries.targets
             files.append(UploadedFile(role, dialect.sign(payload, signers_of_targets)))
             versions[role] = payload.version
-    missing = Proposal.parse(current.gun, dialect, files).missing(current.as_served())
-    if missing:
-        return Built(dialect, tuple(files), versions, missing)
+    proposal = Proposal.parse(current.gun, dialect, files)
+    if proposal.missing(current.as_served()):
+        return incomplete(current, proposal)
     files, versions = with_snapshot(
         current, files, versions, ring, expiries=expiries, now=now, root=root
     )
