@@ -32,8 +32,10 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
     """Give each ROLE of GUN another key by one new root, and sign anew what depends on it.
 
     ROLE is root, targets, snapshot or timestamp; several change in one root. It is signed by the
-    old and the new root keys, so that all who trust the old one follow. The timestamp's key is the
-    server's. A GUN that was mirrored from another server is taken over by the last example.
+    old and the new root keys, so that all who trust the old one follow. With more of them needed
+    than are here, it waits for their holders (`tabellion cosign`). Of a role of several holders the
+    keys that are here are replaced, the others stay. The timestamp's key is the server's. A GUN
+    that was mirrored from another server is taken over by the last example.
 
     \b
     Examples:
@@ -53,7 +55,13 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
 
     said = " and ".join(roles)
     has = "has a new key" if len(roles) == 1 else "have new keys"
-    tell(work(rotate(), f"rotating {said}"), f"{said} of {wanted} {has}", wanted)
+    rotated = work(rotate(), f"rotating {said}")
+    tell(rotated, f"{said} of {wanted} {has}", wanted)
+    for role, keyids in rotated.stay.items():
+        output.hint(
+            f"{role} keeps the keys of others ({', '.join(keyid[:16] for keyid in keyids)}); each "
+            f"replaces their own, or: tabellion root prepare {wanted} --remove-key ID"
+        )
     if "snapshot" in roles and not online:
         output.warn(
             "the snapshot key is held here now, not by the server: whoever publishes needs it"

@@ -21,6 +21,7 @@ from tuf.api.metadata import (
 
 from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.dialect import NOTARY
+from tabellion.core.holders import holders_of, set_holders
 from tabellion.core.notary_search import released_by
 from tabellion.core.roles import delegated_roles, role_keys, roles_asked
 from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
@@ -372,7 +373,8 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     if change.file is not None:
         draft.first_files[change.name] = change.file
     held = {role.name: role for role in delegated_roles(draft.of(change.under))}.get(change.name)
-    if held == wanted:
+    named = holders_of(draft.of(change.under))
+    if held == wanted and change.holders.items() <= named.items():
         return
     parent = draft.edit(change.under)
     if parent.delegations is None or parent.delegations.roles is None:
@@ -385,6 +387,7 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     roles[change.name] = wanted  # a new one comes last: it can't take paths from those before
     for key in change.keys:
         parent.delegations.keys[key.keyid] = key
+    set_holders(parent, change.holders)
 
 
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
@@ -411,3 +414,4 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     draft.gone_too.extend(beneath)
     if not delegations.roles:
         parent.delegations = None
+    set_holders(parent, {})

@@ -40,6 +40,7 @@ class Published:
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
+        stay: Of a rotation, role to the ids of keys of other holders, which it keeps.
     """
 
     gun: str
@@ -59,6 +60,7 @@ class Published:
     is_checked: bool = True
     ending: End | None = None
     awaited: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    stay: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class SignerInfo:
         expires_at: When that expires, None if it published nothing yet.
         held: Key ids whose private part is in this key store.
         under: The role that delegates to it.
+        holders: Key id to its holder's name, as the delegator gives it.
     """
 
     name: str
@@ -114,6 +117,7 @@ class SignerInfo:
     expires_at: datetime | None
     held: tuple[str, ...]
     under: str = "targets"
+    holders: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.overview import Overview
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.proposals import Proposals
-from tabellion.publish.root_edits import RootEdit, build_root_edit, check_rotation
+from tabellion.publish.root_edits import build_root_edit, check_rotation
+from tabellion.publish.rotation import Replaced, replaced, rotation_edit
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.signing import (
     NOTARY_EXPIRIES,
@@ -346,6 +347,7 @@ class Publisher:
         terminating: bool = False,
         file: bytes | None = None,
         under: str = "targets",
+        holders: Mapping[str, str] | None = None,
         publish: bool = True,
     ) -> Published:
         """Delegate paths to a role; an existing one gets these keys and paths instead.
@@ -359,12 +361,16 @@ class Publisher:
             terminating: Whether no later role is asked for its paths.
             file: Its first file, from a ``SignerRequest``.
             under: The role that delegates to it, one whose key is here.
+            holders: Key id to its holder's name; a Notary GUN has no place for them.
             publish: False stages the change.
 
         Raises:
             InvalidNameError: A role name or a pattern isn't portable.
         """
-        change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating, file, under)
+        change = AddSigner(
+            *(name, tuple(keys), tuple(paths), threshold, terminating, file, under),
+            holders or {},
+        )
         return await self._take(gun, change, publish=publish)
 
     async def comes_from(self, gun: str, name: str, file: bytes) -> bool | None:
@@ -458,61 +464,70 @@ class Publisher:
         Args:
             gun: The GUN.
             roles: Of ``root``, ``targets``, ``snapshot`` and ``timestamp``.
-            keys: Ids or names of the new keys of a single role in the key store; one is made if
+            keys: Ids or names of the new keys of a single role in the key store; they are made if
                 none is given.
             server: Let the server make and hold it: a snapshot key, or the timestamp's always.
 
-        With fewer than the thresholds of keys here, it becomes a proposal.
+        Keys of other holders stay. With fewer than the thresholds of root keys here, it becomes a
+        proposal.
 
         Raises:
-            UsageError: The server holds no keys of that role, or it has those keys already.
-            KeyStoreError: No root key is here.
+            UsageError: The server holds no keys of that role, it has those keys already, or
+                several others hold its keys.
+            KeyStoreError: No root key is here, nor one of the roles.
         """
         name = parse_gun(gun)
         online = check_rotation(roles, has_keys=bool(keys), server=server)
         delivery = Delivery(self._api, name, home=self._home)
         made: dict[str, list[Key]] = {}
+        plan: dict[str, Replaced] = {}
         built_on: list[Current] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._reader.read(name, renews=roles)
             current = await self._reader.with_left(current)
             built_on.append(current)
-            dialect = current.trusted.dialect
-            for role in roles:
+            dialect, root = current.trusted.dialect, current.root
+            held = await asyncio.to_thread(self._ring.held)
+            plan.update(
+                {role: replaced(root, name, role, held, online=role in online) for role in roles}
+            )
+            for role, item in plan.items():
                 if role in made:
                     continue
                 if role in online:
                     made[role] = [await self._api.rotate_online_key(name, role, dialect)]
                 else:
-                    made[role] = await asyncio.to_thread(self._new_keys, current, role, keys)
-            for role, new in made.items():
-                if {key.keyid for key in new} == set(current.root.roles[role].keyids):
-                    raise UsageError(
-                        f"those are the keys that {role} has already", hint="give another --key"
+                    made[role] = await asyncio.to_thread(
+                        self._new_keys, current, role, keys, count=item.count
                     )
             return await asyncio.to_thread(
                 build_root_edit,
                 current,
-                RootEdit(keys=made),
+                rotation_edit(root, plan, made),
                 self._ring,
                 expiries=self._expiries_of(dialect),
                 now=self._clock(),
+                # Who holds a key of a role may ask the root's holders for another.
+                may_be_unsigned=any(item.is_held for item in plan.values()),
             )
 
         async with self._locks[name]:
             built = await delivery.bring(build)
         published = await self.proposals.keep(name, built, delivery.attempts)
-        return replace(published, ending=await self._look_back(built_on[-1], built))
+        stay = {role: [key.keyid for key in item.stay] for role, item in plan.items() if item.stay}
+        return replace(published, ending=await self._look_back(built_on[-1], built), stay=stay)
 
-    def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
-        """Give a role's new keys as the GUN's metadata will list them, one made if none is named.
+    def _new_keys(
+        self, current: Current, role: str, named: Sequence[str], *, count: int
+    ) -> list[Key]:
+        """Give a role's new keys as the GUN's metadata will list them, made if none is named.
 
         A key that is made stays if the rotation fails: it can be named then.
         """
         dialect, gun = current.trusted.dialect, current.gun
         found = [NamedKey.read(text, self._keystore) for text in named]
-        if not found:
+        for _ in range(0 if named else count):
             passphrase = self._passphrases.new(role)
             info = self._keystore.generate(
                 role,
@@ -521,7 +536,7 @@ class Publisher:
                 gun=None if role == "root" else gun,
             )
             self._passphrases.remember(info.keyid, passphrase)
-            found = [NamedKey(info.key, info)]
+            found.append(NamedKey(info.key, info))
         now = self._clock()
         return [key.listed(role, dialect, self._ring, gun, now=now) for key in found]
 

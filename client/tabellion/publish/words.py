@@ -7,7 +7,7 @@ for: nothing is signed unsaid.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from securesystemslib.signer import Key
@@ -46,7 +46,7 @@ def changes_in_words(
         if isinstance(item.signed, Root):
             found = list(_root(before, item.signed, names))
         else:
-            found = list(targets_in_words(before, item.signed))
+            found = list(targets_in_words(before, item.signed, names=names))
         lines += [f"{role}: {line}" for line in found or ["nothing but version and expiry"]]
     return lines
 
@@ -103,12 +103,8 @@ def _root(old: Root | None, new: Root, names: Mapping[str, str]) -> Iterator[str
     holders = holders_of(new)
     for role in sorted({*new.roles, *(old.roles if old is not None else ())}):
         yield from _root_role(role, old, new, {**holders_before, **holders}, names)
-    for keyid in sorted(holders.keys() | holders_before.keys()):
-        before, after = holders_before.get(keyid), holders.get(keyid)
-        if old is not None and before != after and keyid in new.keys and keyid in old.keys:
-            was, now = before or "nobody", after or "nobody"
-            yield f"key {keyid[:_SHORT]} is named {now}'s (was {was}'s)"
     if old is not None:
+        yield from _renamed(old, holders, old.keys.keys() & new.keys.keys())
         yield from _unspoken(old, new)
 
 
@@ -139,6 +135,18 @@ def _root_role(
         yield f"{role} needs {needs} (was {had})"
 
 
+def _renamed(
+    old: Root | Targets | None, holders: Mapping[str, str], kept: Collection[str]
+) -> Iterator[str]:
+    """Name the keys that stay and are said to be somebody else's."""
+    holders_before = holders_of(old)
+    for keyid in sorted(kept):
+        before, after = holders_before.get(keyid), holders.get(keyid)
+        if before != after:
+            was, now = before or "nobody", after or "nobody"
+            yield f"key {keyid[:_SHORT]} is named {now}'s (was {was}'s)"
+
+
 def _unspoken(old: Root, new: Root) -> Iterator[str]:
     """Name every other difference."""
     before, after = old.to_dict(), new.to_dict()
@@ -160,8 +168,16 @@ def _fields(
             yield f"{of}{name[:_MAX_VALUE]} becomes {now} (was {was})"
 
 
-def targets_in_words(old: Targets | None, new: Targets) -> Iterator[str]:
-    """Say what differs between two payloads of a targets role, a line each."""
+def targets_in_words(
+    old: Targets | None, new: Targets, *, names: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Say what differs between two payloads of a targets role, a line each.
+
+    Args:
+        old: What it was; None if it's the first.
+        new: What it becomes.
+        names: Fingerprint to name of keys that are known here.
+    """
     before, after = (old.targets if old is not None else {}), new.targets
     for path in sorted(before.keys() | after.keys()):
         if path not in after:
@@ -169,10 +185,10 @@ def targets_in_words(old: Targets | None, new: Targets) -> Iterator[str]:
         elif before.get(path) != after[path]:
             digest = next((f"{k}:{v}" for k, v in sorted(after[path].hashes.items())), "")
             yield f"sign {path} {digest} of {after[path].length} bytes"
-    yield from _delegations(old, new)
+    yield from _delegations(old, new, names or {})
     yield from _bins(old, new)
     if old is not None:
-        skip = _ALWAYS | {"targets", "delegations"}
+        skip = _ALWAYS | {"targets", "delegations", MEMBER}
         yield from _fields("", old.to_dict(), new.to_dict(), skip=skip)
 
 
@@ -190,7 +206,10 @@ def _bins(old: Targets | None, new: Targets) -> Iterator[str]:
     )
 
 
-def _delegations(old: Targets | None, new: Targets) -> Iterator[str]:
+def _delegations(old: Targets | None, new: Targets, names: Mapping[str, str]) -> Iterator[str]:
+    keys_before = old.delegations.keys if old is not None and old.delegations else {}
+    keys_after = new.delegations.keys if new.delegations else {}
+    holders = holders_of(new)
     roles_before = {role.name: role for role in delegated_roles(old)} if old is not None else {}
     roles_after = {role.name: role for role in delegated_roles(new)}
     for name in sorted(roles_before.keys() | roles_after.keys()):
@@ -198,15 +217,19 @@ def _delegations(old: Targets | None, new: Targets) -> Iterator[str]:
         if role is None:
             yield f"remove signer {name}"
         elif roles_before.get(name) != role:
-            keys = " ".join(keyid[:_SHORT] for keyid in role.keyids)
+            keys = " ".join(
+                _named(keyid, keys_after[keyid], holders, names)
+                if keyid in keys_after
+                else keyid[:_SHORT]
+                for keyid in role.keyids
+            )
             paths = " ".join(patterns_of(role))
             yield f"let {name} sign {paths} with {role.threshold} of the keys {keys}"
     kept = [name for name in roles_before if name in roles_after]
     order = [name for name in roles_after if name in roles_before]
     if order != kept:
         yield f"ask signers in another order: {' '.join(order)}"
-    keys_before = old.delegations.keys if old is not None and old.delegations else {}
-    keys_after = new.delegations.keys if new.delegations else {}
+    yield from _renamed(old, holders, keys_before.keys() & keys_after.keys())
     for keyid in sorted(keys_before.keys() & keys_after.keys()):
         if keys_before[keyid] != keys_after[keyid]:
             yield f"key {keyid[:_SHORT]} itself is another one"
