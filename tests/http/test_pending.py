@@ -446,3 +446,12 @@ async def test_what_expired_is_dropped_unasked_and_told_once_by_two_processes_on
     assert await actions(site) == ["opened", "expired"]
     for store in stores:
         await store.close()
+
+
+async def test_a_proposal_too_large_or_too_deep_is_refused(site: Site) -> None:
+    await two_of_three(site)
+    deep = b'{"signed":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    await refused(site, {"root": deep}, 400, "malformed-metadata")
+    await refused(site, {"root": b" " * 512_001}, 413, "metadata-too-large")
+    await refused(site, {"root": b" " * 1_600_000}, 413, "body-too-large")
+    assert await listed(site) == []
