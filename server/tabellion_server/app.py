@@ -12,6 +12,7 @@ from aiohttp import web
 from tabellion.core.expiry import Margins
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.expiry import ExpiryJudge, ExpiryWatch
+from tabellion_server.services.feed import Feed
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.key_schedule import KeySchedule
 from tabellion_server.services.locks import GunLocks
@@ -62,7 +63,17 @@ def make_app(
     app = web.Application(middlewares=[requests, counted, problems, access])
     judge = ExpiryJudge(signer, Margins(settings.expiry_warn, settings.expiry_critical))
     app[CONTEXT] = Context(
-        settings, store, online_keys, files, publisher, pendings, renewer, locks, judge, clock
+        settings,
+        store,
+        online_keys,
+        files,
+        Feed(store, follow=files.follow),
+        publisher,
+        pendings,
+        renewer,
+        locks,
+        judge,
+        clock,
     )
     if settings.auth is not None:
         app[GUARD] = Guard(TokenVerifier(settings.auth), clock)
@@ -86,6 +97,7 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
     tasks = [
         asyncio.create_task(context.renewer.sweep_forever()),
         asyncio.create_task(watch.watch_forever()),
+        asyncio.create_task(context.feed.watch_forever()),
     ]
     if context.settings.rotate_after is not None:
         schedule = KeySchedule(

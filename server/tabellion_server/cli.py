@@ -25,6 +25,7 @@ from tabellion_server.migration.mirror_command import mirror
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.storage.interface import Store
 from tabellion_server.storage.sqlite import SqliteStore
+from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.requests import IN_FLIGHT
 
 _TLS_POLL_SECONDS: Final = 2.0
@@ -154,6 +155,7 @@ async def run_server(settings: Settings) -> None:
             log().info("stopping", reason="signal")
             if reload is not None:
                 reload.cancel()
+            app[CONTEXT].feed.end()
             for site in list(runner.sites):
                 await site.stop()
             if not await app[IN_FLIGHT].drain(timeout_seconds=settings.shutdown_seconds):
