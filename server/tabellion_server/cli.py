@@ -24,7 +24,7 @@ from tabellion_server.migration.command import import_notary
 from tabellion_server.migration.mirror_command import mirror
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.storage.interface import Store
-from tabellion_server.storage.sqlite import SqliteStore
+from tabellion_server.storage.opening import is_store_there, open_store
 from tabellion_server.web.requests import IN_FLIGHT
 
 _TLS_POLL_SECONDS: Final = 2.0
@@ -93,11 +93,11 @@ commands.add_command(mirror)
 
 
 async def _accept_restore(settings: Settings, skip: int | None) -> int:
-    if not await asyncio.to_thread(settings.sqlite_path.exists):
+    if not await is_store_there(settings):
         raise ConfigurationError(
-            f"there is no store {settings.sqlite_path}", hint="restore it first, or check --config"
+            f"there is no store {settings.store_name}", hint="restore it first, or check --config"
         )
-    store = await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
+    store = await open_store(settings)
     try:
         return await store.accept_restore(skip=skip, at=datetime.now(UTC))
     finally:
@@ -117,7 +117,7 @@ async def run_server(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     tls = await asyncio.to_thread(_tls_context, settings) if settings.certificate else None
     # A missing master key beside a store that is there is a loss, not a first start.
-    is_first_start = not await asyncio.to_thread(settings.sqlite_path.exists)
+    is_first_start = not await is_store_there(settings)
     if not is_first_start and not await asyncio.to_thread(settings.master_key_file.exists):
         raise ConfigurationError(
             f"master key file {settings.master_key_file} is gone, but the store is here",
@@ -126,7 +126,7 @@ async def run_server(settings: Settings) -> None:
     master = await asyncio.to_thread(
         MasterKey.load_or_create, settings.master_key_file, create=is_first_start
     )
-    store = await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
+    store = await open_store(settings)
     remote = RemoteOnlineKeys(settings.online_signers)
     try:
         await _tell_restored(store)
@@ -134,7 +134,7 @@ async def run_server(settings: Settings) -> None:
         if not await online_keys.fits_store():
             raise ConfigurationError(
                 f"master key file {settings.master_key_file} doesn't open the keys in store "
-                f"{settings.sqlite_path}",
+                f"{settings.store_name}",
                 hint="restore the key file that this store was filled with from its backup, or "
                 "set keys.master_key_file to it",
             )
