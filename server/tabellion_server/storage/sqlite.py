@@ -122,7 +122,6 @@ class SqliteStore(PendingTables):
         removed_heads: Sequence[str] = (),
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
-        replaces: bool = False,
         converts: str | None = None,
         closes: AuditEntry | None = None,
         at: datetime,
@@ -134,15 +133,8 @@ class SqliteStore(PendingTables):
             if self._water is not None:
                 verify_complete(connection, self._water)
             head = read_head(connection, gun)
-            was = head.dialect if head is not None and replaces else converts or dialect
-            check_head(gun, head, expected_revision, was)
+            check_head(gun, head, expected_revision, converts or dialect)
             write_revision(connection, gun, dialect, head, at)
-            if replaces and head is not None:
-                drop_rows(connection, gun, at)
-                for table in ("current", "metadata", "events"):
-                    # The text is ours alone; values are bound.
-                    connection.execute(f"DELETE FROM {table} WHERE gun = ?", (gun,))  # noqa: S608
-                write_change(connection, Change(gun, 0, "", "deletion", at))
             write_files(connection, gun, added, changes)
             connection.executemany(
                 "DELETE FROM current WHERE gun = ? AND role = ?",
@@ -151,6 +143,8 @@ class SqliteStore(PendingTables):
             write_events(connection, gun, events)
             if closes is not None:
                 close_row(connection, closes)
+            if converts is not None:
+                drop_rows(connection, gun, at)
             written = read_head(connection, gun)
             if written is None:
                 raise StoreCorruptionError(f"{gun} vanished while it was written")
