@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -55,6 +56,7 @@ async def serve(settings: Settings, place: Place) -> None:
         StorageError: The store can't be opened.
     """
     with _told_to_end(place) as stop:
+        tls = await asyncio.to_thread(tls_context, settings) if settings.certificate else None
         # A missing master key beside a store that is there is a loss, not a first start.
         is_first_start = not await is_store_there(settings)
         if not is_first_start and not await asyncio.to_thread(settings.master_key_file.exists):
@@ -79,7 +81,7 @@ async def serve(settings: Settings, place: Place) -> None:
                     "or set keys.master_key_file to it",
                 )
             app = make_app(settings, store=store, online_keys=online_keys, watches=place.watches)
-            await _answer(settings, app, place, stop)
+            await _answer(settings, app, place, tls, stop)
         finally:
             remote.close()
             await store.close()
@@ -87,9 +89,12 @@ async def serve(settings: Settings, place: Place) -> None:
 
 
 async def _answer(
-    settings: Settings, app: web.Application, place: Place, stop: asyncio.Event
+    settings: Settings,
+    app: web.Application,
+    place: Place,
+    tls: ssl.SSLContext | None,
+    stop: asyncio.Event,
 ) -> None:
-    tls = await asyncio.to_thread(tls_context, settings) if settings.certificate else None
     runner = web.AppRunner(
         app,
         access_log=None,
