@@ -300,7 +300,6 @@ class Store(Protocol):
         removed_heads: Sequence[str] = (),
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
-        replaces: bool = False,
         converts: str | None = None,
         closes: AuditEntry | None = None,
         at: datetime,
@@ -314,16 +313,15 @@ class Store(Protocol):
 
         Args:
             gun: The collection.
-            dialect: Its dialect, the same in every commit but one that replaces or converts it.
+            dialect: Its dialect, the same in every commit but one that converts it.
             expected_revision: Revision it was judged on; None if the GUN must not exist.
             added: Files to add, of any number of roles and versions.
             removed_heads: Roles to have no current file any more.
             events: History to append.
             changes: What the changefeed tells instead, with moments of its own: an import keeps
                 the feed of the server it comes from. Their ids are given anew.
-            replaces: Drop the GUN's files, history and pending proposals first, and tell the
-                deletion in the changefeed: a GUN made anew. Its online keys and revision stay.
-            converts: The dialect that the GUN had, where this gives it another: all else stays.
+            converts: The dialect that the GUN had, where this gives it another. Its pending
+                proposals are dropped with it: nobody could read them any more. All else stays.
             closes: If that proposal is pending, drop it and write this entry; else neither.
             at: The moment of the commit, aware.
 

@@ -39,22 +39,18 @@ from tabellion_server.storage.sqlite_restoration import (
 )
 from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
-    MAX_INTEGER,
-    check_hashes,
-    check_head,
-    event_of,
-    online_key_of,
     read_changes,
     read_file,
     read_hash,
     read_head,
-    ticks,
     write_change,
     write_events,
     write_files,
     write_revision,
 )
 from tabellion_server.storage.sqlite_threads import GroupWriter, Readers, Work
+from tabellion_server.storage.stored_values import event_of, online_key_of
+from tabellion_server.storage.values import MAX_INTEGER, below, check_hashes, check_head, ticks
 
 T = TypeVar("T")
 
@@ -122,7 +118,6 @@ class SqliteStore(PendingTables):
         removed_heads: Sequence[str] = (),
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
-        replaces: bool = False,
         converts: str | None = None,
         closes: AuditEntry | None = None,
         at: datetime,
@@ -134,15 +129,8 @@ class SqliteStore(PendingTables):
             if self._water is not None:
                 verify_complete(connection, self._water)
             head = read_head(connection, gun)
-            was = head.dialect if head is not None and replaces else converts or dialect
-            check_head(gun, head, expected_revision, was)
+            check_head(gun, head, expected_revision, converts or dialect)
             write_revision(connection, gun, dialect, head, at)
-            if replaces and head is not None:
-                drop_rows(connection, gun, at)
-                for table in ("current", "metadata", "events"):
-                    # The text is ours alone; values are bound.
-                    connection.execute(f"DELETE FROM {table} WHERE gun = ?", (gun,))  # noqa: S608
-                write_change(connection, Change(gun, 0, "", "deletion", at))
             write_files(connection, gun, added, changes)
             connection.executemany(
                 "DELETE FROM current WHERE gun = ? AND role = ?",
@@ -151,6 +139,8 @@ class SqliteStore(PendingTables):
             write_events(connection, gun, events)
             if closes is not None:
                 close_row(connection, closes)
+            if converts is not None:
+                drop_rows(connection, gun, at)
             written = read_head(connection, gun)
             if written is None:
                 raise StoreCorruptionError(f"{gun} vanished while it was written")
@@ -219,13 +209,12 @@ class SqliteStore(PendingTables):
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[TagEvent]:
         """See ``Store.events``."""
-        below = MAX_INTEGER if before is None else max(min(before, MAX_INTEGER), 0)
         # The text is ours alone; values are bound.
         query = (
             f"SELECT {EVENT_COLUMNS} FROM events WHERE gun = :gun AND id < :below"  # noqa: S608
             f"{'' if target is None else ' AND target = :target'} ORDER BY id DESC LIMIT :limit"
         )
-        values = {"gun": gun, "below": below, "target": target, "limit": max(limit, 0)}
+        values = {"gun": gun, "below": below(before), "target": target, "limit": max(limit, 0)}
         return await self._read(
             lambda connection: [event_of(row) for row in connection.execute(query, values)]
         )
