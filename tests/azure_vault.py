@@ -142,7 +142,7 @@ class AzureVault:
         token = {"token_type": "Bearer", "expires_in": 3599, "access_token": self._token}
         return 200, {}, token
 
-    def vault(self, asked: Asked) -> Answer:  # noqa: PLR0911  (one for each refusal)
+    def vault(self, asked: Asked) -> Answer:
         """Answer as the vault does."""
         if asked.headers.get("Authorization") != f"Bearer {self._token}":
             challenge = (
@@ -158,9 +158,11 @@ class AzureVault:
         if not found:
             return _fault(404, "NotFound", "Not found.")
         name, number, signing = found.groups()
-        operation = "sign" if signing else "get"
         if asked.method != ("POST" if signing else "GET"):
             return _fault(405, "MethodNotAllowed", "Method not allowed.")
+        return self._use(name, number, "sign" if signing else "get", asked.body)
+
+    def _use(self, name: str, number: str | None, operation: str, body: bytes) -> Answer:
         self.calls.append(operation)
         self.before(operation)
         if self.failures:
@@ -180,8 +182,8 @@ class AzureVault:
         if self.astray:
             number = self.astray.rpartition("/")[2]
         kid = f"https://{HOST}/keys/{name}/{number}"
-        if signing:
-            return self._sign(kid, versions[number], asked.body)
+        if operation == "sign":
+            return self._sign(kid, versions[number], body)
         attributes = {"enabled": True, "created": 1, "updated": 1, "recoveryLevel": "Recoverable"}
         key = {"kid": kid, "key_ops": ["sign", "verify"], **versions[number].jwk}
         return 200, {}, {"key": key, "attributes": attributes}

@@ -90,15 +90,6 @@ def test_nobody_is_told_how_to_log_in(kms: Any, monkeypatch: pytest.MonkeyPatch)
     assert "log in with aws" in caught.value.hint
 
 
-def test_a_disabled_key_signs_nothing(kms: Any) -> None:
-    arn = make(kms, "disabled")
-    found = signers().find(f"awskms:{arn}")
-    kms.disable_key(KeyId=arn.rpartition("/")[2])
-    with pytest.raises(SignerError) as caught:
-        signers().private_key(found.uri, found.public).sign_payload(b"data")
-    assert "enable the key's version" in caught.value.hint
-
-
 def test_who_can_not_be_reached_is_told(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"awskms:{make(kms, 'away')}"
     with socket.socket() as nobody:

@@ -58,6 +58,13 @@ _NO_LOGIN: Final = frozenset(
         *("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"),
     }
 )
+_NO_LOGIN_CODES: Final = frozenset(
+    {
+        *("UnrecognizedClientException", "InvalidSignatureException", "InvalidClientTokenId"),
+        *("ExpiredTokenException", "ExpiredToken", "IncompleteSignature"),
+    }
+)
+"""AWS's."""
 _BY_CODE: Final[Mapping[str, str]] = {
     "KeyDisabled": _UNUSABLE,  # Key Vault, within Forbidden
     "Forbidden": _DENIED,
@@ -87,6 +94,8 @@ def _hint(scheme: str, error: Exception) -> str:
     if _NO_LOGIN.intersection(names) or _NOT_PLUGGED.search(str(error)):
         return _AWAY if _LOGIN_AWAY.search(str(error)) else _LOGIN[scheme]
     for code in _codes(error):
+        if code in _NO_LOGIN_CODES:
+            return _LOGIN[scheme]
         if code in _BY_CODE:
             return _BY_CODE[code]
     return next((_BY_NAME[name] for name in names if name in _BY_NAME), "")

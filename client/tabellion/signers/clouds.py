@@ -7,9 +7,10 @@ themselves these libraries wait for minutes.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -36,6 +37,10 @@ _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 10
 _TRIES: Final = 2
 _BLIP_SECONDS: Final = 3  # for so long a service that can't be reached is tried again
+_GRPC_OPTIONS: Final = (  # by itself it may not even try to connect for two minutes
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
 _GCP_KINDS: Final = (
     "EC_SIGN_P256_SHA256",
     *(f"RSA_SIGN_PSS_{n}_SHA256" for n in (2048, 3072, 4096)),
@@ -123,7 +128,13 @@ def _gcp_client() -> tuple[Any, Mapping[str, Any]]:
     again = retry.Retry(
         predicate=cloud_errors.is_google_away, initial=0.1, maximum=1, timeout=_BLIP_SECONDS
     )
-    return kms.KeyManagementServiceClient(), {"retry": again, "timeout": _READ_SECONDS}
+    over_grpc = kms.KeyManagementServiceClient.get_transport_class("grpc")
+
+    def channel(host: str, *, options: Sequence[tuple[str, Any]] = (), **fields: object) -> object:
+        return over_grpc.create_channel(host, options=[*options, *_GRPC_OPTIONS], **fields)
+
+    client = kms.KeyManagementServiceClient(transport=functools.partial(over_grpc, channel=channel))
+    return client, {"retry": again, "timeout": _READ_SECONDS}
 
 
 def _find_gcp(uri: SignerUri) -> tuple[SignerUri, PublicKey]:
