@@ -286,6 +286,34 @@ def test_a_call_that_fails_once_is_made_again(cloud: Cloud) -> None:
         assert signers().find(found.uri) == found
 
 
+def test_a_signature_that_takes_long_is_given_up(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clouds, "_READ_SECONDS", 1)
+    used = signers()
+    found = used.probe(cloud.make("takes-long"))  # logs in
+    cloud.before = slow(4)
+    with at_once(), pytest.raises(SignerError) as caught:
+        used.private_key(found.uri, found.public).sign_payload(b"data")
+    assert "check the network" in caught.value.hint
+
+
+def test_a_service_that_is_back_is_used_again_soon(
+    world: CloudWorld, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clouds, "_BLIP_SECONDS", 1)
+    used = signers()
+    found = used.find(cloud.make("back"))
+    key = used.private_key(found.uri, found.public)
+    with away(world, host(cloud)):
+        until = time.monotonic() + 3.5
+        while time.monotonic() < until:
+            with pytest.raises(SignerError):
+                key.sign_payload(b"data")
+            time.sleep(0.1)
+    key.sign_payload(b"data")
+
+
 def test_nobody_is_told_how_to_log_in(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = cloud.make("nobody-is-logged-in")
     for name in cloud.nobody:
