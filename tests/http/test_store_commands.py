@@ -194,8 +194,10 @@ async def test_gc_tells_first_and_then_does(tmp_path: Path) -> None:
     status, told = await run(tmp_path, "gc", "--margin", "1s")
     assert (status, f"let go: {would[1]} files" in told) == (0, True), told
     assert (await run(tmp_path, "check"))[0] == 0
-    async with server(tmp_path, text) as running:
-        async with TrustClient(running.url, home=tmp_path / "cold2", root=root) as client:
-            assert len(await client.targets(GUN)) == 5
+    async with (
+        server(tmp_path, text) as running,
+        TrustClient(running.url, home=tmp_path / "cold2", root=root) as client,
+    ):
+        assert len(await client.targets(GUN)) == 5
     status, told = await run(tmp_path, "gc", "--margin", "soon")
     assert (status, "--margin" in told) == (2, True), told
