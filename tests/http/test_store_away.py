@@ -22,6 +22,7 @@ from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services import heads
 from tabellion_server.settings import Settings
+from tabellion_server.storage.interface import StorageError
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.web.context import CONTEXT
 
@@ -175,3 +176,21 @@ async def test_a_timestamp_past_half_its_life_is_still_given(site: Away, tmp_pat
     site.clock.now += timedelta(hours=20)
     site.faults.break_down()
     assert await read(site, tmp_path / "warm") == {"1.0"}
+
+
+async def test_a_store_that_only_reads_serves_readers(site: Away, tmp_path: Path) -> None:
+    forge = await published(site)
+    before = await site.everything()
+    site.faults.judge = lambda _, name, when: (
+        StorageError("read-only") if (name, when) == ("commit", "before") else None
+    )
+    site.clock.now += timedelta(hours=20)  # its timestamp is due, and can't be renewed
+    assert await read(site, tmp_path / "warm") == {"1.0"}
+    forge.targets.version += 1
+    answer = await site.post({"targets": forge.sign("targets", forge.targets)})
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+    assert await site.everything() == before
+    site.clock.now += timedelta(hours=1)
+    site.faults.heal()
+    assert await read(site, tmp_path / "warm") == {"1.0"}
+    assert json.loads(await site.body("timestamp.json"))["signed"]["version"] == 2
