@@ -73,18 +73,19 @@ def standing_in_words(standing: Standing, *, names: Mapping[str, str]) -> str:
 
 
 def _people(standing: Standing, keyids: Sequence[str], names: Mapping[str, str]) -> str:
-    return ", ".join(_named(keyid, standing.keys, standing.holders, names) for keyid in keyids)
+    return ", ".join(
+        _named(keyid, standing.keys[keyid], standing.holders, names) for keyid in keyids
+    )
 
 
 def _named(
-    keyid: str, keys: Mapping[str, Key], holders: Mapping[str, str], names: Mapping[str, str]
+    keyid: str, key: Key | None, holders: Mapping[str, str], names: Mapping[str, str]
 ) -> str:
     """Write a key with its holder, as the file says and as the note of a key here does.
 
     Whoever writes a file chooses its key ids and names: an id that isn't the key's own would show
     somebody else's key in its place.
     """
-    key = keys.get(keyid)
     if key is None:
         return f"{_word(keyid[:_SHORT])}, which the file doesn't hold"
     try:
@@ -148,10 +149,10 @@ def _root_role(
     has = _present(after.keyids, new.keys)
     for keyid in has:
         if keyid not in had:
-            yield f"{role} gets key {_named(keyid, new.keys, holders, names)}"
+            yield f"{role} gets key {_named(keyid, new.keys[keyid], holders, names)}"
     for keyid in had:
         if keyid not in has and old is not None:
-            yield f"{role} loses key {_named(keyid, old.keys, holders, names)}"
+            yield f"{role} loses key {_named(keyid, old.keys[keyid], holders, names)}"
     needs = f"{after.threshold} of {len(has)} keys"
     needed = f"{before.threshold} of {len(had)}" if before is not None else ""
     if before is None:
@@ -256,7 +257,7 @@ def _bins(old: Targets | None, new: Targets, names: Mapping[str, str]) -> Iterat
 
 def _keys(file: Targets, keyids: Sequence[str], names: Mapping[str, str]) -> str:
     keys = file.delegations.keys if file.delegations is not None else {}
-    return " ".join(_named(keyid, keys, holders_of(file), names) for keyid in keyids)
+    return " ".join(_named(keyid, keys.get(keyid), holders_of(file), names) for keyid in keyids)
 
 
 def _more(fields: Mapping[str, Any]) -> str:
