@@ -224,6 +224,31 @@ async def test_a_withdrawn_proposal_cannot_be_brought_back(site: Site) -> None:
     assert await actions(site) == ["opened", "withdrawn"]
 
 
+async def test_a_withdrawn_proposal_cannot_be_brought_back_in_company(site: Site) -> None:
+    forge, (ann, bob, _) = await two_of_three(site)
+    withdrawn = next_root(forge, [ann, bob])
+    url = site.at(f"/v1/guns/{site.gun}/pending/")
+    number = await opened(site, next_root(forge, [ann]))
+    assert (await site.client.session.delete(url / number)).status == 204
+    # With targets of one's own, and with another root behind it.
+    forge.targets.version += 1
+    targets = {"targets": TUF.sign(forge.targets, forge.signers["targets"])}
+    forge.root.version += 1
+    later = {f"{version}.root": data for version, data in ((2, withdrawn["root"]),)}
+    later["3.root"] = next_root(forge, [ann, bob])["root"]
+    await refused(site, withdrawn | targets, 422, "proposal-closed")
+    await refused(site, next_root_unsigned(withdrawn) | targets, 422, "proposal-closed")
+    for files in (withdrawn | targets, later):
+        before = await site.everything()
+        response = await site.post(files)
+        assert (response.status, (await response.json()).get("rule")) == (422, "proposal-closed")
+        assert await site.everything() == before
+
+
+def next_root_unsigned(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {"root": resign(files["root"], [], lambda _: None)}
+
+
 async def test_a_proposal_on_an_old_base_is_refused_and_one_held_is_told_stale(
     site: Site,
 ) -> None:

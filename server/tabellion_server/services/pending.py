@@ -33,7 +33,12 @@ from tabellion_server.services.offers import (
     read_offer,
     standing_of_row,
 )
-from tabellion_server.services.publishing import Published, Publisher, withdrawn
+from tabellion_server.services.publishing import (
+    Published,
+    Publisher,
+    each_alone,
+    verify_not_closed,
+)
 from tabellion_server.services.signing import Clock, ReleaseSigner
 from tabellion_server.storage.interface import AuditEntry, PendingFullError, PendingRow, Store
 
@@ -152,9 +157,10 @@ class Pendings:
         offered = await asyncio.to_thread(read_offer, gun, dialect, upload)
         if await asyncio.to_thread(offered.is_served, current):
             return await self._published(offered)
-        told = await self._store.audit(gun, proposal=offered.id, limit=1)
-        if told and told[0].action in _NOT_AGAIN:
-            raise withdrawn(told[0])
+        # In company, too: what is signed of a file holds without the others.
+        for item in each_alone(list(offered.files.values())):
+            await verify_not_closed(self._store, gun, item, _NOT_AGAIN)
+        await verify_not_closed(self._store, gun, offered.files, _NOT_AGAIN)
         rows = {row.id: row for row in await self._store.pending(gun)}
         row = rows.get(offered.id)
         merged, fresh = await asyncio.to_thread(judge_offer, offered, row, scene)
