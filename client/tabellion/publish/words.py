@@ -30,6 +30,7 @@ from tabellion.errors import TabellionError
 from tabellion.publish.public_keys import fingerprint_of
 
 _SHORT: Final = 16
+_WHOLE: Final = 64  # of a new key: who compares it with what its holder says compares all of it
 _ALWAYS: Final = frozenset({"_type", "version", "expires", WRITTEN_TEXT})
 _SPOKEN_OF: Final = _ALWAYS | {"keys", "roles", MEMBER}
 _MAX_VALUE: Final = 1000
@@ -79,7 +80,12 @@ def _people(standing: Standing, keyids: Sequence[str], names: Mapping[str, str])
 
 
 def _named(
-    keyid: str, key: Key | None, holders: Mapping[str, str], names: Mapping[str, str]
+    keyid: str,
+    key: Key | None,
+    holders: Mapping[str, str],
+    names: Mapping[str, str],
+    *,
+    digits: int = _SHORT,
 ) -> str:
     """Write a key with its holder, as the file says and as the note of a key here does.
 
@@ -92,9 +98,9 @@ def _named(
         prints, own = fingerprints(key) | {_bare_id(key)}, fingerprint_of(key)
     except TabellionError:
         return f"{_word(keyid[:_SHORT])}, which can't be read"
-    shown = keyid[:_SHORT]
+    shown = keyid[:digits]
     if keyid not in prints:
-        shown = f"{own[:_SHORT]}, which calls itself {_word(keyid[:_SHORT])},"
+        shown = f"{own[:digits]}, which calls itself {_word(keyid[:_SHORT])},"
     said, known = _person(holders.get(keyid, "")), _person(names.get(own, ""))
     if said and known and said.casefold() != known.casefold():
         return f"{shown} ({said}; here it's {known})"
@@ -149,7 +155,8 @@ def _root_role(
     has = _present(after.keyids, new.keys)
     for keyid in has:
         if keyid not in had:
-            yield f"{role} gets key {_named(keyid, new.keys[keyid], holders, names)}"
+            named = _named(keyid, new.keys[keyid], holders, names, digits=_WHOLE)
+            yield f"{role} gets key {named}"
     for keyid in had:
         if keyid not in has and old is not None:
             yield f"{role} loses key {_named(keyid, old.keys[keyid], holders, names)}"
@@ -257,7 +264,10 @@ def _bins(old: Targets | None, new: Targets, names: Mapping[str, str]) -> Iterat
 
 def _keys(file: Targets, keyids: Sequence[str], names: Mapping[str, str]) -> str:
     keys = file.delegations.keys if file.delegations is not None else {}
-    return " ".join(_named(keyid, keys.get(keyid), holders_of(file), names) for keyid in keyids)
+    holders = holders_of(file)
+    return " ".join(
+        _named(keyid, keys.get(keyid), holders, names, digits=_WHOLE) for keyid in keyids
+    )
 
 
 def _more(fields: Mapping[str, Any]) -> str:
