@@ -170,7 +170,9 @@ def add(  # noqa: PLR0917  # click passes by keyword
     async def delegate() -> Published:
         async with publisher(settings) as author:
             if offered.file is not None:
-                _tell_who_asks(name, await author.comes_from(wanted, name, offered.file))
+                _tell_who_asks(
+                    name, await author.comes_from(wanted, name, offered.keys, offered.file)
+                )
             return await author.add_signer(
                 wanted,
                 name,
