@@ -10,21 +10,23 @@ Spec: TUF 1.0.34, 6.1; notary-v1 sections 9 and 17.1.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from securesystemslib.signer import Key, Signer
-from tuf.api.metadata import Role, Root
+from tuf.api.metadata import Role, Root, Targets
 
+from tabellion.core.bin_keys import give_keys, keys_after
+from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.dialect import NOTARY
 from tabellion.core.holders import set_holders
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.proposal import Proposal
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import key_material
-from tabellion.errors import UsageError
+from tabellion.errors import ConflictError, UsageError
 from tabellion.publish.notary_release import hand_over
 from tabellion.publish.signatures import signatures_missing
 from tabellion.publish.signing import (
@@ -38,7 +40,6 @@ from tabellion.publish.signing import (
 from tabellion.publish.state import Current
 
 ROLES: Final = ("root", "targets", "snapshot", "timestamp")
-_ONLINE: Final = frozenset({"snapshot", "timestamp"})
 
 
 @dataclass(frozen=True)
@@ -60,28 +61,6 @@ class RootEdit:
     thresholds: Mapping[str, int] = field(default_factory=dict)
     holders: Mapping[str, str] = field(default_factory=dict)
     life: timedelta | None = None
-
-
-def check_rotation(roles: Sequence[str], *, has_keys: bool, server: bool) -> frozenset[str]:
-    """Give the roles whose new keys the server makes.
-
-    Raises:
-        UsageError: Roles, keys and holder don't go together.
-    """
-    wrong = [role for role in roles if role not in ROLES or (server and role not in _ONLINE)]
-    if wrong and wrong[0] in ROLES:
-        raise UsageError(
-            f"the server can't hold the key of {wrong[0]}",
-            hint="it holds those of snapshot and timestamp; rotate the others by themselves",
-        )
-    if wrong or not roles or len(set(roles)) != len(roles):
-        said = f"{wrong[0][:40]!r} isn't a top-level role" if wrong else "each role is named once"
-        raise UsageError(said, hint=f"they are {', '.join(ROLES)}")
-    online = frozenset(role for role in roles if role == "timestamp" or server)
-    if has_keys and (online or len(roles) > 1):
-        said = f"the {min(online)} key is the server's to make" if online else "keys are for one"
-        raise UsageError(said, hint="leave --key or --server-managed out, or rotate one role")
-    return online
 
 
 def build_root_edit(
@@ -112,20 +91,12 @@ def build_root_edit(
         raise no_key(current.gun, "root", old.roles["root"])
     files = [UploadedFile("root", dialect.sign(root, list(signers.values())))]
     versions = {"root": root.version}
-    held = current.roles["targets"]
-    entry = root.roles["targets"]
-    if signatures_missing(dialect, "targets", held.data, root.keys, entry):
-        targets = copy.deepcopy(held.signed)
-        anew = {"targets": targets}
-        keys = [root.keys[keyid] for keyid in entry.keyids]
-        if dialect is NOTARY and hand_over(current, targets, keys):
-            anew[RELEASES] = copy.deepcopy(current.roles[RELEASES].signed)
-        signers_of_targets = _signers(current, ring, root, "targets")
-        for role, payload in anew.items():
-            payload.version = current.version_of(role) + 1
-            payload.expires = now + expiries.targets
-            files.append(UploadedFile(role, dialect.sign(payload, signers_of_targets)))
-            versions[role] = payload.version
+    for role, payload, signers_of_role in _signed_anew(current, root, ring):
+        payload.version = current.version_of(role) + 1
+        life = expiries.bins if is_bin(current.bins, role) else expiries.targets
+        payload.expires = now + life
+        files.append(UploadedFile(role, dialect.sign(payload, signers_of_role)))
+        versions[role] = payload.version
     missing = Proposal.parse(current.gun, dialect, files).missing(current.as_served())
     if missing:
         return Built(dialect, tuple(files), versions, missing)
@@ -134,6 +105,50 @@ def build_root_edit(
     )
     judge(current, files, now=now, root=root)
     return Built(dialect, tuple(files), versions, {})
+
+
+def changes_bins(current: Current, edit: RootEdit) -> bool:
+    """Tell whether hash bins get other keys with an edit: all of them have to be read then.
+
+    Raises:
+        UsageError: A role would have fewer keys than its threshold, or the edit doesn't fit.
+    """
+    targets = current.roles["targets"].signed
+    return keys_after(targets, current.root, next_root(current, edit)) is not None
+
+
+def _signed_anew(
+    current: Current, root: Root, ring: KeyRing
+) -> Iterator[tuple[str, Targets, Sequence[Signer]]]:
+    """Give the targets roles that the next root's keys don't vouch for as they are."""
+    dialect, held = current.trusted.dialect, current.roles["targets"]
+    entry = root.roles["targets"]
+    wanted = keys_after(held.signed, current.root, root)
+    if wanted is None and not signatures_missing(dialect, "targets", held.data, root.keys, entry):
+        return
+    targets = copy.deepcopy(held.signed)
+    keys = [root.keys[keyid] for keyid in entry.keyids]
+    is_handed_over = dialect is NOTARY and hand_over(current, targets, keys)
+    if wanted is not None:
+        give_keys(targets, wanted)
+    signers = _signers(current, ring, root, "targets")
+    yield "targets", targets, signers
+    if is_handed_over:
+        yield RELEASES, copy.deepcopy(current.roles[RELEASES].signed), signers
+    bins = bins_of(targets)
+    if wanted is None or bins is None:
+        return
+    published = [item for role, item in current.roles.items() if is_bin(bins, role)]
+    if len(published) != bins.number_of_bins:
+        raise ConflictError(
+            f"{current.gun} got other hash bins while its root was read",
+            versions=current.versions(["targets"]),
+        )
+    listed = {key.keyid: key for key in wanted.keys}
+    signers = ring.open(dialect, listed, bins.keyids, at_most=bins.threshold)
+    for item in published:
+        if signatures_missing(dialect, item.role, item.data, listed, bins):
+            yield item.role, copy.deepcopy(item.signed), signers
 
 
 def next_root(current: Current, edit: RootEdit) -> Root:

@@ -132,7 +132,7 @@ class StateReader:
         *,
         renews: Collection[str] = (),
         revives: Collection[str] = (),
-        bins: BinChoice = no_bins,
+        bins: BinChoice | None = no_bins,
     ) -> Current:
         """Verify and read the current state.
 
@@ -142,7 +142,7 @@ class StateReader:
                 root and the server's roles, expired ones do.
             revives: Delegated roles that it's here to sign anew: too few signatures of theirs
                 don't matter, they are left out.
-            bins: Chooses the hash bins to read.
+            bins: Chooses the hash bins to read; None for all that are published.
 
         Raises:
             VerificationError: It must not be built upon.
@@ -176,7 +176,13 @@ class StateReader:
                     raise
                 trusted.note_unusable(request.role, request.delegator, error)
 
-    async def _refresh(self, gun: str, renews: Collection[str], bins: BinChoice) -> TrustedSet:
+    async def with_bins(self, current: Current, *, renews: Collection[str] = ()) -> Current:
+        """Read a GUN again with all its hash bins, and whatever came since; else as ``read``."""
+        return await self.with_left(await self.read(current.gun, renews=renews, bins=None))
+
+    async def _refresh(
+        self, gun: str, renews: Collection[str], bins: BinChoice | None
+    ) -> TrustedSet:
         as_of: datetime | None = None
         for _ in range(_EXPIRIES):
             try:

@@ -10,7 +10,7 @@ released. That is gone through in the same way, and where others still sign it, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -26,6 +26,7 @@ from tabellion.core.roles import key_material, role_keys, verify_threshold
 from tabellion.core.trusted_set import verify_hashes
 from tabellion.errors import MixAndMatchError, UsageError, VerificationError
 from tabellion.publish.changes import Change, RemoveSigner, RevokeTarget, SignTarget
+from tabellion.publish.edits import Draft
 from tabellion.publish.notary_edits import keys_that_release_without
 from tabellion.publish.notary_release import owners_material
 from tabellion.publish.server_api import HistoryEntry, ServerApi
@@ -141,28 +142,31 @@ def take_over(role: str, doubts: Sequence[Doubt], vouched: Collection[str]) -> l
     return changes
 
 
-def verify_settled(
-    released: Mapping[str, TargetFile], doubts: Sequence[Doubt], vouched: Collection[str]
-) -> None:
-    """Refuse to sign a release that the thief has signed once more since it was looked at.
+def settled(doubts: Sequence[Doubt], vouched: Collection[str]) -> Callable[[Draft], None]:
+    """Give a check of a draft: not a release that the thief signed since it was looked at.
+
+    It raises UsageError where ``targets/releases`` would say more, or less, than what stays.
 
     Args:
-        released: What ``targets/releases`` is about to say.
         doubts: What ``survey`` found.
         vouched: As for ``take_over``.
-
-    Raises:
-        UsageError: It says more, or less, than what stays.
     """
+    heirs = [doubt for doubt in doubts if doubt.heir == RELEASES]
     wanted = {
         doubt.target: _bytes_of(stays)
-        for doubt in doubts
-        if doubt.heir == RELEASES and (stays := _stays(doubt, vouched)) is not None
+        for doubt in heirs
+        if (stays := _stays(doubt, vouched)) is not None
     }
-    if {path: _bytes_of(target) for path, target in released.items()} != wanted:
-        raise UsageError(
-            f"{RELEASES} was signed again since its list was made", hint="look at the list again"
-        )
+
+    def check(draft: Draft) -> None:
+        released = draft.of(RELEASES).targets if heirs else {}
+        if {path: _bytes_of(target) for path, target in released.items()} != wanted:
+            raise UsageError(
+                f"{RELEASES} was signed again since its list was made",
+                hint="look at the list again",
+            )
+
+    return check
 
 
 def _bytes_of(target: TargetFile) -> tuple[int, str | None]:
