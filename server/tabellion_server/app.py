@@ -13,6 +13,7 @@ from tabellion.core.expiry import Margins
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.expiry import ExpiryJudge, ExpiryWatch
 from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.first_bins import FirstBins
 from tabellion_server.services.key_schedule import KeySchedule
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.pending import Pendings
@@ -60,7 +61,8 @@ def make_app(
     )
     renewer = Renewer(store, files, signer, locks, clock=clock)
     app = web.Application(middlewares=[requests, counted, problems, access])
-    judge = ExpiryJudge(signer, Margins(settings.expiry_warn, settings.expiry_critical))
+    margins = Margins(settings.expiry_warn, settings.expiry_critical)
+    judge = ExpiryJudge(signer, margins, FirstBins(store))
     app[CONTEXT] = Context(
         settings, store, online_keys, files, publisher, pendings, renewer, locks, judge, clock
     )

@@ -258,7 +258,7 @@ class Publisher:
         staged = tuple(await asyncio.to_thread(self._applier.staged.read, name))
         if not online:
             return Status(name, staged)
-        current = await self._reader.read(name, renews=("root",))
+        current = await self._reader.read(name, renews=("root",), bins=None)
         held = await asyncio.to_thread(self._ring.held)
         return role_states(current, staged, held, now=self._clock(), margins=margins)
 

@@ -302,6 +302,7 @@ def _current(gun: str, trusted: TrustedSet, found: Sequence[TrustedMetadata[Targ
         for child in delegated_roles(item.signed):
             delegators.setdefault(child.name, item.role)
         bins = bins_of(item.signed)
-        for name in (each.role for each in found if is_bin(bins, each.role)):
-            delegators.setdefault(name, item.role)
+        if bins is not None:
+            for name in (each.role for each in found if is_bin(bins, each.role)):
+                delegators.setdefault(name, item.role)
     return Current(gun, trusted, {item.role: item for item in found}, delegators)
