@@ -39,22 +39,18 @@ from tabellion_server.storage.sqlite_restoration import (
 )
 from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
-    MAX_INTEGER,
-    check_hashes,
-    check_head,
-    event_of,
-    online_key_of,
     read_changes,
     read_file,
     read_hash,
     read_head,
-    ticks,
     write_change,
     write_events,
     write_files,
     write_revision,
 )
 from tabellion_server.storage.sqlite_threads import GroupWriter, Readers, Work
+from tabellion_server.storage.stored_values import event_of, online_key_of
+from tabellion_server.storage.values import MAX_INTEGER, below, check_hashes, check_head, ticks
 
 T = TypeVar("T")
 
@@ -213,13 +209,12 @@ class SqliteStore(PendingTables):
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[TagEvent]:
         """See ``Store.events``."""
-        below = MAX_INTEGER if before is None else max(min(before, MAX_INTEGER), 0)
         # The text is ours alone; values are bound.
         query = (
             f"SELECT {EVENT_COLUMNS} FROM events WHERE gun = :gun AND id < :below"  # noqa: S608
             f"{'' if target is None else ' AND target = :target'} ORDER BY id DESC LIMIT :limit"
         )
-        values = {"gun": gun, "below": below, "target": target, "limit": max(limit, 0)}
+        values = {"gun": gun, "below": below(before), "target": target, "limit": max(limit, 0)}
         return await self._read(
             lambda connection: [event_of(row) for row in connection.execute(query, values)]
         )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from tabellion_server.storage.high_water import HighWater
 from tabellion_server.storage.interface import Restoration, RestoredStoreError
-from tabellion_server.storage.sqlite_rows import ticks
+from tabellion_server.storage.values import ticks
 
 
 def last_change(connection: sqlite3.Connection) -> int:
