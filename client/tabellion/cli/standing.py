@@ -162,7 +162,7 @@ def _role_json(standing: Standing, role: RoleState) -> dict[str, object]:
         "threshold": role.threshold,
         "alive": role.alive,
         "margin": role.margin,
-        **({"bins": role.bins.count} if role.bins is not None else {}),
+        "bins": role.bins.count if role.bins is not None else None,
         "keys": [
             {
                 "keyid": key.keyid,
