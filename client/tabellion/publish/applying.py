@@ -13,7 +13,8 @@ from tabellion.errors import UnreachableError, UsageError
 from tabellion.publish.afterwards import look_back
 from tabellion.publish.changes import Change, Staged, Witness
 from tabellion.publish.delivery import Delivery
-from tabellion.publish.edits import Draft, apply
+from tabellion.publish.draft import Draft
+from tabellion.publish.edits import apply
 from tabellion.publish.notary_edits import spoken_of
 from tabellion.publish.outcome import Published
 from tabellion.publish.proposals import Proposals

@@ -22,20 +22,20 @@ from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import Gun, parse_gun
-from tabellion.core.publication import OnlineKeys, UploadedFile
-from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.core.proposal import Proposal
+from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile
+from tabellion.core.succession import verify_converted_root
 from tabellion.core.targets_tree import verify_signed_by
 from tabellion.core.transitions import judge_publication
-from tabellion.core.trusted_set import verify_converted_root
 from tabellion.errors import (
     KeyStoreError,
-    MalformedMetadataError,
     RollbackError,
     UnknownGunError,
     UsageError,
 )
 from tabellion.publish import partial
 from tabellion.publish.conversion_plan import ConversionPlan, plan_conversion
+from tabellion.publish.cosigning import sign_proposal, verify_untouched
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.founding import pin_root
 from tabellion.publish.outcome import Published
@@ -283,8 +283,10 @@ class Converter:
             raise _outdated(held.gun) from error
         if "targets" not in parsed:
             raise _outdated(held.gun)
+        proposal = Proposal(held.gun, TUF, parsed)
+        follows = CurrentSet({"root": root}, TUF)
+        verify_untouched(proposal, follows, knows_all=False)
         # It says whose keys sign the other files, so it has to be the owner's before they do.
-        _verify_unchanged(parsed["targets"], *role_keys(root.signed, "targets"))
         verify_signed_by(parsed["targets"], root, "targets")
         before = {tuf_name(role): item for role, item in current.roles.items() if may_go_on(role)}
         for role, item in parsed.items():
@@ -293,48 +295,14 @@ class Converter:
                 raise _outdated(held.gun)
         if show is not None:
             show(_in_words(current, parsed))
-        signed, missing = self._sign(held.gun, root.signed, parsed)
+        signed = sign_proposal(proposal, follows, self._tools.ring, knows_all=False)
+        missing = signed.missing(follows)
         files = tuple(
-            UploadedFile(item.role, signed.get(item.role, item.data)) for item in held.files
+            UploadedFile(item.role, signed.files.get(item.role, item).data) for item in held.files
         )
         if not missing:
             self._judge(current, files, root.signed, held.gun, self._tools.clock())
         return Built(TUF, files, versions, missing)
-
-    def _sign(
-        self, gun: str, root: Root, parsed: Mapping[str, UnverifiedMetadata[Any]]
-    ) -> tuple[dict[str, bytes], dict[str, int]]:
-        """Add to each role's file what is missing and can be given here; tell what still is."""
-        signed: dict[str, bytes] = {}
-        missing: dict[str, int] = {}
-        added = 0
-        for role, item in parsed.items():
-            keys, entry = _keys_of(role, root, parsed)
-            _verify_unchanged(item, keys, entry)
-            lacking = signatures_missing(TUF, role, item.data, keys, entry)
-            fresh = [keyid for keyid in entry.keyids if keyid not in item.signatures]
-            signers = self._tools.ring.open(TUF, keys, fresh, at_most=lacking)
-            added += len(signers)
-            signed[role] = TUF.add_signature(item.data, signers) if signers else item.data
-            lacking = signatures_missing(TUF, role, signed[role], keys, entry)
-            if lacking:
-                missing[role] = lacking
-        if missing and not added:
-            role = next(iter(missing))
-            raise no_key(gun, role, _keys_of(role, root, parsed)[1])
-        return signed, missing
-
-
-def _verify_unchanged(item: UnverifiedMetadata[Any], keys: Mapping[str, Key], entry: Role) -> None:
-    """Refuse a file that isn't the one that others signed."""
-    for keyid in item.signatures.keys() & set(entry.keyids):
-        try:
-            keys[keyid].verify_signature(item.signatures[keyid], item.signed_bytes)
-        except Exception as error:  # whatever a foreign verifier says: it doesn't fit
-            raise MalformedMetadataError(
-                f"{item.role} version {item.version} was changed after key {keyid[:16]} signed it",
-                hint="nothing was signed; ask for the file anew",
-            ) from error
 
 
 def _outdated(gun: str) -> UsageError:
@@ -342,22 +310,6 @@ def _outdated(gun: str) -> UsageError:
         f"the conversion of {gun} was made for an older state",
         hint="its owner makes it anew: tabellion convert GUN --to tuf",
     )
-
-
-def _keys_of(
-    role: str, root: Root, parsed: Mapping[str, UnverifiedMetadata[Any]]
-) -> tuple[Mapping[str, Key], Role]:
-    """Give a role's keys as the conversion lists them; the owner signed that.
-
-    Raises:
-        UsageError: It delegates to no such role.
-    """
-    if role == "targets":
-        return role_keys(root, role)
-    for item in parsed.values():
-        if any(child.name == role for child in delegated_roles(item.signed)):
-            return role_keys(item.signed, role)
-    raise UsageError(f"the conversion holds {role[:80]!r}, which nothing in it delegates to")
 
 
 def _in_words(current: Current, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> list[str]:

@@ -26,9 +26,6 @@ from securesystemslib.signer import Key
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.expiry import Margins
 from tabellion.core.names import Digest, parse_gun
-from tabellion.errors import (
-    UnknownGunError,
-)
 from tabellion.publish import partial
 from tabellion.publish.applying import Applier, check_witnesses
 from tabellion.publish.changes import (
@@ -46,7 +43,7 @@ from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.lost import LostFiles
-from tabellion.publish.notary_history import NotaryHistory
+from tabellion.publish.notary_history import read_history
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.overview import Overview
 from tabellion.publish.passphrases import Passphrases
@@ -104,7 +101,7 @@ class Publisher:
         self._expiries = expiries
         self._clock = clock or (lambda: datetime.now(UTC))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        tools = Tools(
+        self._tools = Tools(
             self._api,
             self._reader,
             self._ring,
@@ -113,10 +110,10 @@ class Publisher:
             self._now,
             self._locks,
         )
-        self.proposals = Proposals(tools)
-        self._converter = Converter(tools)
-        self._rotator = Rotator(tools)
-        self._applier = Applier(tools, self.proposals)
+        self.proposals = Proposals(self._tools)
+        self._converter = Converter(self._tools)
+        self._rotator = Rotator(self._tools)
+        self._applier = Applier(self._tools, self.proposals)
 
     async def __aenter__(self) -> Self:
         return self
@@ -161,15 +158,7 @@ class Publisher:
                 can't be so many bins.
         """
         name = parse_gun(gun)
-        founder = Founder(
-            self._api,
-            self._ring,
-            name,
-            home=self._home,
-            dialect=dialect,
-            expiries=self._expiries_of(dialect),
-            clock=self._clock,
-        )
+        founder = Founder(self._tools, name, dialect)
         async with self._locks[name]:
             made = await founder.found(
                 {"root": root_keys, "targets": targets_keys, "bins": bins_keys},
@@ -459,17 +448,7 @@ class Publisher:
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[HistoryEntry]:
         """Tell what a tag, or every tag, meant when; newest first. The server's word."""
-        name = parse_gun(gun)
-        try:
-            return await self._api.history(name, target=target, before=before, limit=limit)
-        except UnknownGunError:
-            # A notary-server keeps no history, but every version.
-            if before is not None or not await self._api.exists(name):
-                raise
-            current = await self._reader.read(name)
-            if current.trusted.dialect is not NOTARY:
-                raise
-            return await NotaryHistory(self._api, current).entries(target, limit)
+        return await read_history(self._api, self._reader, parse_gun(gun), target, before, limit)
 
     def _now(self) -> datetime:
         return self._clock()

@@ -12,10 +12,11 @@ from securesystemslib.signer import Key
 from tabellion.core.bin_keys import own_keys
 from tabellion.core.dialect import NOTARY
 from tabellion.core.names import Gun
+from tabellion.core.next_root import ROLES, RootEdit
 from tabellion.errors import UsageError
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.named_keys import NamedKey
-from tabellion.publish.root_edits import ROLES, RootEdit, build_root_edit, changes_bins
+from tabellion.publish.root_edits import build_root_edit, changes_bins
 from tabellion.publish.signing import Built
 from tabellion.publish.state import Current
 from tabellion.publish.tools import Tools

@@ -20,7 +20,7 @@ from tabellion.errors import UsageError
 from tabellion.publish.changes import Change, RevokeTarget, SignTarget, SpreadTargets, Witness
 
 if TYPE_CHECKING:
-    from tabellion.publish.edits import Draft
+    from tabellion.publish.draft import Draft
 
 
 def make_bins(

@@ -18,7 +18,8 @@ from tabellion.core.publication import CurrentSet, ServedFiles
 from tabellion.core.role_requests import RoleRequest
 from tabellion.core.roles import delegated_roles
 from tabellion.core.search import BinChoice, walk_roles
-from tabellion.core.trusted_set import TrustedSet, verify_hashes
+from tabellion.core.succession import verify_hashes
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ExpiredMetadataError,
     NotFoundError,

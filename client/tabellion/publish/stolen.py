@@ -23,10 +23,10 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import Digest
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.roles import key_material, role_keys, verify_threshold
-from tabellion.core.trusted_set import verify_hashes
+from tabellion.core.succession import verify_hashes
 from tabellion.errors import MixAndMatchError, UsageError, VerificationError
 from tabellion.publish.changes import Change, RemoveSigner, RevokeTarget, SignTarget
-from tabellion.publish.edits import Draft
+from tabellion.publish.draft import Draft
 from tabellion.publish.notary_edits import keys_that_release_without
 from tabellion.publish.notary_release import owners_material
 from tabellion.publish.server_api import HistoryEntry, ServerApi

@@ -13,7 +13,7 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.notary_delegations import patterns_of
 from tabellion.core.roles import role_keys
 from tabellion.publish.changes import Change
-from tabellion.publish.edits import Draft
+from tabellion.publish.draft import Draft
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.outcome import SignerInfo, Status
 from tabellion.publish.state import Current

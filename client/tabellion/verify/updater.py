@@ -20,7 +20,8 @@ from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.pinning import RootPin
 from tabellion.core.role_requests import RoleRequest, is_published
-from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed, verify_hashes
+from tabellion.core.succession import have_online_keys_changed, verify_hashes
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     AccessDeniedError,
     NotFoundError,
