@@ -13,6 +13,7 @@ from functools import partial as partial_of
 from pathlib import Path
 
 from tabellion.core.names import Gun, parse_gun
+from tabellion.core.next_root import RootEdit
 from tabellion.core.publication import CurrentSet, UploadedFile
 from tabellion.errors import (
     NotFoundError,
@@ -28,7 +29,7 @@ from tabellion.publish.edit_requests import EditRequest
 from tabellion.publish.examining import Examined, Show, chosen, examined, worded
 from tabellion.publish.outcome import Published
 from tabellion.publish.pending_api import AuditRecord, PendingApi, PendingInfo
-from tabellion.publish.root_edits import build_root_edit, changes_bins
+from tabellion.publish.root_edits import edit_root
 from tabellion.publish.signing import Built
 from tabellion.publish.spreading import bins_uploaded
 from tabellion.publish.state import RENEWED_BY_ROOT, Current
@@ -70,21 +71,15 @@ class Proposals:
 
         wanted = EditRequest(added or {}, removed, thresholds or {}, life)
 
+        async def edit(current: Current) -> RootEdit:
+            now = self._tools.clock()
+            return await asyncio.to_thread(wanted.resolve, current, self._tools.ring, now=now)
+
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._tools.reader.read(name, renews=RENEWED_BY_ROOT)
-            current, now = await self._tools.reader.with_left(current), self._tools.clock()
-            edit = await asyncio.to_thread(wanted.resolve, current, self._tools.ring, now=now)
-            if changes_bins(current, edit):
-                current = await self._tools.reader.with_bins(current, renews=RENEWED_BY_ROOT)
-            return await asyncio.to_thread(
-                build_root_edit,
-                current,
-                edit,
-                self._tools.ring,
-                expiries=self._tools.expiries_of(current.trusted.dialect),
-                now=now,
-                may_be_unsigned=True,
+            built_on = await edit_root(
+                self._tools, name, edit, renews=RENEWED_BY_ROOT, may_be_unsigned=True
             )
+            return built_on[1]
 
         async with self._tools.locks[name]:
             if out is not None:

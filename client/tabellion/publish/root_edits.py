@@ -9,8 +9,9 @@ Spec: TUF 1.0.34, 6.1; notary-v1 sections 9 and 17.1.
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import datetime
 
 from securesystemslib.signer import Signer
@@ -19,6 +20,7 @@ from tuf.api.metadata import Root, Targets
 from tabellion.core.bin_keys import give_keys, keys_after
 from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.dialect import NOTARY
+from tabellion.core.names import Gun
 from tabellion.core.next_root import RootEdit, next_root
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.proposal import Proposal
@@ -35,6 +37,7 @@ from tabellion.publish.signing import (
     with_snapshot,
 )
 from tabellion.publish.state import Current
+from tabellion.publish.tools import Tools
 
 
 def build_root_edit(
@@ -81,12 +84,43 @@ def build_root_edit(
     return Built(dialect, tuple(files), versions, {})
 
 
-def changes_bins(current: Current, edit: RootEdit) -> bool:
-    """Tell whether hash bins get other keys with an edit: all of them have to be read then.
+async def edit_root(
+    tools: Tools,
+    gun: Gun,
+    edit_of: Callable[[Current], Awaitable[RootEdit]],
+    *,
+    renews: Collection[str],
+    may_be_unsigned: bool = False,
+) -> tuple[Current, Built]:
+    """Read what is current, and sign the next root and what depends on it; see ``build_root_edit``.
 
-    Raises:
-        UsageError: A role would have fewer keys than its threshold, or the edit doesn't fit.
+    Args:
+        tools: What to work with.
+        gun: The GUN.
+        edit_of: Says what is to change, seeing what is current.
+        renews: As for ``StateReader.read``.
+        may_be_unsigned: It's fine if no key that has to sign is here.
+
+    Returns:
+        What it's built on, hash bins too where they get other keys, and the files.
     """
+    current = await tools.reader.with_left(await tools.reader.read(gun, renews=renews))
+    edit = await edit_of(current)
+    if _changes_bins(current, edit):
+        current = await tools.reader.with_bins(current, renews=renews)
+    built = await asyncio.to_thread(
+        build_root_edit,
+        current,
+        edit,
+        tools.ring,
+        expiries=tools.expiries_of(current.trusted.dialect),
+        now=tools.clock(),
+        may_be_unsigned=may_be_unsigned,
+    )
+    return current, built
+
+
+def _changes_bins(current: Current, edit: RootEdit) -> bool:
     targets = current.roles["targets"].signed
     return (
         keys_after(targets, current.root, next_root(current.root, edit, current.trusted.dialect))

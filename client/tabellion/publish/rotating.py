@@ -16,7 +16,7 @@ from tabellion.core.next_root import ROLES, RootEdit
 from tabellion.errors import UsageError
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.named_keys import NamedKey
-from tabellion.publish.root_edits import build_root_edit, changes_bins
+from tabellion.publish.root_edits import edit_root
 from tabellion.publish.signing import Built
 from tabellion.publish.state import Current
 from tabellion.publish.tools import Tools
@@ -105,21 +105,13 @@ class Rotator:
         made: dict[str, list[Key]] = {}
         states: list[Current] = []
 
+        async def edit(current: Current) -> RootEdit:
+            return RootEdit(keys=await self._make(current, rotation, made))
+
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._tools.reader.read(gun, renews=rotation.roles)
-            current = await self._tools.reader.with_left(current)
-            edit = RootEdit(keys=await self._make(current, rotation, made))
-            if changes_bins(current, edit):
-                current = await self._tools.reader.with_bins(current, renews=rotation.roles)
+            current, built = await edit_root(self._tools, gun, edit, renews=rotation.roles)
             states.append(current)
-            return await asyncio.to_thread(
-                build_root_edit,
-                current,
-                edit,
-                self._tools.ring,
-                expiries=self._tools.expiries_of(current.trusted.dialect),
-                now=self._tools.clock(),
-            )
+            return built
 
         built = await delivery.bring(build)
         current = states[-1]
