@@ -292,7 +292,7 @@ async def test_bins_outlive_targets_and_are_renewed_in_time(
         assert {role for role in outcome.versions if role.startswith("bin")} == {"bin1-0", "bin1-1"}
 
 
-@pytest.mark.parametrize("own", ["", "ci"])
+@pytest.mark.parametrize("own", ["", "ci"], ids=["of-targets", "own"])
 async def test_status_tells_the_bin_that_ends_first_and_what_renews_all(
     server: EmbeddedServer, gun: str, tmp_path: Path, own: str
 ) -> None:
