@@ -47,6 +47,9 @@ class Trust(Protocol):
     ) -> TrustedSet:
         """Give the verified current state, or what it would be at another moment."""
 
+    async def is_known(self, gun: str) -> bool:
+        """Tell whether a root of a GUN is trusted already, whatever the server says."""
+
 
 @dataclass(frozen=True)
 class Current:
@@ -176,6 +179,10 @@ class StateReader:
                 if not mends or not request.optional:
                     raise
                 trusted.note_unusable(request.role, request.delegator, error)
+
+    async def is_known(self, gun: str) -> bool:
+        """Tell whether a root of a GUN is trusted already, whatever the server says."""
+        return await self._trust.is_known(gun)
 
     async def with_bins(self, current: Current, *, renews: Collection[str] = ()) -> Current:
         """Read a GUN again with all its hash bins, and whatever came since; else as ``read``."""
