@@ -157,30 +157,37 @@ def take_over(role: str, doubts: Sequence[Doubt], vouched: Collection[str]) -> l
 
 
 def settled(doubts: Sequence[Doubt], vouched: Collection[str]) -> Callable[[Draft], None]:
-    """Give a check of a draft: not a release that the thief signed since it was looked at.
-
-    It raises UsageError where ``targets/releases`` would say more, or less, than what stays.
-
-    Args:
-        doubts: What ``survey`` found.
-        vouched: As for ``take_over``.
-    """
-    heirs = [doubt for doubt in doubts if doubt.heir == RELEASES]
-    wanted = {
-        doubt.target: _bytes_of(stays)
-        for doubt in heirs
-        if (stays := _stays(doubt, vouched)) is not None
-    }
+    """Give ``verify_settled`` as a check of the draft that ``take_over`` makes."""
 
     def check(draft: Draft) -> None:
-        released = draft.of(RELEASES).targets if heirs else {}
-        if {path: _bytes_of(target) for path, target in released.items()} != wanted:
-            raise UsageError(
-                f"{RELEASES} was signed again since its list was made",
-                hint="look at the list again",
-            )
+        if any(doubt.heir == RELEASES for doubt in doubts):
+            verify_settled(draft.of(RELEASES).targets, doubts, vouched)
 
     return check
+
+
+def verify_settled(
+    released: Mapping[str, TargetFile], doubts: Sequence[Doubt], vouched: Collection[str]
+) -> None:
+    """Refuse to sign a release that the thief has signed once more since it was looked at.
+
+    Args:
+        released: What ``targets/releases`` is about to say.
+        doubts: What ``survey`` found.
+        vouched: As for ``take_over``.
+
+    Raises:
+        UsageError: It says more, or less, than what stays.
+    """
+    wanted = {
+        doubt.target: _bytes_of(stays)
+        for doubt in doubts
+        if doubt.heir == RELEASES and (stays := _stays(doubt, vouched)) is not None
+    }
+    if {path: _bytes_of(target) for path, target in released.items()} != wanted:
+        raise UsageError(
+            f"{RELEASES} was signed again since its list was made", hint="look at the list again"
+        )
 
 
 def _custom(target: TargetFile) -> dict[str, Any]:
