@@ -19,7 +19,7 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import parse_gun
 from tabellion.core.proposal import Proposal
 from tabellion.core.publication import CurrentSet
-from tabellion.core.trusted_set import verify_next_root
+from tabellion.core.succession import verify_next_root
 from tabellion.errors import (
     TabellionError,
     UntrustedRootError,

@@ -9,9 +9,9 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
 from tabellion.core.holders import holders_of
+from tabellion.core.next_root import RootEdit
 from tabellion.errors import UsageError
 from tabellion.publish.held_keys import HeldKeys
-from tabellion.publish.root_edits import RootEdit
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Replaced:
     is_held: bool
 
 
-def replaced(root: Root, gun: str, role: str, held: HeldKeys, *, online: bool) -> Replaced:
+def replaced(root: Root, gun: str, role: str, held: HeldKeys, *, is_online: bool) -> Replaced:
     """Tell which keys of a role go.
 
     Those that are here; a single one also if it's lost. One that the server makes is the only one.
@@ -41,13 +41,13 @@ def replaced(root: Root, gun: str, role: str, held: HeldKeys, *, online: bool) -
     """
     entry = root.roles[role]
     ours = held.among(root.keys, entry.keyids)
-    if not ours and not online and len(entry.keyids) > 1:
+    if not ours and not is_online and len(entry.keyids) > 1:
         raise UsageError(
             f"none of the {len(entry.keyids)} keys of {role} is here, so it isn't plain whose goes",
             hint=f"name it: tabellion root prepare {gun} --role {role} --remove-key ID "
             "--add-key FILE",
         )
-    stay = () if online or not ours else [k for k in entry.keyids if k not in ours]
+    stay = () if is_online or not ours else [k for k in entry.keyids if k not in ours]
     names = {holders_of(root).get(keyid, "") for keyid in ours}
     return Replaced(
         tuple(root.keys[keyid] for keyid in stay),
