@@ -7,7 +7,7 @@ thing for those who reach it. Either way the signatures decide, not where they w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial as partial_of
@@ -21,6 +21,7 @@ from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import (
     NotFoundError,
     PublicationError,
+    RefusedPublicationError,
     ServerAnswerError,
     TransportError,
     UnknownGunError,
@@ -134,6 +135,8 @@ class Proposals:
                 await asyncio.to_thread(
                     partial.write, file, gun, built.files, base=built.base or held.base
                 )
+                if "snapshot" in built.missing:
+                    return await self._offer_built(gun, built, file)
                 awaited = await asyncio.to_thread(self._awaited, built.standings)
                 return Published(gun, {}, attempts, file, built.missing, awaited=awaited)
             if not await self._is_founded(gun):
@@ -160,9 +163,7 @@ class Proposals:
             files = await self._files(name, info.id)
             built, attempts = await self._sign(name, files, show)
             if built.missing or not await self._is_founded(name):
-                offered = await self._offer(name, built.files, None)
-                awaited = await asyncio.to_thread(self._awaited, built.standings)
-                return replace(offered, awaited=awaited) if offered.missing else offered
+                return await self._offer_built(name, built, None)
         return Published(name, built.versions, attempts)
 
     async def publish_file(self, file: Path) -> Published:
@@ -191,9 +192,9 @@ class Proposals:
             if not await self._is_founded(gun):
                 await self.examine(gun, held.files)
                 return await self._offer(gun, held.files, file)
-            built = await delivery.bring(build)
+            built = await _bring(delivery, build)
             if built.missing:
-                return await self._offer(gun, built.files, file)
+                return await self._offer_built(gun, built, file)
             await asyncio.to_thread(partial.remove, file)
         return Published(gun, built.versions, delivery.attempts)
 
@@ -306,7 +307,15 @@ class Proposals:
                 now=self._tools.clock(),
             )
 
-        return await delivery.bring(build), delivery.attempts
+        return await _bring(delivery, build), delivery.attempts
+
+    async def _offer_built(self, gun: Gun, built: Built, file: Path | None) -> Published:
+        """Let the server keep what is incomplete, and tell who may complete it."""
+        offered = await self._offer(gun, built.files, file)
+        if not offered.pending:
+            return offered
+        awaited = await asyncio.to_thread(self._awaited, built.standings)
+        return replace(offered, missing=offered.missing or built.missing, awaited=awaited)
 
     async def _offer(
         self,
@@ -358,6 +367,26 @@ class Proposals:
                 f"forget the old one first: tabellion trust remove {gun}",
             )
         return False
+
+
+async def _bring(delivery: Delivery, build: Callable[[bool], Awaitable[Built]]) -> Built:
+    """Upload what enough signed; one whose snapshot others sign comes back as incomplete.
+
+    Only the server knows whether it holds the snapshot's keys: it refuses if it doesn't.
+    """
+    made: list[Built] = []
+
+    async def noted(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+        made.append(await build(is_retry))
+        return made[-1]
+
+    try:
+        return await delivery.bring(noted)
+    except RefusedPublicationError:
+        waits = made[-1].without_snapshot() if made else None
+        if waits is None or not waits.missing:
+            raise
+        return waits
 
 
 def _has_root(files: Sequence[UploadedFile]) -> bool:

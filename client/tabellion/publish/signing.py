@@ -64,6 +64,7 @@ class Built:
         silent: Roles that signed under other keys before, and have to sign again to be heard.
         standings: Who has signed what is incomplete, and who may still.
         base: What that is built on, for machines that can't ask the server.
+        snapshot: Whose keys sign the snapshot that goes with it, if those aren't here.
     """
 
     dialect: Dialect
@@ -73,6 +74,14 @@ class Built:
     silent: tuple[str, ...] = ()
     standings: tuple[Standing, ...] = ()
     base: tuple[UploadedFile, ...] = ()
+    snapshot: Standing | None = None
+
+    def without_snapshot(self) -> Built:
+        """Give it as waiting for the holders of the snapshot's keys."""
+        if self.snapshot is None:
+            return self
+        missing = {self.snapshot.role: self.snapshot.lacking}
+        return replace(self, missing=missing, standings=(self.snapshot,))
 
 
 class KeyRing:
