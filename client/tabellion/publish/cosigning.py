@@ -240,9 +240,18 @@ def verify_untouched(
             replace(proposal, files={role: proposal.files[role] for role in known}), current
         )
     except ConflictError as error:
-        raise UsageError(
-            error.message, hint="nothing was signed; make it anew: tabellion sign or root prepare"
-        ) from error
+        hint = "nothing was signed; make it anew: tabellion sign or root prepare"
+        if not knows_all:
+            # Which of the two is behind can't be told here.
+            message = error.message.replace(
+                "which is current", "the newest that this machine knows"
+            )
+            hint = (
+                "nothing was signed; if this machine is behind, give the root between (--root "
+                "FILE); else have it made anew"
+            )
+            raise UsageError(message, hint=hint) from error
+        raise UsageError(error.message, hint=hint) from error
     except RefusedPublicationError as error:
         raise UsageError(error.message, hint=error.hint) from error
     try:
