@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +155,25 @@ class Database:
         tables = [name for (name,) in self.sql(_TABLES)]
         statements = [f"DELETE FROM tabellion.{name}" for name in sorted(tables)]  # noqa: S608  (ours)
         self.sql(";".join([*statements, "UPDATE tabellion.counter SET last = 0, known = 0"]))
+
+    def rows(self) -> dict[str, bytes]:
+        """Give all rows, as a backup holds them."""
+        tables = sorted(name for (name,) in self.sql(_TABLES))
+        with psycopg.connect(self.url) as connection:
+            found = {}
+            for name in [*reversed(tables), "counter"]:  # metadata before current
+                with connection.cursor().copy(f"COPY tabellion.{name} TO STDOUT".encode()) as copy:
+                    found[name] = b"".join(bytes(part) for part in copy)
+            return found
+
+    def replace(self, rows: Mapping[str, bytes]) -> None:
+        """Put a backup's rows in the place of what is there."""
+        with psycopg.connect(self.url) as connection:
+            for name in reversed(list(rows)):
+                connection.execute(f"DELETE FROM tabellion.{name}".encode())  # noqa: S608  (same)
+            for name, data in rows.items():
+                with connection.cursor().copy(f"COPY tabellion.{name} FROM STDIN".encode()) as copy:
+                    copy.write(data)
 
     def dump(self) -> list[str]:
         """Give every row of the store but of what comes and goes by itself."""

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
-from postgres_server import Database, PostgresServer
+from postgres_server import Database
 from tabellion_server.storage.interface import Store
 from tabellion_server.storage.postgres import PostgresStore
 from tabellion_server.storage.sqlite import SqliteStore
@@ -16,24 +17,6 @@ OpenStore = Callable[[], Awaitable[Store]]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.sqlite3"
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    with PostgresServer.running() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def migrated_database(postgres_server: PostgresServer) -> Database:
-    return postgres_server.migrated_database()
-
-
-@pytest.fixture
-def database(migrated_database: Database) -> Database:
-    """Give a database without rows: making one takes a third of a second, emptying it none."""
-    migrated_database.empty()
-    return migrated_database
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -57,6 +40,48 @@ async def open_store(request: pytest.FixtureRequest) -> AsyncIterator[OpenStore]
     yield open_one
     for store in opened:
         await store.close()
+
+
+class World(Protocol):
+    """A store of some engine, its backups, and its high-water mark."""
+
+    @property
+    def place(self) -> str:
+        """What ``open_place`` takes."""
+
+    def backup(self) -> Any:
+        """Take one while nobody has the store open."""
+
+    def restore(self, backup: Any) -> None:
+        """Put it in the place of what is there."""
+
+
+class SqliteWorld:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.place = str(path)
+
+    def backup(self) -> bytes:
+        return self._path.read_bytes()
+
+    def restore(self, backup: bytes) -> None:
+        self._path.write_bytes(backup)
+        for name in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + name).unlink(missing_ok=True)
+
+
+class PostgresWorld:
+    def __init__(self, database: Database) -> None:
+        self.place = database.url
+        self.backup = database.rows
+        self.restore = database.replace
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def world(request: pytest.FixtureRequest, path: Path) -> World:
+    if request.param == "sqlite":
+        return SqliteWorld(path)
+    return PostgresWorld(request.getfixturevalue("database"))
 
 
 @pytest.fixture

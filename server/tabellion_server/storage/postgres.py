@@ -20,6 +20,7 @@ from tabellion_server.storage.interface import (
     StoredFile,
     TagEvent,
 )
+from tabellion_server.storage.postgres_checks import check_server
 from tabellion_server.storage.postgres_commits import GroupWriter, write_changes
 from tabellion_server.storage.postgres_errors import storage_error
 from tabellion_server.storage.postgres_heads import HEADS, HeadReader, HeldHeads, head_of
@@ -79,6 +80,7 @@ class PostgresStore(PendingTables):
         try:
             async with link.connection() as connection:
                 await verify_schema(connection, place.name)
+                await check_server(connection, place)
             if high_water is not None:
                 file = await asyncio.to_thread(HighWater, high_water)
             water = Water(link, file)

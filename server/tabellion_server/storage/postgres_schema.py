@@ -14,7 +14,6 @@ from tabellion_server.storage.postgres_errors import MIGRATE, storage_error
 from tabellion_server.storage.postgres_link import CONNECT_SECONDS, Connection, Place, connect
 
 _LOCK: Final = 0x7461_6265_6C6C_696F  # "tabellio": one migrates at a time
-MIN_SERVER: Final = 130_000
 
 _FIRST: Final = (
     """CREATE TABLE tabellion.metadata (
