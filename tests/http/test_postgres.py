@@ -13,7 +13,7 @@ import pytest
 
 from forge import target
 from http_site import signed
-from postgres_server import Database, PostgresServer
+from postgres_server import Database
 from server_process import Server, forge_for, post, server, verified
 
 PUBLISHERS = 40
@@ -109,13 +109,13 @@ async def test_forty_publishers_at_two_nodes_lose_nothing(config: str, tmp_path:
 
 
 async def test_a_database_is_migrated_first_and_only_then_served(
-    postgres_server: PostgresServer, config: str, tmp_path: Path
+    database: Database, config: str, tmp_path: Path
 ) -> None:
-    database = postgres_server.new_database()
-    folder, text = tmp_path / "one", config_of(database)
+    fresh = database.server.new_database()
+    folder, text = tmp_path / "one", config.replace(database.url, fresh.url)
     refused = command("serve", folder, text)
     assert refused.returncode == 3
-    assert f"store {database.url} is empty" in refused.stderr
+    assert f"store {fresh.url} is empty" in refused.stderr
     assert "tabellion-server migrate" in refused.stderr
     loop = asyncio.get_running_loop()
     two = await asyncio.gather(
@@ -126,18 +126,18 @@ async def test_a_database_is_migrated_first_and_only_then_served(
     )
     assert [done.returncode for done in two] == [0, 0], two
     assert sorted("nothing to do" in done.stdout for done in two) == [False, True]
-    async with server(folder, text), aiohttp.ClientSession() as session:
+    async with server(folder, text):
         pass
-    database.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
-    before = database.dump()
+    fresh.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
+    before = fresh.dump()
     for verb in ("serve", "migrate"):
         newer = command(verb, folder, text)
         assert (newer.returncode, "has schema 99" in newer.stderr) == (3, True)
-    database.sql("DELETE FROM tabellion.schema_version WHERE version > 0")
+    fresh.sql("DELETE FROM tabellion.schema_version WHERE version > 0")
     older = command("serve", folder, text)
     assert (older.returncode, "tabellion-server migrate" in older.stderr) == (3, True)
-    database.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
-    assert database.dump() == before
+    fresh.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
+    assert fresh.dump() == before
 
 
 async def test_no_node_makes_a_master_key_of_its_own(config: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +86,8 @@ class PostgresStore(PendingTables):
                 file = await asyncio.to_thread(HighWater, high_water)
             water = Water(link, file)
             await water.begin(datetime.now(UTC))
-            await link.transact(_forget_old)
+            with contextlib.suppress(StorageError):  # read-only, it may still be read
+                await link.transact(_forget_old)
             if file is not None:
                 await asyncio.to_thread(file.share)
         except BaseException:

@@ -116,12 +116,13 @@ class GroupWriter:
         outcomes: Iterable[Outcome]
         try:
             outcomes = await self._write([item for item, _ in group])
-        except StorageError as error:
-            if len(group) > 1 and is_of_content(error):  # one of them must not take all along
+        except Exception as error:  # noqa: BLE001  (the writer must outlive any failure)
+            failure = storage_error(error, self._link.name)
+            if len(group) > 1 and is_of_content(failure):  # one must not take all along
                 for entry in group:
                     await self._tell([entry])
                 return
-            outcomes = [error] * len(group)
+            outcomes = [failure] * len(group)
         for (_, done), outcome in zip(group, outcomes, strict=True):
             if done.done():  # who asked has gone
                 continue

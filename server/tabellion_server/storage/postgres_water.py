@@ -89,15 +89,10 @@ class Water:
         """
         file = self._file
         mark = None if file is None else await asyncio.to_thread(file.read)
-        if file is not None and file.is_alone and mark is not None and not mark.is_exact:
-            number = mark.number
-
-            async def work(connection: Connection) -> None:
-                last, _ = await locked_counter(connection)
-                if last < number and not mark.may_be_restored(last):
-                    await _pass_over(connection, last, number - last, at=now, is_loss=False)
-
-            await self._link.transact(work)
+        if file is not None and file.is_alone and mark is not None:
+            ((last, _),) = await self._link.fetch(_COUNTER)
+            if last < mark.number and not mark.may_be_restored(last):
+                await self._link.transact(lambda held: _pass_up_to(held, mark.number, now))
         await self.missing()
 
     async def accept(self, skip: int | None, at: datetime) -> int:
@@ -145,6 +140,12 @@ async def locked_counter(connection: Connection) -> tuple[int, int]:
 
 async def _report(connection: Connection, told: int) -> None:
     await connection.execute("UPDATE tabellion.counter SET known = greatest(known, $1)", told)
+
+
+async def _pass_up_to(connection: Connection, number: int, at: datetime) -> None:
+    last, _ = await locked_counter(connection)
+    if last < number:
+        await _pass_over(connection, last, number - last, at=at, is_loss=False)
 
 
 async def _pass_over(
