@@ -13,7 +13,7 @@ import pytest
 
 from forge import target
 from http_site import signed
-from postgres_server import Database
+from postgres_server import Database, PostgresServer
 from server_process import Server, forge_for, post, server, verified
 
 PUBLISHERS = 40
@@ -106,6 +106,33 @@ async def test_forty_publishers_at_two_nodes_lose_nothing(config: str, tmp_path:
             )
         for node in nodes:
             assert await verified(session, node.base, forge) == set(map(str, range(PUBLISHERS)))
+
+
+async def test_while_the_database_is_away_clients_are_told_to_come_again_and_then_served(
+    config: str, database: Database, tmp_path: Path
+) -> None:
+    with PostgresServer.running() as away:
+        mine = away.migrated_database()
+        text = config.replace(database.url, mine.url)
+        async with server(tmp_path / "one", text) as node, aiohttp.ClientSession() as session:
+            forge = await forge_for(session, node.base)
+            assert await post(session, node.base, signed(forge, "root", "targets")) == 200
+            forge.targets.version = 2
+            await asyncio.to_thread(away.stop)
+            for method, name in (("GET", "timestamp.json"), ("GET", "timestamp.key")):
+                async with session.request(method, node.base + name) as response:
+                    assert response.status == 503
+                    assert int(response.headers["Retry-After"]) > 0
+                    assert mine.url not in await response.text()
+            assert await post(session, node.base, signed(forge, "targets")) == 503
+            async with session.get(f"{node.url}/readyz") as response:
+                assert response.status == 503
+            await asyncio.to_thread(away.start)
+            async with asyncio.timeout(30):
+                while await post(session, node.base, signed(forge, "targets")) != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await verified(session, node.base, forge)
+            assert forge.files["targets"] == signed(forge, "targets")["targets"]
 
 
 async def test_a_database_is_migrated_first_and_only_then_served(

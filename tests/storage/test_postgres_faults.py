@@ -21,8 +21,8 @@ from postgres_proxy import Fault, PostgresProxy
 from postgres_server import Database, PostgresServer
 from storage.test_contract import AT, GUN, commit, made, online, whole_set
 from storage.writer_process import publish_next
-from tabellion_server.storage import postgres_link
-from tabellion_server.storage.interface import Head, StorageError, StoredFile
+from tabellion_server.storage import postgres_link, postgres_water
+from tabellion_server.storage.interface import Head, RestoredStoreError, StorageError, StoredFile
 from tabellion_server.storage.postgres import PostgresStore
 from tabellion_server.storage.postgres_link import Place
 
@@ -372,3 +372,95 @@ async def test_a_slow_server_is_told_and_holds_nobody_up_for_ever(
         assert time.monotonic() - begun < 10
         assert await store.read(GUN, "targets") == made("targets", 1)
     assert (await commit(store, [made("targets", 2)], on=1)).revision == 2
+
+
+async def test_what_others_publish_meanwhile_is_never_taken_for_lost(
+    database: Database, tmp_path: Path
+) -> None:
+    stores = [
+        await PostgresStore.open(database.place, high_water=tmp_path / f"{number}" / "mark")
+        for number in (0, 0, 1)
+    ]
+    ended = asyncio.Event()
+
+    async def publish(number: int) -> None:
+        for version in range(1, 40):
+            await commit(
+                stores[number % 3],
+                [made("timestamp", version)],
+                on=version - 1 or None,
+                gun=f"gun/{number}",
+            )
+
+    async def look(store: PostgresStore) -> int:
+        count = 0
+        while not ended.is_set():
+            assert await store.missing_changes() == 0
+            await store.restoration(GUN)
+            await store.head("gun/0")
+            count += 1
+        return count
+
+    looks = [asyncio.create_task(look(store)) for store in stores for _ in range(3)]
+    await asyncio.gather(*map(publish, range(9)))
+    ended.set()
+    assert min(await asyncio.gather(*looks)) > 5
+    for store in stores:
+        await store.close()
+    assert database.sql("SELECT last, known FROM tabellion.counter") == [(9 * 39, 0)]
+
+
+async def test_a_commit_that_failed_is_not_missed(
+    behind: PostgresStore, proxy: PostgresProxy, tmp_path: Path
+) -> None:
+    place = behind._link
+    store = await PostgresStore.open(Place(place.name, place.name), high_water=tmp_path / "mark")
+    proxy.fault = "lost-commit"
+    files = [made("timestamp", version) for version in range(1, 4)]
+    with pytest.raises(StorageError, match="broke the connection"):
+        await commit(store, files, on=None)
+    assert await store.missing_changes() == 0
+    await commit(store, files, on=None)
+    await store.close()
+
+
+async def test_a_node_that_has_seen_more_stops_all_others(
+    database: Database, tmp_path: Path
+) -> None:
+    """A standby took over without the newest changes: only who saw them knows."""
+    first = await PostgresStore.open(database.place, high_water=tmp_path / "1" / "mark")
+    await commit(first, whole_set(1), on=None)
+    backup = database.rows()
+    await commit(first, [made("timestamp", 2)], on=1)
+    database.replace(backup)
+    other = await PostgresStore.open(database.place, high_water=tmp_path / "2" / "mark")
+    assert await other.missing_changes() == 0
+    with pytest.raises(RestoredStoreError) as caught:
+        await commit(first, [made("timestamp", 2, "other")], on=1)
+    assert caught.value.missing == 1
+    assert await other.missing_changes() == 1
+    with pytest.raises(RestoredStoreError):
+        await commit(other, [made("timestamp", 2, "other")], on=1)
+    with pytest.raises(RestoredStoreError):
+        await other.restoration(GUN)
+    assert await other.accept_restore(at=AT) == 1
+    for store in (first, other):
+        assert (await store.restoration(GUN)).skip == 1
+    await commit(first, [made("timestamp", 3)], on=1)
+    assert [change.id for change in await other.changes(GUN, after=0, limit=9)] == [1, 3]
+    await first.close()
+    await other.close()
+
+
+async def test_an_idle_node_lets_others_know_what_is_lost(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_water, "_PAUSE_SECONDS", 0.05)
+    idle = await PostgresStore.open(database.place, high_water=tmp_path / "1" / "mark")
+    await commit(idle, whole_set(1), on=None)
+    await asyncio.sleep(0.1)
+    database.empty()
+    async with asyncio.timeout(10):
+        while database.sql("SELECT known FROM tabellion.counter") != [(1,)]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await idle.close()
