@@ -183,7 +183,7 @@ class PostgresStore(PendingTables):
         """See ``Store.delete``."""
         key = self._link.key(gun)
 
-        async def work(connection: Connection) -> bool:
+        async def work(connection: Connection) -> tuple[bool, int]:
             await connection.execute(
                 "INSERT INTO tabellion.retired SELECT gun, revision FROM tabellion.heads"
                 " WHERE gun = $1 ON CONFLICT (gun) DO UPDATE SET revision = excluded.revision",
@@ -195,10 +195,11 @@ class PostgresStore(PendingTables):
                 statement = f"DELETE FROM tabellion.{table} WHERE gun = $1"  # noqa: S608  (ours alone)
                 deleted.append(counted(await connection.execute(statement, key)))
             told = [(key, 0, "", "deletion", ticks(now))] if any(deleted) else []
-            await write_changes(connection, self._water, told)
-            return any(deleted)
+            return any(deleted), await write_changes(connection, self._water, told)
 
-        return await self._reporting(self._write(work, key))
+        was_there, last = await self._reporting(self._write(work, key))
+        await self._water.note(last)
+        return was_there
 
     async def changes(
         self, gun: str | None, *, after: int | None = None, before: int | None = None, limit: int

@@ -134,15 +134,16 @@ class GroupWriter:
     async def _write(self, items: Sequence[Publication]) -> list[Outcome]:
         keys = {item.key for item in items}
 
-        async def work(connection: Connection) -> tuple[list[Outcome], Plan]:
+        async def work(connection: Connection) -> tuple[list[Outcome], Plan, int]:
             plan = Plan(await self._states(connection, keys), await _stored(connection, items))
             outcomes = [self._take(plan, item) for item in items]
             if plan.writing.tokens:
                 await _write_rows(connection, plan)
-            await write_changes(connection, self._water, plan.writing.changes)
-            return outcomes, plan
+            last = await write_changes(connection, self._water, plan.writing.changes)
+            return outcomes, plan, last
 
-        outcomes, plan = await self._link.transact(work, guns=keys)
+        outcomes, plan, last = await self._link.transact(work, guns=keys)
+        await self._water.note(last)
         for key, token in plan.writing.tokens.items():
             head = plan.states[key].head
             if head is not None:
@@ -172,8 +173,10 @@ class GroupWriter:
         return states
 
 
-async def write_changes(connection: Connection, water: Water, rows: Sequence[Row]) -> None:
+async def write_changes(connection: Connection, water: Water, rows: Sequence[Row]) -> int:
     """Number changes and write them; the counter stays locked from here to the commit.
+
+    Gives the newest change there will be then.
 
     Raises:
         RestoredStoreError: The database lacks changes that were told.
@@ -183,6 +186,7 @@ async def write_changes(connection: Connection, water: Water, rows: Sequence[Row
     if rows:
         await connection.execute(_CHANGES, last, *_columns(rows))
         await connection.execute("UPDATE tabellion.counter SET last = $1", last + len(rows))
+    return last + len(rows)
 
 
 async def _stored(connection: Connection, items: Sequence[Publication]) -> dict[Place, str]:
