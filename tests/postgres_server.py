@@ -155,7 +155,14 @@ class Database:
         """Have no rows but those of a store just made."""
         tables = [name for (name,) in self.sql(_TABLES)]
         statements = [f"DELETE FROM tabellion.{name}" for name in sorted(tables)]  # noqa: S608  (ours)
-        self.sql(";".join([*statements, "UPDATE tabellion.counter SET last = 0, known = 0"]))
+        self.sql(
+            ";".join(
+                [
+                    *statements,
+                    "UPDATE tabellion.counter SET last = 0, known = 0, is_loading = false",
+                ]
+            )
+        )
 
     def rows(self) -> dict[str, bytes]:
         """Give all rows, as a backup holds them."""

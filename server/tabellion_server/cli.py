@@ -1,4 +1,4 @@
-"""``tabellion-server``: serve, check-config, accept-restore, migrate, import-notary, mirror."""
+"""``tabellion-server``: serving a store, caring for it, filling it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tabellion_server.migration.command import import_notary
 from tabellion_server.migration.mirror_command import mirror
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.storage.opening import is_store_there, migrate, open_store
+from tabellion_server.store_commands import backup, check, gc, restore
 from tabellion_server.tls import tls_context
 from tabellion_server.workers import Supervisor, Worker
 
@@ -116,6 +117,8 @@ def accept_restore(config: Path | None, skip: int | None) -> None:
 
 commands.add_command(import_notary)
 commands.add_command(mirror)
+for _command in (backup, restore, check, gc):
+    commands.add_command(_command)
 
 
 async def _accept_restore(settings: Settings, skip: int | None) -> int:

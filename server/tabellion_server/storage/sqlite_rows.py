@@ -10,6 +10,7 @@ from typing import Final
 
 from tabellion_server.storage.interface import (
     Change,
+    FileInfo,
     FileRef,
     Head,
     StoredFile,
@@ -76,6 +77,17 @@ def read_hash(
     return None if row is None else read_file(connection, gun, role, row[0])
 
 
+def read_infos(connection: sqlite3.Connection, gun: str) -> list[FileInfo]:
+    """List all versions of all roles."""
+    rows = connection.execute(
+        "SELECT role, version, sha256, length, stored_at FROM metadata WHERE gun = ?", (gun,)
+    )
+    return [
+        FileInfo(role, version, sha256, length, moment_of(stored_at))
+        for role, version, sha256, length, stored_at in rows
+    ]
+
+
 def write_revision(
     connection: sqlite3.Connection, gun: str, dialect: str, head: Head | None, at: datetime
 ) -> None:
@@ -114,6 +126,12 @@ def write_files(
             (gun, file.role, file.version),
         ).fetchone()
         if row is None:
+            row = connection.execute(
+                "DELETE FROM collected WHERE gun = ? AND role = ? AND version = ? RETURNING sha256",
+                (gun, file.role, file.version),
+            ).fetchone()
+            if row is not None and row[0] != file.sha256:
+                raise other_bytes_error(gun, file.role, file.version)
             connection.execute(
                 "INSERT INTO metadata (gun, role, version, sha256, length, stored_at, data)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
