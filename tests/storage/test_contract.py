@@ -461,6 +461,24 @@ class TestRaces:
         _, *seen = await asyncio.gather(write(), watch(store), watch(other), watch(other))
         assert min(seen) > 0
 
+    async def test_of_commits_on_one_revision_one_wins_though_each_touches_another_role(
+        self, store: Store, open_store: Callable[[], Awaitable[Store]]
+    ) -> None:
+        stores = [store, await open_store()]
+        await commit(store, whole_set(1), on=None)
+        for revision in range(1, 16):
+            results = await asyncio.gather(
+                *[
+                    commit(mine, [made(f"role{revision}/{number}", 1)], on=revision)
+                    for number, mine in enumerate(stores)
+                ],
+                return_exceptions=True,
+            )
+            (winner,) = [result for result in results if isinstance(result, Head)]
+            (loser,) = [result for result in results if isinstance(result, StaleHeadError)]
+            assert winner.revision == revision + 1
+            assert loser.head == winner == await store.head(GUN)
+
     async def test_who_follows_the_changefeed_misses_nothing_while_many_publish(
         self, store: Store, open_store: Callable[[], Awaitable[Store]]
     ) -> None:

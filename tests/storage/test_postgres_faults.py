@@ -309,7 +309,7 @@ async def test_what_keeps_a_store_from_being_opened_is_told_without_the_password
     database: Database, change: tuple[str, str], told: str, hint: str
 ) -> None:
     if "guarded" in change[1]:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(psycopg.errors.DuplicateObject):
             database.sql("CREATE ROLE guarded LOGIN PASSWORD 'right'")
     url = database.url.replace(change[0].format(port=database.server.port), change[1])
     assert url != database.url
@@ -317,6 +317,26 @@ async def test_what_keeps_a_store_from_being_opened_is_told_without_the_password
         await PostgresStore.open(Place(url, "NAME"))
     assert hint in caught.value.hint
     assert "wrong-pw" not in caught.value.message
+
+
+async def test_the_password_comes_from_a_file_that_nobody_else_may_read(
+    database: Database, tmp_path: Path
+) -> None:
+    with contextlib.suppress(psycopg.errors.DuplicateObject):
+        database.sql("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+    database.sql("GRANT USAGE ON SCHEMA tabellion TO guarded")
+    database.sql("GRANT ALL ON ALL TABLES IN SCHEMA tabellion TO guarded")
+    file = tmp_path / "password"
+    file.write_text("right\n")
+    url = database.server.url(database.name, "guarded")
+    place = Place(url, url, password_file=file)
+    file.chmod(0o644)
+    with pytest.raises(StorageError, match="others may read it"):
+        await PostgresStore.open(place)
+    file.chmod(0o600)
+    store = await PostgresStore.open(place)
+    await commit(store, whole_set(1), on=None, events=[])
+    await store.close()
 
 
 async def test_too_many_connections_are_told(fragile: Database) -> None:

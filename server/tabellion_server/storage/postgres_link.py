@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,10 @@ def _options(place: Place) -> dict[str, Any]:
 
 def _read_password(file: Path) -> str:
     try:
+        if file.stat().st_mode & stat.S_IRWXO:
+            raise StorageError(
+                f"storage.password_file {file}: others may read it", hint=f"chmod 600 {file}"
+            )
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(
