@@ -1,0 +1,55 @@
+-- What every script on the feed's slot begins with.
+--
+-- KEYS: 1 state (token, last, run, accepts), 2 gaps.
+local state, gaps = KEYS[1], KEYS[2]
+
+-- Tokens and ids of changes that a master may have forgotten when it was started anew, or when
+-- another took its place: so many are never given out.
+local PASSED_OVER = 1048576
+
+local position = 0
+local function take()
+  position = position + 1
+  return ARGV[position]
+end
+
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
+local function held(name)
+  return tonumber(redis.call('HGET', state, name) or '0')
+end
+
+local function move_on()
+  local mine = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  local last = redis.call('HGET', state, 'run')
+  if mine == last then
+    return
+  end
+  redis.call('HSET', state, 'run', mine)
+  if last then
+    redis.call('RPUSH', gaps, integer(held('token')) .. ' ' .. integer(PASSED_OVER))
+    redis.call('HINCRBY', state, 'token', PASSED_OVER)
+    redis.call('HINCRBY', state, 'last', PASSED_OVER)
+  end
+end
+
+-- Counts how many tokens are lost, if one that was given out isn't known here: it's above all,
+-- or in a gap. Gives the gap's place and begin too. Gaps grow, so the newest that's below ends it.
+local function lost(known)
+  if known > held('token') then
+    return known - held('token'), nil, held('token')
+  end
+  for place = redis.call('LLEN', gaps) - 1, 0, -1 do
+    local from, size, is_accepted = string.match(redis.call('LINDEX', gaps, place), '^(%d+) (%d+)(.*)$')
+    from, size = tonumber(from), tonumber(size)
+    if known > from + size then
+      return 0
+    end
+    if known > from then
+      return is_accepted == '' and known - from or 0, place, from
+    end
+  end
+  return 0
+end

@@ -1,0 +1,19 @@
+-- Notes that a GUN is about to be written to, before it is: whatever happens then, it's found.
+--
+-- KEYS: 3 lost, 4 intents, 5 latest, 6 moved, 7 names, 8 keyed.
+local known, gun, makes = tonumber(take()), take(), take()
+move_on()
+local missing = lost(known)
+if missing > 0 then
+  return {'lost', integer(missing)}
+end
+local token = integer(redis.call('HINCRBY', state, 'token', 1))
+redis.call('ZADD', KEYS[4], redis.call('TIME')[1], token .. ':' .. gun)
+redis.call('HSET', KEYS[5], gun, token)
+if makes == 'gun' then
+  redis.call('ZADD', KEYS[7], 0, gun)
+elseif makes == 'key' then
+  redis.call('ZADD', KEYS[8], 'NX', token, gun)
+end
+local seq, accepts = string.match(redis.call('HGET', KEYS[6], gun) or '0 0', '^(%d+) (%-?%d+)$')
+return {'ok', token, seq, held('accepts') > tonumber(accepts) and '1' or '0'}
