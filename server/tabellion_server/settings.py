@@ -24,6 +24,7 @@ from tabellion_server.token_auth import NO_AUTH, TokenAuth, read_token_auth
 
 _MIB: Final = 1024 * 1024
 _LISTS: Final = frozenset({"addresses", "prefixes"})
+_MAX_WORKERS: Final = 64
 _MIN_TOKEN: Final = 16
 # Section to key to kind of value; what isn't here is a fault.
 _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -76,6 +77,7 @@ class Settings:
 
     Attributes:
         listen: Addresses to accept connections on.
+        workers: Processes that share the work.
         certificate: TLS certificate chain; None for plain HTTP.
         certificate_key: Its private key.
         write_token: What writers must send as a bearer token; None lets loopback write freely.
@@ -104,6 +106,7 @@ class Settings:
     """
 
     listen: tuple[Address, ...] = (Address("127.0.0.1", 4443),)
+    workers: int = 1
     certificate: Path | None = None
     certificate_key: Path | None = None
     write_token: str | None = field(default=None, repr=False)
@@ -233,6 +236,7 @@ class _Reader:
             self.fault("storage.url", str(error))
         settings = Settings(
             listen=get("server.listen", default.listen),
+            workers=get("server.workers", default.workers),
             certificate=get("server.tls.certificate"),
             certificate_key=get("server.tls.key"),
             write_token=self._token(),
@@ -277,8 +281,8 @@ class _Reader:
             self.fault("server.log_format", "give console or json")
         if settings.log_level not in {"debug", "info", "warning", "error"}:
             self.fault("server.log_level", "give debug, info, warning or error")
-        if self.values.get("server.workers", 1) != 1:
-            self.fault("server.workers", "this release runs one process; give 1")
+        if settings.workers > _MAX_WORKERS:
+            self.fault("server.workers", f"give at most {_MAX_WORKERS}; as many as cores is usual")
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
         if settings.expiry_critical > settings.expiry_warn:

@@ -134,7 +134,7 @@ def test_a_server_is_open_to_all_only_if_its_operator_says_so(tmp_path: Path) ->
             ["2: server.max_body_bytes: ", "3: server.shutdown_seconds: ", "4: server.workers: "],
         ),
         (
-            '[server]\nlog_format = "xml"\nlog_level = "loud"\nworkers = 3\n',
+            '[server]\nlog_format = "xml"\nlog_level = "loud"\nworkers = 65\n',
             ["2: server.log_format: ", "3: server.log_level: ", "4: server.workers: "],
         ),
         (
