@@ -1,15 +1,10 @@
-"""Rows that a GUN numbers by itself, newest first: its history and its audit."""
+"""Rows of a GUN by their ids, newest first: its history and its audit."""
 
 from __future__ import annotations
 
-from typing import Final
-
 from tabellion_server.storage.redis_keys import GunKeys
 from tabellion_server.storage.redis_link import RedisLink
-from tabellion_server.storage.redis_rows import numbered
 from tabellion_server.storage.values import below
-
-_PAGE: Final = 1000
 
 
 async def newest(
@@ -28,31 +23,21 @@ async def newest(
         link: The way to the store.
         keys: The GUN's.
         rows: The hash of them, by id.
-        index: The sorted set of ``ABOUT:ID``, the id in 16 hex digits.
+        index: The sorted set of ``ABOUT:ID`` and ``:ID``, the id in 16 hex digits.
         about: Only those about that.
         before: Only ids below.
         limit: How many at most.
     """
     if limit <= 0:
         return []
-    if about is not None:
-        members = await link.read(
-            *("ZRANGE", keys.key(index), f"({about}:{below(before):016x}", f"[{about}:"),
-            *("BYLEX", "REV", "LIMIT", 0, limit),
-        )
-        return await _rows(link, keys.key(rows), numbered(members))
-    last, first = await link.read("HMGET", keys.key("kept"), rows, f"{rows}_from")
-    above, top = int(first or 0), min(below(before) - 1, int(last or 0))
-    found: list[tuple[int, bytes]] = []
-    while top > above and len(found) < limit:
-        count = min(_PAGE, limit - len(found), top - above)
-        found += await _rows(link, keys.key(rows), list(range(top, top - count, -1)))
-        top -= count
-    return found
-
-
-async def _rows(link: RedisLink, key: bytes, ids: list[int]) -> list[tuple[int, bytes]]:
-    if not ids:
+    name = about or ""
+    members = await link.read(
+        *("ZRANGE", keys.key(index), f"({name}:{below(before):016x}", f"[{name}:"),
+        *("BYLEX", "REV", "LIMIT", 0, limit),
+    )
+    if not members:
         return []
-    values = await link.read("HMGET", key, *ids)
-    return [(number, value) for number, value in zip(ids, values, strict=True) if value is not None]
+    ids = [member.rpartition(b":")[2] for member in members]
+    values = await link.read("HMGET", keys.key(rows), *ids)
+    found = zip(ids, values, strict=True)
+    return [(int(number, 16), value) for number, value in found if value is not None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from abc import ABC, abstractmethod
 from datetime import datetime
 from typing import Final
@@ -19,24 +18,30 @@ from tabellion_server.storage.redis_rows import (
     read_entry,
     read_pending,
 )
+from tabellion_server.storage.redis_writing import GunWriter
 from tabellion_server.storage.values import ticks
 
 _PUT: Final = Script("put_pending", "gun_prelude")
 _CLOSE: Final = Script("close_pending", "gun_prelude")
 _STRIKE: Final = Script("strike_expiry", "feed_prelude")
-_ROWS: Final = ("pending", "audit", "audits")
+_ROWS: Final = ("pending", "audit", "audits", "outbox")
 _PAGE: Final = 100
 
 
 class PendingKeys(ABC):
-    """That part of ``Store``; what is done is named, so that a second run changes nothing."""
+    """That part of ``Store``."""
 
     _feed: FeedKeys
+    _writer: GunWriter
 
     @property
     @abstractmethod
     def _link(self) -> RedisLink:
         """The way to the store."""
+
+    @abstractmethod
+    def _verify_open(self) -> None:
+        """Refuse once the store is closed."""
 
     @abstractmethod
     def _keys(self, gun: str) -> GunKeys:
@@ -54,16 +59,16 @@ class PendingKeys(ABC):
         # First where its end is noted: what isn't there any more is struck when it's due.
         member = raw(f"{row.id}:{row.gun}")
         await self._link.read("ZADD", self._feed.key("expiries"), ticks(row.expires_at), member)
-        word, *more = await self._run(
+        word, count = await self._run(
             *(_PUT, row.gun, row.id, row.revision, at_most, packed, pack_entry(entry))
         )
         if word == b"full":
-            raise PendingFullError(f"{row.gun} has {int(more[0])} pending proposals already")
+            raise PendingFullError(f"{row.gun} has {int(count)} pending proposals already")
         return bool(word == b"done")
 
     async def close_pending(self, entry: AuditEntry) -> bool:
         """See ``Store.close_pending``."""
-        word, *_ = await self._run(_CLOSE, entry.gun, entry.proposal, pack_entry(entry), "")
+        word, _ = await self._run(_CLOSE, entry.gun, entry.proposal, pack_entry(entry), "")
         return bool(word == b"done")
 
     async def expire_pending(self, now: datetime) -> list[AuditEntry]:
@@ -76,10 +81,10 @@ class PendingKeys(ABC):
             for member in members:
                 proposal, _, gun = member.decode().partition(":")
                 entry = AuditEntry(gun, proposal, "expired", {}, (), "", now)
-                word, *more = await self._run(_CLOSE, gun, proposal, pack_entry(entry), moment)
-                if word == b"done" and more:
-                    versions = json.loads(more[0])
-                    found.append(AuditEntry(gun, proposal, "expired", versions, (), "", now))
+                word, versions = await self._run(_CLOSE, gun, proposal, pack_entry(entry), moment)
+                if word == b"done":
+                    given = json.loads(versions or b"{}")
+                    found.append(AuditEntry(gun, proposal, "expired", given, (), "", now))
                 await self._link.run(
                     _STRIKE, self._feed.of("expiries"), (member, moment), waits=True
                 )
@@ -94,7 +99,10 @@ class PendingKeys(ABC):
         )
         return [read_entry(number, packed) for number, packed in rows]
 
-    async def _run(self, script: Script, gun: str, *values: Value) -> Reply:
-        name = secrets.token_hex(8)
+    async def _run(self, script: Script, gun: str, *values: Value) -> tuple[bytes, Reply]:
+        """Give the script's word, and what belongs to it."""
         keys = self._keys(gun).of(*_ROWS)
-        return await self._link.run(script, keys, (name, *values), waits=True)
+        self._verify_open()
+        work = self._writer.write(gun, script, keys, values, judges=False)
+        word, _, _, *more = await self._writer.whole(work)
+        return word, more[0] if more else None

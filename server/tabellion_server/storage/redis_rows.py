@@ -154,11 +154,6 @@ def read_entry(number: int, packed: bytes) -> AuditEntry:
     return entry_of((gun, proposal, action, versions, keyids, by, int(at), number))
 
 
-def numbered(members: Sequence[bytes]) -> list[int]:
-    """Read the ids that an index's members end with."""
-    return [int(member.rpartition(b":")[2], 16) for member in members]
-
-
 def text_of(value: bytes) -> str:
     """Read a name."""
     return value.decode()

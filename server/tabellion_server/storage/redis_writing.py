@@ -37,7 +37,7 @@ _SETTLE: Final = Script("settle", "feed_prelude")
 _NOTE_LOST: Final = Script("note_lost", "feed_prelude")
 _DUE: Final = Script("due", "feed_prelude")
 _FENCE: Final = Script("fence", "gun_prelude")
-_FEED: Final = ("lost", "intents", "latest", "moved", "names", "keyed")
+_FEED: Final = ("lost", "intents", "latest", "moved", "names", "keyed", "known")
 
 _ATTEMPTS: Final = 8
 _SWEEP_SECONDS: Final = 5.0
@@ -95,9 +95,20 @@ class GunWriter:
         *,
         makes: Makes = "",
         drops: bool = False,
+        judges: bool = True,
         at: datetime | None = None,
     ) -> list[Reply]:
         """Write to a GUN, and tell it.
+
+        Args:
+            gun: The GUN.
+            script: What is done on its slot.
+            keys: Its keys.
+            values: Its values, behind token, what was moved, whether a loss is accepted, moment.
+            makes: What the GUN may come to have, and be listed for.
+            drops: It comes to have nothing.
+            judges: Whether a store that lacks something refuses.
+            at: The moment.
 
         Gives the script's answer: a word, the head, the outbox, and what else belongs to the word.
 
@@ -107,7 +118,7 @@ class GunWriter:
         """
         moment = ticks(at or datetime.now(UTC))
         for _ in range(_ATTEMPTS):
-            token, moved, is_accepted = await self._intend(gun, makes)
+            token, moved, is_accepted = await self._intend(gun, makes, judges=judges)
             given = (token, moved, is_accepted, moment, *values)
             answer = list(await self._link.run(script, keys, given, waits=True))
             word = answer[0]
@@ -148,9 +159,10 @@ class GunWriter:
             count += len(members)
         return count
 
-    async def _intend(self, gun: str, makes: Makes) -> tuple[int, int, int]:
+    async def _intend(self, gun: str, makes: Makes, *, judges: bool) -> tuple[int, int, int]:
+        known = self._mark.known if judges else 0
         word, *numbers = await self._link.run(
-            _INTEND, self._feed.of(*_FEED), (self._mark.known, raw(gun), makes)
+            _INTEND, self._feed.of(*_FEED), (known, raw(gun), makes)
         )
         if word == b"lost":
             raise restored_error(self._link.address.name, int(numbers[0]))

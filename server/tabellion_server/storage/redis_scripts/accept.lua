@@ -19,11 +19,11 @@ if skip > missing then
 end
 if missing > 0 then
   if not place then
-    from = held('token')
+    from = held('last')
     redis.call('HINCRBY', state, 'token', missing)
     redis.call('HINCRBY', state, 'last', missing)
   end
-  redis.call('RPUSH', KEYS[4], integer(from) .. ' ' .. integer(missing) .. ' ' .. moment)
+  redis.call('RPUSH', KEYS[4], integer(from) .. ' ' .. integer(missing) .. ' ' .. moment .. ' 1')
 end
 -- A GUN that went back alone: of it what was moved until now is taken for lost, no more.
 for _, gun in ipairs(redis.call('HKEYS', KEYS[3])) do

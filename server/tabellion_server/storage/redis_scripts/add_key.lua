@@ -12,6 +12,9 @@ local refused = refusal(token, moved, is_accepted, moment)
 if refused then
   return refused
 end
+if is_late(token) then
+  return {'fenced'}
+end
 was_moved_on()
 if sees == '1' then
   local seen, count = {}, 0
@@ -38,6 +41,5 @@ if redis.call('HEXISTS', keys, field) == 1 then
 end
 local id = redis.call('HINCRBY', kept, 'keys', 1)
 redis.call('HSET', keys, field, integer(id) .. ' ' .. packed)
-redis.call('HSET', kept, 'token', token)
 note_done(token)
 return {'done', {}, redis.call('HGETALL', outbox)}

@@ -23,6 +23,9 @@ end
 if was_moved_on() or (redis.call('HGET', head, 'revision') or '') ~= expected then
   return answer('stale')
 end
+if is_late(token) then
+  return {'fenced'}
+end
 local speaks = redis.call('HGET', head, 'dialect')
 if speaks and speaks ~= was then
   return {'dialect', {}, redis.call('HGETALL', outbox), speaks}
@@ -45,7 +48,6 @@ end
 
 -- From here on it's done.
 local revision = integer(redis.call('HINCRBY', kept, 'revision', 1))
-redis.call('HSET', kept, 'token', token)
 redis.call('HSET', head, 'dialect', dialect, 'revision', revision, 'changed_at', moment, 'stamp', token)
 forget_told(outbox, moved)
 local is_told = false
@@ -72,10 +74,8 @@ for _ = 1, tonumber(take()) do
   redis.call('HDEL', head, ':' .. take())
 end
 for _ = 1, tonumber(take()) do
-  local id = redis.call('HINCRBY', kept, 'events', 1)
   local target = take()
-  redis.call('HSET', events, integer(id), take())
-  redis.call('ZADD', targets, 0, string.format('%s:%016x', target, id))
+  add_row(events, targets, target, token, take())
 end
 for _ = 1, tonumber(take()) do
   tell(outbox, take())
@@ -85,11 +85,11 @@ local closed = take()
 if closed ~= '' then
   local entry = take()
   if redis.call('HDEL', pending, closed) == 1 then
-    write_audit(audit, audits, closed, entry)
+    add_row(audit, audits, closed, token, entry)
   end
 end
 if converts == '1' then
-  drop_pending(pending, audit, audits, gun, moment)
+  drop_pending(pending, audit, audits, token, gun, moment)
 end
 if is_told then
   redis.call('HDEL', kept, 'skip')

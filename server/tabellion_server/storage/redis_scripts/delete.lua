@@ -15,18 +15,20 @@ local refused = refusal(token, moved, is_accepted, moment)
 if refused then
   return refused
 end
+if is_late(token) then
+  return {'fenced'}
+end
 was_moved_on()
 local is_there = redis.call('EXISTS', head, events, keys, pending) > 0
-drop_pending(pending, audit, audits, gun, moment)
+drop_pending(pending, audit, audits, token, gun, moment)
 for _, name in ipairs(redis.call('HKEYS', files)) do
   redis.call('UNLINK', blob .. name)
 end
 redis.call('UNLINK', head, files, hashes, stored, events, targets, keys)
 -- Who was about to make the GUN asks again: its name is about to be taken from the list.
-redis.call('HSET', kept, 'events_from', integer(held('events')), 'fence', token)
+redis.call('HSET', kept, 'fence', token)
 forget_told(outbox, moved)
 if is_there then
-  redis.call('HSET', kept, 'token', token)
   tell(outbox, change)
 end
 note_done(token)

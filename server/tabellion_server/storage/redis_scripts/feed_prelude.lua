@@ -29,26 +29,29 @@ local function move_on()
   end
   redis.call('HSET', state, 'run', mine)
   if last then
-    redis.call('RPUSH', gaps, integer(held('token')) .. ' ' .. integer(PASSED_OVER))
+    redis.call('RPUSH', gaps,
+      integer(held('token')) .. ' ' .. integer(PASSED_OVER) .. ' ' .. integer(held('last')))
     redis.call('HINCRBY', state, 'token', PASSED_OVER)
     redis.call('HINCRBY', state, 'last', PASSED_OVER)
   end
 end
 
 -- Counts how many tokens are lost, if one that was given out isn't known here: it's above all,
--- or in a gap. Gives the gap's place and begin too. Gaps grow, so the newest that's below ends it.
+-- or in a gap. Gives the gap's place and the id of the last change before it too. Gaps grow, so
+-- the newest that's below ends the search.
 local function lost(known)
   if known > held('token') then
-    return known - held('token'), nil, held('token')
+    return known - held('token'), nil, held('last')
   end
   for place = redis.call('LLEN', gaps) - 1, 0, -1 do
-    local from, size, is_accepted = string.match(redis.call('LINDEX', gaps, place), '^(%d+) (%d+)(.*)$')
+    local gap = redis.call('LINDEX', gaps, place)
+    local from, size, last, accepted = string.match(gap, '^(%d+) (%d+) (%d+)(.*)$')
     from, size = tonumber(from), tonumber(size)
     if known > from + size then
       return 0
     end
     if known > from then
-      return is_accepted == '' and known - from or 0, place, from
+      return accepted == '' and known - from or 0, place, tonumber(last)
     end
   end
   return 0

@@ -2,7 +2,7 @@
 --
 -- KEYS: 1 kept (survives a delete), 2 head, 3 log (newest writes' names).
 -- kept: revision, token (of the newest write), run (the master's that did it), skip, lost_at, fence,
--- and counters: seq, events, events_from, audit, keys.
+-- and counters: seq, keys.
 local kept, head, log = KEYS[1], KEYS[2], KEYS[3]
 
 -- Versions and revisions that a master may have forgotten when it was started anew, or when
@@ -46,7 +46,7 @@ local function run()
 end
 
 local function note_done(name)
-  redis.call('HSET', kept, 'run', run())
+  redis.call('HSET', kept, 'run', run(), 'token', name)
   redis.call('LPUSH', log, name)
   redis.call('LTRIM', log, 0, LOGGED - 1)
 end
@@ -88,10 +88,13 @@ local function refusal(token, moved, is_accepted, moment)
   return nil
 end
 
-local function write_audit(audit, audits, proposal, packed)
-  local id = redis.call('HINCRBY', kept, 'audit', 1)
-  redis.call('HSET', audit, integer(id), packed)
-  redis.call('ZADD', audits, 0, string.format('%s:%016x', proposal, id))
+-- Rows of all GUNs have ids of their own, which grow: the token of the write, and a number in it.
+local rows = 0
+local function add_row(hash, index, about, token, packed)
+  rows = rows + 1
+  local id = string.format('%011x%05x', tonumber(token), rows)
+  redis.call('HSET', hash, id, packed)
+  redis.call('ZADD', index, 0, ':' .. id, 0, about .. ':' .. id)
 end
 
 -- A proposal begins with its revision, its expiry and its versions.
@@ -100,12 +103,18 @@ local function proposal(packed)
 end
 
 -- All proposals of a GUN that is dropped or converted itself.
-local function drop_pending(pending, audit, audits, gun, moment)
+local function drop_pending(pending, audit, audits, token, gun, moment)
   for _, id in ipairs(redis.call('HKEYS', pending)) do
     local _, _, versions = proposal(redis.call('HGET', pending, id))
-    write_audit(audit, audits, id, cjson.encode({gun, id, 'dropped', versions, '[]', '', moment}))
+    local entry = cjson.encode({gun, id, 'dropped', versions, '[]', '', moment})
+    add_row(audit, audits, id, token, entry)
   end
   redis.call('DEL', pending)
+end
+
+-- Rows come in the order of their ids: who was overtaken asks for a later token.
+local function is_late(token)
+  return tonumber(token) < held('token')
 end
 
 -- What the changefeed has to be told, until it is known to have been.

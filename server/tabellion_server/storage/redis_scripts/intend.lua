@@ -1,6 +1,6 @@
 -- Notes that a GUN is about to be written to, before it is: whatever happens then, it's found.
 --
--- KEYS: 3 lost, 4 intents, 5 latest, 6 moved, 7 names, 8 keyed.
+-- KEYS: 3 lost, 4 intents, 5 latest, 6 moved, 7 names, 8 keyed, 9 known.
 local known, gun, makes = tonumber(take()), take(), take()
 move_on()
 local missing = lost(known)
@@ -10,6 +10,7 @@ end
 local token = integer(redis.call('HINCRBY', state, 'token', 1))
 redis.call('ZADD', KEYS[4], redis.call('TIME')[1], token .. ':' .. gun)
 redis.call('HSET', KEYS[5], gun, token)
+redis.call('ZADD', KEYS[9], 0, gun)
 if makes == 'gun' then
   redis.call('ZADD', KEYS[7], 0, gun)
 elseif makes == 'key' then

@@ -2,5 +2,5 @@
 --
 -- KEYS: 4 stored.
 was_moved_on()
-local told = redis.call('HMGET', kept, 'skip', 'token', 'lost_at')
-return {told[1] or '', told[2] or '', told[3] or '', redis.call('HGETALL', KEYS[4])}
+local told = redis.call('HMGET', kept, 'skip', 'lost_at')
+return {told[1] or '0', told[2] or '', redis.call('HGETALL', KEYS[4])}

@@ -1,6 +1,7 @@
 -- Moves what a GUN has to tell to the changefeed, each once, and strikes the intent.
 --
--- KEYS: 3 lost, 4 intents, 5 latest, 6 moved, 7 names, 8 keyed, 9 changes of all, 10 of that GUN.
+-- KEYS: 3 lost, 4 intents, 5 latest, 6 moved, 7 names, 8 keyed, 9 known,
+-- 10 changes of all, 11 of that GUN.
 local token, gun, has_head, has_keys = take(), take(), take(), take()
 move_on()
 local moved = tonumber(string.match(redis.call('HGET', KEYS[6], gun) or '0', '^%d+'))
@@ -9,8 +10,8 @@ for _ = 1, tonumber(take()) do
   local seq, packed = tonumber(take()), take()
   if seq > moved then
     local id = integer(redis.call('HINCRBY', state, 'last', 1)) .. '-0'
-    redis.call('XADD', KEYS[9], id, 'c', packed)
     redis.call('XADD', KEYS[10], id, 'c', packed)
+    redis.call('XADD', KEYS[11], id, 'c', packed)
     moved = seq
   end
 end
