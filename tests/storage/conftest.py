@@ -3,16 +3,25 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any, Final, Protocol
 
 import pytest
 
+from postgres_server import Database
 from tabellion_server.storage.interface import Store
+from tabellion_server.storage.postgres import PostgresStore
 from tabellion_server.storage.redis import RedisStore
 from tabellion_server.storage.redis_address import parse_redis_url
 from tabellion_server.storage.sqlite import SqliteStore
 from valkey_servers import ValkeyCluster, ValkeyServer, valkey
 
 OpenStore = Callable[[], Awaitable[Store]]
+_PLACES: Final = {
+    "sqlite": "path",
+    "postgres": "database",
+    "valkey": "valkey_server",
+    "valkey-cluster": "valkey_cluster",
+}
 
 
 @pytest.fixture
@@ -34,25 +43,68 @@ def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyC
     cluster.kill()
 
 
-@pytest.fixture(params=["sqlite", "valkey", "valkey-cluster"])
-async def open_store(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[OpenStore]:
+@pytest.fixture(params=["sqlite", "postgres", "valkey", "valkey-cluster"])
+async def open_store(request: pytest.FixtureRequest) -> AsyncIterator[OpenStore]:
     """Open one more store over the same data, as another process would."""
     opened: list[Store] = []
+    found = request.getfixturevalue(_PLACES[request.param])
     prefix = secrets.token_hex(6)
 
     async def open_one() -> Store:
-        if request.param == "sqlite":
-            store: Store = await SqliteStore.open(path)
-        else:
-            fixture = request.param.replace("-", "_").replace("valkey", "valkey_server", 1)
-            found = request.getfixturevalue(fixture.replace("server_cluster", "cluster"))
+        if isinstance(found, Path):
+            store: Store = await SqliteStore.open(found)
+        elif isinstance(found, ValkeyServer | ValkeyCluster):
             store = await RedisStore.open(parse_redis_url(f"{found.url}?prefix={prefix}"))
+        else:
+            store = await PostgresStore.open(found.place)
         opened.append(store)
         return store
 
     yield open_one
     for store in opened:
         await store.close()
+
+
+class World(Protocol):
+    """A store of some engine, its backups, and its high-water mark."""
+
+    @property
+    def place(self) -> str:
+        """What ``open_place`` takes."""
+
+    def backup(self) -> Any:
+        """Take one while nobody has the store open."""
+
+    def restore(self, backup: Any) -> None:
+        """Put it in the place of what is there."""
+
+
+class SqliteWorld:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.place = str(path)
+
+    def backup(self) -> bytes:
+        return self._path.read_bytes()
+
+    def restore(self, backup: bytes) -> None:
+        self._path.write_bytes(backup)
+        for name in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + name).unlink(missing_ok=True)
+
+
+class PostgresWorld:
+    def __init__(self, database: Database) -> None:
+        self.place = database.url
+        self.backup = database.rows
+        self.restore = database.replace
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def world(request: pytest.FixtureRequest, path: Path) -> World:
+    if request.param == "sqlite":
+        return SqliteWorld(path)
+    return PostgresWorld(request.getfixturevalue("database"))
 
 
 @pytest.fixture

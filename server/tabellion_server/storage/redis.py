@@ -77,6 +77,7 @@ class RedisStore(PendingKeys, RestorationKeys):
         high_water: Path | None = None,
         durability: Durability | None = None,
         replicas: int = 0,
+        connections: int = 10,
         ca: Path | None = None,
     ) -> RedisStore:
         """Connect, and see whether the servers keep what the store promises.
@@ -86,12 +87,13 @@ class RedisStore(PendingKeys, RestorationKeys):
             high_water: Where this node keeps the highest token it was given; None keeps none.
             durability: What the servers are said to promise; see ``check_servers``.
             replicas: How many replicas must have a write before it's acknowledged.
+            connections: How many to have at most, of a Cluster to each node.
             ca: Certificates that the servers' must come from; None for the system's.
 
         Raises:
             StorageError: They can't be reached, or keep less than what is said.
         """
-        link = RedisLink(address, replicas=replicas, ca=ca)
+        link = RedisLink(address, replicas=replicas, connections=connections, ca=ca)
         try:
             await check_servers(link, durability)
             mark = await asyncio.to_thread(NodeMark, high_water)

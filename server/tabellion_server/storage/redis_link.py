@@ -29,7 +29,6 @@ T = TypeVar("T")
 Reply = Any  # what a server sends may have any shape
 Value = bytes | str | int | float
 
-_CONNECTIONS: Final = 48
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 0.05
 _CONNECT_SECONDS: Final = 2.0
@@ -52,17 +51,25 @@ class Script:
 class RedisLink:
     """Runs commands and scripts; at most so many at once, the others wait."""
 
-    def __init__(self, address: RedisAddress, *, replicas: int = 0, ca: Path | None = None) -> None:
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        replicas: int = 0,
+        connections: int = 10,
+        ca: Path | None = None,
+    ) -> None:
         """Make one; it connects when it's first used.
 
         Args:
             address: Where.
             replicas: How many replicas must have what was written.
+            connections: How many commands may be under way at once.
             ca: Certificates that the server's must come from; None for the system's.
         """
         self.address = address
         self.replicas = replicas
-        self._free = asyncio.Semaphore(_CONNECTIONS)
+        self._free = asyncio.Semaphore(connections)
         self._sentinel: Sentinel | None = None
         self._cluster: RedisCluster | None = None
         self._redis: Redis | None = None
@@ -81,7 +88,7 @@ class RedisLink:
             self._cluster = RedisCluster(
                 startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
                 retry=never,
-                max_connections=2 * _CONNECTIONS,
+                max_connections=2 * connections,
                 ssl=address.tls,
                 **options,
             )

@@ -1,0 +1,152 @@
+"""Server processes on PostgreSQL: published at one, read at the other."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from forge import target
+from http_site import signed
+from postgres_server import Database, PostgresServer
+from server_process import Server, forge_for, post, server, verified
+
+PUBLISHERS = 40
+
+
+def config_of(database: Database) -> str:
+    return f"""
+[server]
+listen = "127.0.0.1:0"
+[storage]
+url = "{database.url}"
+[keys]
+master_key_file = "../master.key"
+"""
+
+
+@pytest.fixture
+def config(database: Database, tmp_path: Path) -> str:
+    (tmp_path / "master.key").write_text("A" * 43 + "=")
+    (tmp_path / "master.key").chmod(0o600)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    return config_of(database)
+
+
+def command(verb: str, folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    (folder / "server.toml").write_text(text)
+    return subprocess.run(
+        [sys.executable, "-m", "tabellion_server", verb, "--config", folder / "server.toml"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def test_what_is_published_is_read_at_once_at_the_other_node_and_after_a_restart(
+    config: str, tmp_path: Path
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with server(tmp_path / "one", config) as one, server(tmp_path / "two", config) as two:
+            forge = await forge_for(session, one.base)
+            forge.targets.targets["1"] = target(b"x", "1")
+            assert await post(session, one.base, signed(forge, "root", "targets")) == 200
+            assert await verified(session, two.base, forge) == {"1"}
+            for version in range(2, 6):
+                here, there = (one, two) if version % 2 else (two, one)
+                forge.targets.version = version
+                forge.targets.targets[str(version)] = target(b"x", str(version))
+                assert await post(session, here.base, signed(forge, "targets")) == 200
+                assert str(version) in await verified(session, there.base, forge)
+            forge.targets.version = 4
+            before = dict(forge.files)
+            assert await post(session, one.base, signed(forge, "targets")) in {409, 422}
+            for running in (one, two):
+                running.process.terminate()
+                assert await running.process.wait() == 0
+        async with server(tmp_path / "two", config) as again:
+            assert await verified(session, again.base, forge) == {"1", "2", "3", "4", "5"}
+            assert forge.files["targets"] == before["targets"]
+
+
+async def test_forty_publishers_at_two_nodes_lose_nothing(config: str, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        nodes = [
+            await stack.enter_async_context(server(tmp_path / name, config))
+            for name in ("one", "two")
+        ]
+        forge = await forge_for(session, nodes[0].base)
+        assert await post(session, nodes[0].base, signed(forge, "root", "targets")) == 200
+        published: set[str] = set()
+
+        async def publish(number: int, node: Server) -> None:
+            path = str(number)
+            while True:
+                # What is there is known here, so only the race itself can lose something.
+                forge.targets.version = len(published) + 2
+                forge.targets.targets = {name: target(b"x", name) for name in {*published, path}}
+                status = await post(session, node.base, signed(forge, "targets"))
+                if status == 200:
+                    published.add(path)
+                    return
+                assert status in {409, 422}
+                await asyncio.sleep(0.01)
+
+        async with asyncio.timeout(120):
+            await asyncio.gather(
+                *[publish(number, nodes[number % 2]) for number in range(PUBLISHERS)]
+            )
+        for node in nodes:
+            assert await verified(session, node.base, forge) == set(map(str, range(PUBLISHERS)))
+
+
+async def test_a_database_is_migrated_first_and_only_then_served(
+    postgres_server: PostgresServer, config: str, tmp_path: Path
+) -> None:
+    database = postgres_server.new_database()
+    folder, text = tmp_path / "one", config_of(database)
+    refused = command("serve", folder, text)
+    assert refused.returncode == 3
+    assert f"store {database.url} is empty" in refused.stderr
+    assert "tabellion-server migrate" in refused.stderr
+    loop = asyncio.get_running_loop()
+    two = await asyncio.gather(
+        *[
+            loop.run_in_executor(None, command, "migrate", tmp_path / name, text)
+            for name in ("one", "two")
+        ]
+    )
+    assert [done.returncode for done in two] == [0, 0], two
+    assert sorted("nothing to do" in done.stdout for done in two) == [False, True]
+    async with server(folder, text), aiohttp.ClientSession() as session:
+        pass
+    database.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
+    before = database.dump()
+    for verb in ("serve", "migrate"):
+        newer = command(verb, folder, text)
+        assert (newer.returncode, "has schema 99" in newer.stderr) == (3, True)
+    database.sql("DELETE FROM tabellion.schema_version WHERE version > 0")
+    older = command("serve", folder, text)
+    assert (older.returncode, "tabellion-server migrate" in older.stderr) == (3, True)
+    database.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
+    assert database.dump() == before
+
+
+async def test_no_node_makes_a_master_key_of_its_own(config: str, tmp_path: Path) -> None:
+    (tmp_path / "master.key").unlink()
+    refused = command("serve", tmp_path / "one", config)
+    assert (refused.returncode, "all nodes of a store share one" in refused.stderr) == (2, True)
+    assert not (tmp_path / "master.key").exists()
+
+
+def test_sqlite_needs_no_migration(tmp_path: Path) -> None:
+    done = command("migrate", tmp_path, "")
+    assert (done.returncode, "when opened" in done.stdout) == (0, True)
