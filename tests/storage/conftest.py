@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pytest
+import redis
 
 from postgres_server import Database
 from tabellion_server.storage.interface import Store
@@ -13,7 +14,7 @@ from tabellion_server.storage.postgres import PostgresStore
 from tabellion_server.storage.redis import RedisStore
 from tabellion_server.storage.redis_address import parse_redis_url
 from tabellion_server.storage.sqlite import SqliteStore
-from valkey_servers import ValkeyCluster, ValkeyServer, valkey
+from valkey_servers import ValkeyCluster, ValkeyServer
 
 OpenStore = Callable[[], Awaitable[Store]]
 _PLACES: Final = {
@@ -27,20 +28,6 @@ _PLACES: Final = {
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.sqlite3"
-
-
-@pytest.fixture(scope="session")
-def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """One for all tests; each has a prefix of its own."""
-    with valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
-    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster")).start()
-    yield cluster
-    cluster.kill()
 
 
 @pytest.fixture(params=["sqlite", "postgres", "valkey", "valkey-cluster"])
@@ -100,10 +87,31 @@ class PostgresWorld:
         self.restore = database.replace
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+class ValkeyWorld:
+    """All keys of a prefix, whose server goes on meanwhile."""
+
+    def __init__(self, server: ValkeyServer) -> None:
+        self._prefix = secrets.token_hex(6)
+        self._server = server
+        self.place = f"{server.url}?prefix={self._prefix}"
+
+    def backup(self) -> dict[bytes, bytes]:
+        with redis.Redis(port=self._server.port) as client:
+            return {key: client.dump(key) for key in client.scan_iter(f"{self._prefix}*")}
+
+    def restore(self, backup: dict[bytes, bytes]) -> None:
+        with redis.Redis(port=self._server.port) as client:
+            client.delete(*client.scan_iter(f"{self._prefix}*"))
+            for key, value in backup.items():
+                client.restore(key, 0, value)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "valkey"])
 def world(request: pytest.FixtureRequest, path: Path) -> World:
     if request.param == "sqlite":
         return SqliteWorld(path)
+    if request.param == "valkey":
+        return ValkeyWorld(request.getfixturevalue("valkey_server"))
     return PostgresWorld(request.getfixturevalue("database"))
 
 

@@ -101,6 +101,12 @@ class RedisStore(PendingKeys, RestorationKeys):
             await link.close()
             raise
         store = cls(link, mark)
+        try:
+            await store._begin()
+        except BaseException:
+            await link.close()
+            mark.close()
+            raise
         store._writer.start()
         return store
 
@@ -297,6 +303,15 @@ class RedisStore(PendingKeys, RestorationKeys):
         if word == b"twice":
             raise StorageError(f"{gun} has an online key {row.keyid} for {row.role} already")
         return bool(word == b"done")
+
+    async def sweep(self, *, age_seconds: int = 0) -> int:
+        """Finish what others began longer ago than that, and left; give how many writes.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        self._verify_open()
+        return await self._writer.sweep(age_seconds=age_seconds)
 
     async def check(self) -> None:
         """See ``Store.check``."""

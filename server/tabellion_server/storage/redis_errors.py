@@ -34,7 +34,7 @@ _SAID: Final[dict[str, tuple[str, str]]] = {
     "WRONGPASS": ("doesn't take this password", "check storage.password_file or storage.url"),
     "NOPERM": (
         "doesn't let this user run what the store needs",
-        "give its user ~PREFIX* and +@all -@dangerous +info, see server/README.md",
+        "give its user ~PREFIX* and +@all -@dangerous +info +role, see server/README.md",
     ),
 }
 

@@ -14,7 +14,13 @@ from tabellion_server.storage.high_water import BLOCK, HighWater
 
 
 class NodeMark:
-    """One node's knowledge; with a file it outlives the process."""
+    """One node's knowledge; with a file it outlives the process.
+
+    Attributes:
+        known: The highest token that was surely given to this node.
+        unsure: How many more may have been.
+        written_ahead: After a crash, up to where others may have been; 0 else.
+    """
 
     def __init__(self, path: Path | None) -> None:
         """Read the file. Blocks.
@@ -23,20 +29,29 @@ class NodeMark:
             StorageError: It can't be read or isn't a mark.
         """
         self.known = 0
+        self.written_ahead = 0
+        self.unsure = 0
         self._water: HighWater | None = None
         if path is None:
             return
         water = HighWater(path)
         try:
             mark = water.read()
-            water.share()
         except BaseException:
             water.close()
             raise
         if mark is not None:
             # Of the ids written ahead the first was used; whether others were isn't known.
             self.known = mark.number if mark.is_exact else max(0, mark.number - BLOCK)
+            self.unsure = mark.number - self.known
+            if water.is_alone and not mark.is_exact:
+                self.written_ahead = mark.number
         self._water = water
+
+    async def share(self) -> None:
+        """Let others of this machine join, once what was found is dealt with."""
+        if self._water is not None:
+            await asyncio.to_thread(self._water.share)
 
     async def take(self, token: int) -> None:
         """Note a token before anything is written with it.
@@ -47,6 +62,7 @@ class NodeMark:
         if self._water is not None and not self._water.covers(token):
             await asyncio.to_thread(self._water.cover, token)
         self.known = max(self.known, token)
+        self.unsure = 0
 
     def settle(self, last: int) -> None:
         """Write the exact mark, if no other process has the file open. Blocks."""

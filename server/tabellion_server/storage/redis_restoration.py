@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from tabellion_server.storage.interface import Restoration, StorageError
@@ -18,6 +18,7 @@ from tabellion_server.storage.redis_writing import restored_error
 from tabellion_server.storage.values import ticks
 
 _MISSING: Final = Script("missing", "feed_prelude")
+_PASS_OVER: Final = Script("pass_over", "feed_prelude")
 _ACCEPT: Final = Script("accept", "feed_prelude")
 _RESTORATION: Final = Script("restoration", "gun_prelude")
 _ONLINE: Final = frozenset({"snapshot", "timestamp"})
@@ -108,7 +109,8 @@ class RestorationKeys(ABC):
 
     async def accept_restore(self, *, skip: int | None = None, at: datetime) -> int:
         """See ``Store.accept_restore``."""
-        values = (self._mark.known, skip or 0, ticks(at), secrets.token_hex(8))
+        least = max(skip or 0, (await self._lost("")).missing)
+        values = (self._mark.known, least, ticks(at), secrets.token_hex(8))
         keys = self._feed.of("lost", "losses", "moved")
         return int(await self._link.run(_ACCEPT, keys, values, waits=True))
 
@@ -117,15 +119,24 @@ class RestorationKeys(ABC):
         missing, of_guns, newest, rows = await self._link.run(_MISSING, keys, (self._mark.known,))
         losses = [Loss(*map(int, row.split(b" "))) for row in rows]
         last = int(newest.partition(b"-")[0]) if newest else None
-        return _Lost(int(missing), int(of_guns), last, losses)
+        all_missing = int(missing) + self._mark.unsure if int(missing) else 0
+        return _Lost(all_missing, int(of_guns), last, losses)
+
+    async def _begin(self) -> None:
+        """Deal with what a crash of this node left."""
+        ahead = self._mark.written_ahead
+        if ahead:
+            values = (self._mark.known, ahead, ticks(datetime.now(UTC)))
+            keys = self._feed.of("lost", "losses")
+            await self._link.run(_PASS_OVER, keys, values, waits=True)
+        await self._mark.share()
 
     async def _leave_mark(self) -> None:
         """Write the exact mark; what can't be asked any more leaves the one that's written."""
         link = self._mark_link
         try:
-            missing, _, _ = await link.run(
-                _MISSING, self._feed.of("lost", "losses"), (self._mark.known,)
-            )
+            keys = [*self._feed.of("lost", "losses"), self._feed.changes("")]
+            missing, *_ = await link.run(_MISSING, keys, (self._mark.known,))
             last = await link.read("HGET", self._feed.key("state"), "token")
         except StorageError:
             return
