@@ -11,6 +11,8 @@ runs on one slot. So each write takes three steps, in all topologies alike:
 
 Who dies between two steps leaves the note. Any node finds it later, fences the token off, so that
 the write can't come any more, and takes the third step.
+
+First and third steps that come while others are under way are put together.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 
 from tabellion_server.logs import log
+from tabellion_server.storage.groups import Groups
 from tabellion_server.storage.interface import RestoredStoreError, StorageError
 from tabellion_server.storage.redis_keys import FeedKeys, GunKeys, raw
 from tabellion_server.storage.redis_link import RedisLink, Reply, Script, Value
@@ -63,6 +66,8 @@ class GunWriter:
         self._mark = mark
         self._prefix = link.address.prefix
         self._feed = FeedKeys(self._prefix)
+        self._intents = Groups(self._intend_all)
+        self._settlements = Groups(self._settle_all)
         self._running: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self._ends = asyncio.Event()
@@ -161,23 +166,30 @@ class GunWriter:
 
     async def _intend(self, gun: str, makes: Makes, *, judges: bool) -> tuple[int, int, int]:
         known = self._mark.known if judges else 0
-        word, *numbers = await self._link.run(
-            _INTEND, self._feed.of(*_FEED), (known, raw(gun), makes)
-        )
+        word, *numbers = await self._intents.ask((known, raw(gun), makes))
         if word == b"lost":
             raise restored_error(self._link.address.name, int(numbers[0]))
         token, moved, is_accepted = map(int, numbers)
         await self._mark.take(token)
         return token, moved, is_accepted
 
+    async def _intend_all(self, asked: Sequence[tuple[int, bytes, Makes]]) -> list[Reply]:
+        values = [value for each in asked for value in each]
+        return list(await self._link.run(_INTEND, self._feed.of(*_FEED), [len(asked), *values]))
+
     async def _settle(
         self, gun: str, token: int, outbox: Sequence[bytes], *, has_head: bool, has_keys: bool
     ) -> None:
         told = sorted(pairs(outbox).items(), key=lambda item: int(item[0]))
         entries = [part for entry in told for part in entry]
-        keys = [*self._feed.of(*_FEED), self._feed.changes(None), self._feed.changes(gun)]
-        values: list[Value] = [token, raw(gun), int(has_head), int(has_keys), len(told), *entries]
-        await self._link.run(_SETTLE, keys, values, waits=True)
+        values = [token, raw(gun), int(has_head), int(has_keys), len(told), *entries]
+        await self._settlements.ask((self._feed.changes(gun), values))
+
+    async def _settle_all(self, asked: Sequence[tuple[bytes, list[Value]]]) -> list[None]:
+        keys = [*self._feed.of(*_FEED), self._feed.changes(None), *(key for key, _ in asked)]
+        values = [value for _, each in asked for value in each]
+        await self._link.run(_SETTLE, keys, [len(asked), *values], waits=True)
+        return [None] * len(asked)
 
     async def _sweep_forever(self) -> None:
         while not self._ends.is_set():
