@@ -329,12 +329,22 @@ async def test_after_a_fail_over_nothing_acknowledged_is_lost(tmp_path: Path, op
     sentinels = ValkeySentinels(tmp_path / "sentinels")
     try:
         await asyncio.to_thread(sentinels.start)
-        mark = tmp_path / "high-water.json"
-        store = await opened(sentinels.url, high_water=mark, replicas=1)
+        store = await opened(sentinels.url, high_water=tmp_path / "mark.json", replicas=1)
         for number in range(3):
             await publish(store, f"gun/{number}")
         before = await publish(store)
+        acknowledged: dict[str, int] = {}
+
+        async def work(gun: str) -> None:
+            while True:
+                done = await publish(store, gun)
+                acknowledged[gun] = done.files["timestamp"].version
+
+        working = [asyncio.create_task(work(f"busy/{number}")) for number in range(8)]
+        await asyncio.sleep(0.3)
         sentinels.master.kill()
+        await asyncio.wait(working)
+        assert all(isinstance(each.exception(), StorageError) for each in working)
         await asyncio.to_thread(sentinels.until_promoted)
         # No second replica: what nobody else has isn't acknowledged any more.
         async with asyncio.timeout(20):
@@ -344,15 +354,26 @@ async def test_after_a_fail_over_nothing_acknowledged_is_lost(tmp_path: Path, op
                     break
                 except StorageError:
                     await asyncio.sleep(0.1)
-        again = await opened(sentinels.url, high_water=mark)
-        assert await again.missing_changes() == 0
+        assert await store.missing_changes() == 0
+        again = await opened(sentinels.url)
+        await again.sweep(age_seconds=-1)
+        assert len(acknowledged) == 8
+        for gun, version in acknowledged.items():
+            head = await again.head(gun)
+            assert head is not None
+            assert head.files["timestamp"].version >= version
         assert (await again.restoration(GUN)).skip > 1000
         after = await publish(again)
         assert after.revision > before.revision + 1000
-        assert {head.gun for head in await again.guns()} == {GUN, "gun/0", "gun/1", "gun/2"}
-        told = await again.changes(None, after=0, limit=99)
+        listed = {head.gun for head in await again.guns()}
+        assert listed == {GUN, "gun/0", "gun/1", "gun/2", *acknowledged}
+        told = await again.changes(None, after=0, limit=100_000)
         assert [change.id for change in told] == sorted({change.id for change in told})
-        assert len(told) == 5
+        for gun in listed:
+            head = await again.head(gun)
+            versions = [change.version for change in told if change.gun == gun]
+            assert head is not None
+            assert versions == list(range(1, head.files["timestamp"].version + 1))
     finally:
         sentinels.kill()
 

@@ -54,15 +54,21 @@ class NodeMark:
             await asyncio.to_thread(self._water.share)
 
     async def take(self, token: int) -> None:
-        """Note a token before anything is written with it.
+        """Have a mark that covers a token before anything is written with it.
 
         Raises:
             StorageError: The mark can't be written; the token must not be used.
         """
         if self._water is not None and not self._water.covers(token):
             await asyncio.to_thread(self._water.cover, token)
-        self.known = max(self.known, token)
-        self.unsure = 0
+
+    def know(self, token: int) -> None:
+        """Note a token whose write is concluded, on all the replicas that are asked for.
+
+        One that isn't may be forgotten in a fail-over, and nothing acknowledged is lost with it.
+        """
+        if token > self.known:
+            self.known, self.unsure = token, 0
 
     def settle(self, last: int) -> None:
         """Write the exact mark, if no other process has the file open. Blocks."""

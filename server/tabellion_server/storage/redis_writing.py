@@ -136,6 +136,7 @@ class GunWriter:
                 raise restored_error(f"{self._link.address.name}, GUN {gun}", missing)
             try:
                 await self._settle(gun, token, answer[2], has_head=not drops, has_keys=not drops)
+                self._mark.know(token)
             except StorageError as error:
                 # It is done, and told later by who finds the note.
                 log().warning("changefeed.delayed", gun=gun, problem=error.message)
