@@ -31,6 +31,7 @@ class Groups(Generic[Asked, Given]):
         self._at_most = at_most
         self._at_once = at_once
         self._waiting: list[tuple[Asked, asyncio.Future[Given]]] = []
+        self._active = 0  # counted by themselves: who ends takes no more, though its task lives on
         self._running: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Asked) -> Given:
@@ -41,13 +42,20 @@ class Groups(Generic[Asked, Given]):
         """
         future: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
-        if len(self._running) < self._at_once:
+        if self._active < self._at_once:
+            self._active += 1
             task = asyncio.create_task(self._run())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return await future
 
     async def _run(self) -> None:
+        try:
+            await self._answer_all()
+        finally:
+            self._active -= 1
+
+    async def _answer_all(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[: self._at_most], self._waiting[self._at_most :]
             try:

@@ -21,6 +21,7 @@ from tabellion_server.storage.interface import (
     TagEvent,
 )
 from tabellion_server.storage.redis_address import RedisAddress
+from tabellion_server.storage.redis_dump import DumpedKeys
 from tabellion_server.storage.redis_durability import Durability, check_servers
 from tabellion_server.storage.redis_heads import RedisHeads
 from tabellion_server.storage.redis_keys import FeedKeys, GunKeys, raw
@@ -31,9 +32,9 @@ from tabellion_server.storage.redis_pending import PendingKeys
 from tabellion_server.storage.redis_restoration import RestorationKeys
 from tabellion_server.storage.redis_rows import (
     change_of,
+    field_of,
     file_of,
     head_of,
-    pack,
     pack_change,
     pack_entry,
     pack_event,
@@ -52,12 +53,12 @@ _DELETE: Final = Script("delete", "gun_prelude")
 _ADD_KEY: Final = Script("add_key", "gun_prelude")
 _COMMIT_KEYS: Final = (
     *("files", "hashes", "stored", "events", "targets"),
-    *("outbox", "pending", "audit", "audits"),
+    *("outbox", "pending", "audit", "audits", "collected"),
 )
 _LARGE_BYTES: Final = 65_536
 
 
-class RedisStore(PendingKeys, RestorationKeys):
+class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
     """A ``Store`` in Redis or Valkey; see ``redis_writing`` for how it writes."""
 
     def __init__(self, link: RedisLink, mark: NodeMark) -> None:
@@ -102,6 +103,7 @@ class RedisStore(PendingKeys, RestorationKeys):
             raise
         store = cls(link, mark)
         try:
+            await store._verify_whole()
             await store._begin()
         except BaseException:
             await link.close()
@@ -291,9 +293,9 @@ class RedisStore(PendingKeys, RestorationKeys):
     ) -> bool:
         """See ``Store.add_online_key``."""
         self._verify_open()
-        given = [_field(row.role, keyid) for keyid in seen or ()]
+        given = [field_of(row.role, keyid) for keyid in seen or ()]
         sees: list[Value] = [] if seen is None else [len(given), *given]
-        values = (raw(row.role), _field(row.role, row.keyid), pack_key(row))
+        values = (raw(row.role), field_of(row.role, row.keyid), pack_key(row))
         work = self._writer.write(
             *(gun, _ADD_KEY, self._keys(gun).of("keys", "outbox")),
             (*values, int(seen is not None), *sees),
@@ -348,7 +350,3 @@ def _packed(gun: str, file: StoredFile, *, is_told: bool) -> list[Any]:
     return [
         *(raw(file.role), file.version, file.sha256, len(file.data), stored_at, change, file.data)
     ]
-
-
-def _field(role: str, keyid: str) -> bytes:
-    return pack(role, keyid)

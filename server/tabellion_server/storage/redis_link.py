@@ -119,7 +119,7 @@ class RedisLink:
             await sentinel.aclose()
 
     async def read(self, *command: Value) -> Reply:
-        """Run a command that changes nothing.
+        """Run a command that changes nothing when it's run a second time.
 
         Raises:
             StorageError: It couldn't be.
@@ -127,7 +127,7 @@ class RedisLink:
         return await self._attempt(lambda: self._execute(command))
 
     async def read_all(self, commands: Sequence[Sequence[Value]]) -> list[Reply]:
-        """Run commands that change nothing, together.
+        """Run such commands together.
 
         Raises:
             StorageError: One couldn't be.
@@ -143,6 +143,18 @@ class RedisLink:
                 return list(await pipeline.execute())
 
         return await self._attempt(run)
+
+    async def read_in_order(self, commands: Sequence[Sequence[Value]]) -> None:
+        """Run such commands one behind the other.
+
+        Raises:
+            StorageError: One couldn't be.
+        """
+        if self._redis is not None:
+            await self.read_all(commands)
+            return
+        for command in commands:
+            await self.read(*command)
 
     async def run(
         self, script: Script, keys: Sequence[bytes], values: Sequence[Value], *, waits: bool = False

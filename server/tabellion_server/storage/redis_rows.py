@@ -104,6 +104,11 @@ def pack_key(row: OnlineKeyRow) -> bytes:
     return pack(row.keyid, row.role, row.public, sealed, str(ticks(row.created_at)))
 
 
+def field_of(role: str, keyid: str) -> bytes:
+    """Give the field of an online key."""
+    return pack(role, keyid)
+
+
 def read_keys(fields: Mapping[bytes, bytes]) -> list[OnlineKeyRow]:
     """Read online keys of all roles, newest first."""
     found: list[tuple[int, OnlineKeyRow]] = []

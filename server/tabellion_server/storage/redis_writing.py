@@ -183,7 +183,7 @@ class GunWriter:
     ) -> None:
         told = sorted(pairs(outbox).items(), key=lambda item: int(item[0]))
         entries = [part for entry in told for part in entry]
-        values = [token, raw(gun), int(has_head), int(has_keys), len(told), *entries]
+        values: list[Value] = [token, raw(gun), int(has_head), int(has_keys), len(told), *entries]
         await self._settlements.ask((self._feed.changes(gun), values))
 
     async def _settle_all(self, asked: Sequence[tuple[bytes, list[Value]]]) -> list[None]:

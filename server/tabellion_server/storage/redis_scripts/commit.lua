@@ -2,9 +2,10 @@
 -- All is checked before the first write, as a script isn't undone.
 --
 -- KEYS: 4 files, 5 hashes, 6 stored, 7 events, 8 targets, 9 outbox, 10 pending, 11 audit,
--- 12 audits, then one for the bytes of each file.
+-- 12 audits, 13 collected, then one for the bytes of each file.
 local files, hashes, stored, events, targets = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local outbox, pending, audit, audits = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local collected = KEYS[13]
 
 local token, moved, is_accepted, moment, gun = take(), take(), take(), take(), take()
 local expected, dialect, was, converts = take(), take(), take(), take()
@@ -33,15 +34,16 @@ end
 
 local added, new = {}, {}
 for number = 1, tonumber(take()) do
-  local file = {blob = KEYS[12 + number]}
+  local file = {blob = KEYS[13 + number]}
   file.role, file.version, file.sha256, file.length = take(), take(), take(), take()
   file.stored_at, file.change, file.data = take(), take(), take()
   file.name = file.version .. ':' .. file.role
-  local known = new[file.name] or redis.call('HGET', files, file.name)
-  if known and known ~= file.sha256 then
+  local stored_one = new[file.name] or redis.call('HGET', files, file.name)
+  local known = stored_one or redis.call('HGET', collected, file.name)
+  if known and string.match(known, '^%x+') ~= file.sha256 then
     return {'other', {}, redis.call('HGETALL', outbox), file.role, file.version}
   end
-  file.is_new = not known
+  file.is_new = not stored_one
   new[file.name] = file.sha256
   added[number] = file
 end
@@ -53,12 +55,8 @@ forget_told(outbox, moved)
 local is_told = false
 for _, file in ipairs(added) do
   if file.is_new then
-    redis.call('HSET', files, file.name, file.sha256)
-    redis.call('HSET', hashes, file.sha256 .. ':' .. file.role, file.version)
-    redis.call('SET', file.blob, file.sha256 .. ' ' .. file.stored_at .. '\n' .. file.data)
-    if is_above(file.stored_at, redis.call('HGET', stored, file.role) or '') then
-      redis.call('HSET', stored, file.role, file.stored_at)
-    end
+    add_file(file, files, hashes, stored)
+    redis.call('HDEL', collected, file.name)
     if file.change ~= '' then
       tell(outbox, file.change)
       is_told = true

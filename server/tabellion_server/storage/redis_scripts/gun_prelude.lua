@@ -97,6 +97,17 @@ local function add_row(hash, index, about, token, packed)
   redis.call('ZADD', index, 0, ':' .. id, 0, about .. ':' .. id)
 end
 
+-- A version's bytes, and where they are found: by version, by hash, and when the role's newest came.
+local function add_file(file, files, hashes, stored)
+  redis.call('HSET', files, file.version .. ':' .. file.role,
+    file.sha256 .. ' ' .. file.stored_at .. ' ' .. file.length)
+  redis.call('HSET', hashes, file.sha256 .. ':' .. file.role, file.version)
+  redis.call('SET', file.blob, file.sha256 .. ' ' .. file.stored_at .. '\n' .. file.data)
+  if is_above(file.stored_at, redis.call('HGET', stored, file.role) or '') then
+    redis.call('HSET', stored, file.role, file.stored_at)
+  end
+end
+
 -- A proposal begins with its revision, its expiry and its versions.
 local function proposal(packed)
   return string.match(packed, '^(%d+) (%d+) ([^\n]*)\n')
