@@ -115,7 +115,8 @@ class PostgresServer:
 
     def sql(self, text: str, database: str = "postgres") -> list[Any]:
         """Run a statement as its owner; give its rows."""
-        with psycopg.connect(self.url(database), autocommit=True) as connection:
+        options = "-c default_transaction_read_only=off"
+        with psycopg.connect(self.url(database), autocommit=True, options=options) as connection:
             found = connection.execute(text.encode())
             return found.fetchall() if found.description else []
 
@@ -154,7 +155,14 @@ class Database:
         """Have no rows but those of a store just made."""
         tables = [name for (name,) in self.sql(_TABLES)]
         statements = [f"DELETE FROM tabellion.{name}" for name in sorted(tables)]  # noqa: S608  (ours)
-        self.sql(";".join([*statements, "UPDATE tabellion.counter SET last = 0, known = 0"]))
+        self.sql(
+            ";".join(
+                [
+                    *statements,
+                    "UPDATE tabellion.counter SET last = 0, known = 0, is_loading = false",
+                ]
+            )
+        )
 
     def rows(self) -> dict[str, bytes]:
         """Give all rows, as a backup holds them."""
@@ -181,5 +189,5 @@ class Database:
         return [
             f"{name} {row}"
             for name in [*tables, "counter"]
-            for row in self.sql(f"SELECT * FROM tabellion.{name} ORDER BY 1, 2, 3")  # noqa: S608  (same)
+            for row in self.sql(f"SELECT * FROM tabellion.{name} t ORDER BY t::text")  # noqa: S608  (same)
         ]

@@ -108,14 +108,41 @@ async def test_forty_publishers_at_two_nodes_lose_nothing(config: str, tmp_path:
             assert await verified(session, node.base, forge) == set(map(str, range(PUBLISHERS)))
 
 
-async def test_a_database_is_migrated_first_and_only_then_served(
-    postgres_server: PostgresServer, config: str, tmp_path: Path
+async def test_while_the_database_is_away_clients_are_told_to_come_again_and_then_served(
+    config: str, database: Database, tmp_path: Path
 ) -> None:
-    database = postgres_server.new_database()
-    folder, text = tmp_path / "one", config_of(database)
+    with PostgresServer.running() as away:
+        mine = away.migrated_database()
+        text = config.replace(database.url, mine.url)
+        async with server(tmp_path / "one", text) as node, aiohttp.ClientSession() as session:
+            forge = await forge_for(session, node.base)
+            assert await post(session, node.base, signed(forge, "root", "targets")) == 200
+            forge.targets.version = 2
+            await asyncio.to_thread(away.stop)
+            for method, name in (("GET", "timestamp.json"), ("GET", "timestamp.key")):
+                async with session.request(method, node.base + name) as response:
+                    assert response.status == 503
+                    assert int(response.headers["Retry-After"]) > 0
+                    assert mine.url not in await response.text()
+            assert await post(session, node.base, signed(forge, "targets")) == 503
+            async with session.get(f"{node.url}/readyz") as response:
+                assert response.status == 503
+            await asyncio.to_thread(away.start)
+            async with asyncio.timeout(30):
+                while await post(session, node.base, signed(forge, "targets")) != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await verified(session, node.base, forge)
+            assert forge.files["targets"] == signed(forge, "targets")["targets"]
+
+
+async def test_a_database_is_migrated_first_and_only_then_served(
+    database: Database, config: str, tmp_path: Path
+) -> None:
+    fresh = database.server.new_database()
+    folder, text = tmp_path / "one", config.replace(database.url, fresh.url)
     refused = command("serve", folder, text)
     assert refused.returncode == 3
-    assert f"store {database.url} is empty" in refused.stderr
+    assert f"store {fresh.url} is empty" in refused.stderr
     assert "tabellion-server migrate" in refused.stderr
     loop = asyncio.get_running_loop()
     two = await asyncio.gather(
@@ -126,18 +153,18 @@ async def test_a_database_is_migrated_first_and_only_then_served(
     )
     assert [done.returncode for done in two] == [0, 0], two
     assert sorted("nothing to do" in done.stdout for done in two) == [False, True]
-    async with server(folder, text), aiohttp.ClientSession() as session:
+    async with server(folder, text):
         pass
-    database.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
-    before = database.dump()
+    fresh.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
+    before = fresh.dump()
     for verb in ("serve", "migrate"):
         newer = command(verb, folder, text)
         assert (newer.returncode, "has schema 99" in newer.stderr) == (3, True)
-    database.sql("DELETE FROM tabellion.schema_version WHERE version > 0")
+    fresh.sql("DELETE FROM tabellion.schema_version WHERE version > 0")
     older = command("serve", folder, text)
     assert (older.returncode, "tabellion-server migrate" in older.stderr) == (3, True)
-    database.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
-    assert database.dump() == before
+    fresh.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
+    assert fresh.dump() == before
 
 
 async def test_no_node_makes_a_master_key_of_its_own(config: str, tmp_path: Path) -> None:

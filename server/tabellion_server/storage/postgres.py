@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -12,6 +13,7 @@ from tabellion_server.storage.high_water import HighWater
 from tabellion_server.storage.interface import (
     AuditEntry,
     Change,
+    FileInfo,
     Head,
     OnlineKeyRow,
     Restoration,
@@ -22,6 +24,7 @@ from tabellion_server.storage.interface import (
 )
 from tabellion_server.storage.postgres_checks import check_server
 from tabellion_server.storage.postgres_commits import GroupWriter, write_changes
+from tabellion_server.storage.postgres_dump import begin_load, dump, end_load, write_records
 from tabellion_server.storage.postgres_errors import storage_error
 from tabellion_server.storage.postgres_heads import HEADS, HeadReader, HeldHeads, head_of
 from tabellion_server.storage.postgres_link import Connection, Link, Place
@@ -37,14 +40,28 @@ from tabellion_server.storage.postgres_rows import (
     key_of,
     tag_event_of,
 )
-from tabellion_server.storage.postgres_schema import verify_schema
+from tabellion_server.storage.postgres_schema import verify_not_loading, verify_schema
 from tabellion_server.storage.postgres_water import Water, read_restoration, restored_error
+from tabellion_server.storage.records import FileRecord, Record
 from tabellion_server.storage.values import MAX_INTEGER, below, check_hashes, moment_of, ticks
 
 T = TypeVar("T")
 
 _LARGE_BYTES: Final = 64 * 1024  # what hashes quicker than a thread is reached
 _FILE: Final = "SELECT version, sha256, data, stored_at FROM tabellion.metadata"
+_NEWEST: Final = (
+    "SELECT role, max(version) FROM tabellion.metadata WHERE gun = $1"
+    " AND role = ANY ($2::bytea[]) GROUP BY role"
+)
+_COLLECT: Final = (
+    "WITH gone AS (DELETE FROM tabellion.metadata m"
+    " USING unnest($2::bytea[], $3::bigint[]) AS w (role, version)"
+    " WHERE m.gun = $1 AND m.role = w.role AND m.version = w.version"
+    " RETURNING m.gun, m.role, m.version, m.sha256, m.length),"
+    " kept AS (INSERT INTO tabellion.collected (gun, role, version, sha256)"
+    " SELECT gun, role, version, sha256 FROM gone)"
+    " SELECT coalesce(sum(length), 0)::bigint FROM gone"
+)
 _ADD_KEY: Final = (
     "INSERT INTO tabellion.online_keys (gun, role, keyid, public, sealed, created_at)"
     " VALUES ($1, $2, $3, $4, $5, $6)"
@@ -80,12 +97,14 @@ class PostgresStore(PendingTables):
         try:
             async with link.connection() as connection:
                 await verify_schema(connection, place.name)
+                await verify_not_loading(connection, place.name)
                 await check_server(connection, place)
             if high_water is not None:
                 file = await asyncio.to_thread(HighWater, high_water)
             water = Water(link, file)
             await water.begin(datetime.now(UTC))
-            await link.transact(_forget_old)
+            with contextlib.suppress(StorageError):  # read-only, it may still be read
+                await link.transact(_forget_old)
             if file is not None:
                 await asyncio.to_thread(file.share)
         except BaseException:
@@ -181,7 +200,7 @@ class PostgresStore(PendingTables):
         """See ``Store.delete``."""
         key = self._link.key(gun)
 
-        async def work(connection: Connection) -> bool:
+        async def work(connection: Connection) -> tuple[bool, int]:
             await connection.execute(
                 "INSERT INTO tabellion.retired SELECT gun, revision FROM tabellion.heads"
                 " WHERE gun = $1 ON CONFLICT (gun) DO UPDATE SET revision = excluded.revision",
@@ -189,14 +208,15 @@ class PostgresStore(PendingTables):
             )
             now = datetime.now(UTC)
             deleted = [await drop_pending(connection, key, now)]
-            for table in ("current", "metadata", "heads", "events", "online_keys"):
+            for table in ("current", "metadata", "collected", "heads", "events", "online_keys"):
                 statement = f"DELETE FROM tabellion.{table} WHERE gun = $1"  # noqa: S608  (ours alone)
                 deleted.append(counted(await connection.execute(statement, key)))
             told = [(key, 0, "", "deletion", ticks(now))] if any(deleted) else []
-            await write_changes(connection, self._water, told)
-            return any(deleted)
+            return any(deleted), await write_changes(connection, self._water, told)
 
-        return await self._reporting(self._write(work, key))
+        was_there, last = await self._reporting(self._write(work, key))
+        await self._water.note(last)
+        return was_there
 
     async def changes(
         self, gun: str | None, *, after: int | None = None, before: int | None = None, limit: int
@@ -281,6 +301,53 @@ class PostgresStore(PendingTables):
         """See ``Store.accept_restore``."""
         return await self._water.accept(skip, at)
 
+    async def files(self, gun: str) -> list[FileInfo]:
+        """See ``Store.files``."""
+        rows = await self._link.fetch(
+            "SELECT role, version, sha256, length, stored_at FROM tabellion.metadata"
+            " WHERE gun = $1",
+            self._link.key(gun),
+        )
+        return [
+            FileInfo(role.decode(), version, sha256, length, moment_of(stored_at))
+            for role, version, sha256, length, stored_at in rows
+        ]
+
+    async def collect(self, gun: str, files: Collection[tuple[str, int]]) -> int:
+        """See ``Store.collect``."""
+        key = self._link.key(gun)
+        roles = [self._link.key(role) for role, _ in files]
+        versions = [version for _, version in files]
+
+        async def work(connection: Connection) -> int:
+            newest = dict(await connection.fetch(_NEWEST, key, roles))
+            for role, version in files:
+                if role == "root" or version >= newest.get(role.encode(), 0):
+                    raise StorageError(f"{gun}: {role} version {version} has to stay")
+            return int(await connection.fetchval(_COLLECT, key, roles, versions))
+
+        return await self._write(work, key)
+
+    async def dump(self) -> AsyncIterator[Sequence[Record]]:
+        """See ``Store.dump``."""
+        async with self._link.connection() as connection:
+            async for group in dump(connection):
+                await asyncio.to_thread(_check_records, group)
+                yield group
+
+    async def begin_load(self) -> None:
+        """See ``Store.begin_load``."""
+        await self._link.transact(lambda held: begin_load(held, self._link.name))
+
+    async def load(self, records: Sequence[Record]) -> None:
+        """See ``Store.load``."""
+        await asyncio.to_thread(_check_records, records)
+        await self._link.transact(lambda held: write_records(held, records))
+
+    async def end_load(self) -> None:
+        """See ``Store.end_load``."""
+        await self._link.transact(end_load)
+
     async def check(self) -> None:
         """See ``Store.check``."""
         async with self._link.connection() as connection:
@@ -313,6 +380,12 @@ class PostgresStore(PendingTables):
         except RestoredStoreError:
             await self._water.missing()
             raise
+
+
+def _check_records(records: Sequence[Record]) -> None:
+    for record in records:
+        if isinstance(record, FileRecord):
+            check_hashes(record.gun, [record.file])
 
 
 async def _file_of(gun: str, role: str, rows: Sequence[Any]) -> StoredFile | None:

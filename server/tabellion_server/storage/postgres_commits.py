@@ -10,7 +10,7 @@ from tabellion_server.storage.interface import Head, StorageError
 from tabellion_server.storage.postgres_errors import is_of_content, storage_error
 from tabellion_server.storage.postgres_heads import HEADS, HeldHeads, head_of
 from tabellion_server.storage.postgres_link import WRITE_SECONDS, Connection, Link
-from tabellion_server.storage.postgres_plan import Place, Plan, Publication, Row, State
+from tabellion_server.storage.postgres_plan import Found, Place, Plan, Publication, Row, State
 from tabellion_server.storage.postgres_rows import close_row, drop_pending
 from tabellion_server.storage.postgres_water import Water, locked_counter
 from tabellion_server.storage.values import ticks
@@ -23,9 +23,23 @@ _FOUND: Final = (
 )
 _NAMED: Final = HEADS.format(source="tabellion.heads") + " WHERE h.gun = ANY ($1::bytea[])"
 _STORED: Final = (
-    "SELECT m.gun, m.role, m.version, m.sha256"
-    " FROM unnest($1::bytea[], $2::bytea[], $3::bigint[]) AS w (gun, role, version)"
-    " JOIN tabellion.metadata m USING (gun, role, version)"
+    "WITH w AS (SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[])"
+    " AS w (gun, role, version))"
+    " SELECT gun, role, version, sha256, false FROM w"
+    " JOIN tabellion.metadata USING (gun, role, version)"
+    " UNION ALL SELECT gun, role, version, sha256, true FROM w"
+    " JOIN tabellion.collected USING (gun, role, version)"
+)
+_WITHDRAWN: Final = (
+    "SELECT w.gun, w.id FROM unnest($1::bytea[], $2::bytea[]) AS w (gun, id)"
+    " WHERE NOT EXISTS (SELECT FROM tabellion.pending p WHERE p.gun = w.gun AND p.id = w.id)"
+    " AND 'withdrawn' = (SELECT action FROM tabellion.audit a"
+    " WHERE a.gun = w.gun AND a.proposal = w.id ORDER BY a.id DESC LIMIT 1)"
+)
+_NOT_COLLECTED: Final = (
+    "DELETE FROM tabellion.collected c"
+    " USING unnest($1::bytea[], $2::bytea[], $3::bigint[]) AS w (gun, role, version)"
+    " WHERE c.gun = w.gun AND c.role = w.role AND c.version = w.version"
 )
 _FILES: Final = (
     "INSERT INTO tabellion.metadata (gun, role, version, sha256, length, stored_at, data)"
@@ -116,12 +130,13 @@ class GroupWriter:
         outcomes: Iterable[Outcome]
         try:
             outcomes = await self._write([item for item, _ in group])
-        except StorageError as error:
-            if len(group) > 1 and is_of_content(error):  # one of them must not take all along
+        except Exception as error:  # noqa: BLE001  (the writer must outlive any failure)
+            failure = storage_error(error, self._link.name)
+            if len(group) > 1 and is_of_content(failure):  # one must not take all along
                 for entry in group:
                     await self._tell([entry])
                 return
-            outcomes = [error] * len(group)
+            outcomes = [failure] * len(group)
         for (_, done), outcome in zip(group, outcomes, strict=True):
             if done.done():  # who asked has gone
                 continue
@@ -133,15 +148,19 @@ class GroupWriter:
     async def _write(self, items: Sequence[Publication]) -> list[Outcome]:
         keys = {item.key for item in items}
 
-        async def work(connection: Connection) -> tuple[list[Outcome], Plan]:
-            plan = Plan(await self._states(connection, keys), await _stored(connection, items))
+        async def work(connection: Connection) -> tuple[list[Outcome], Plan, int]:
+            stored, collected = await _stored(connection, items)
+            states = await self._states(connection, keys)
+            withdrawn = await _withdrawn(connection, items)
+            plan = Plan(Found(states, stored, collected, withdrawn))
             outcomes = [self._take(plan, item) for item in items]
             if plan.writing.tokens:
                 await _write_rows(connection, plan)
-            await write_changes(connection, self._water, plan.writing.changes)
-            return outcomes, plan
+            last = await write_changes(connection, self._water, plan.writing.changes)
+            return outcomes, plan, last
 
-        outcomes, plan = await self._link.transact(work, guns=keys)
+        outcomes, plan, last = await self._link.transact(work, guns=keys)
+        await self._water.note(last)
         for key, token in plan.writing.tokens.items():
             head = plan.states[key].head
             if head is not None:
@@ -171,8 +190,10 @@ class GroupWriter:
         return states
 
 
-async def write_changes(connection: Connection, water: Water, rows: Sequence[Row]) -> None:
+async def write_changes(connection: Connection, water: Water, rows: Sequence[Row]) -> int:
     """Number changes and write them; the counter stays locked from here to the commit.
+
+    Gives the newest change there will be then.
 
     Raises:
         RestoredStoreError: The database lacks changes that were told.
@@ -182,18 +203,35 @@ async def write_changes(connection: Connection, water: Water, rows: Sequence[Row
     if rows:
         await connection.execute(_CHANGES, last, *_columns(rows))
         await connection.execute("UPDATE tabellion.counter SET last = $1", last + len(rows))
+    return last + len(rows)
 
 
-async def _stored(connection: Connection, items: Sequence[Publication]) -> dict[Place, str]:
-    places = [place for item in items for place in item.places]
-    rows = await connection.fetch(_STORED, *_columns(places)) if places else []
-    return {(gun, role, version): sha256 for gun, role, version, sha256 in rows}
+async def _stored(
+    connection: Connection, items: Sequence[Publication]
+) -> tuple[dict[Place, str], dict[Place, str]]:
+    """Read the hashes of versions that are stored, and of those whose bytes were let go."""
+    found: tuple[dict[Place, str], dict[Place, str]] = {}, {}
+    if places := [place for item in items for place in item.places]:
+        for *place, sha256, is_collected in await connection.fetch(_STORED, *_columns(places)):
+            gun, role, version = place
+            found[is_collected][gun, role, version] = sha256
+    return found
+
+
+async def _withdrawn(
+    connection: Connection, items: Sequence[Publication]
+) -> set[tuple[bytes, bytes]]:
+    closing = [place for item in items if (place := item.closing) is not None]
+    rows = await connection.fetch(_WITHDRAWN, *_columns(closing)) if closing else []
+    return {(gun, number) for gun, number in rows}
 
 
 async def _write_rows(connection: Connection, plan: Plan) -> None:
     writing = plan.writing
     if writing.files:
         await connection.executemany(_FILES, writing.files, timeout=WRITE_SECONDS)
+    if writing.again:
+        await connection.execute(_NOT_COLLECTED, *_columns(writing.again))
     heads = [
         (key, head.dialect, head.revision, ticks(head.changed_at), token)
         for key, token in writing.tokens.items()

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,10 @@ def _options(place: Place) -> dict[str, Any]:
 
 def _read_password(file: Path) -> str:
     try:
+        if file.stat().st_mode & stat.S_IRWXO:
+            raise StorageError(
+                f"storage.password_file {file}: others may read it", hint=f"chmod 600 {file}"
+            )
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(
@@ -207,16 +212,11 @@ class Link:
         """Run work and commit; give its result, and the failure that hid the answer to COMMIT."""
         async with contextlib.AsyncExitStack() as stack:
             connection = await self._begin(begin, stack)
-            try:
-                result = await work(connection)
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    await connection.execute("ROLLBACK", timeout=_RELEASE_SECONDS)
-                raise
+            result = await work(connection)
             try:
                 answer = await connection.execute("COMMIT", timeout=WRITE_SECONDS)
             except Exception as error:  # noqa: BLE001  (whatever it is, it may have been done)
-                connection.terminate()
+                _cut(connection)
                 return result, error
             if answer != "COMMIT":
                 raise StorageError(f"store {self.name} undid a transaction: {answer}")
@@ -285,11 +285,20 @@ class Link:
             yield connection
         except Exception as error:
             if not isinstance(error, (StorageError, asyncpg.PostgresError)):
-                connection.terminate()  # a new one knows nothing of this failure
+                _cut(connection)  # a new one knows nothing of this failure
             raise storage_error(error, self.name) from error
         finally:
             with contextlib.suppress(Exception):
+                if connection.is_in_transaction():
+                    await connection.execute("ROLLBACK", timeout=_RELEASE_SECONDS)
+            with contextlib.suppress(Exception):
                 await self._pool.release(connection, timeout=_RELEASE_SECONDS)
+
+
+def _cut(connection: Connection) -> None:
+    """Have nobody get that connection again."""
+    with contextlib.suppress(asyncpg.InterfaceError):  # it has gone by itself
+        connection.terminate()
 
 
 def _is_stale(error: StorageError) -> bool:

@@ -19,6 +19,7 @@ from tabellion_server.storage.postgres_rows import (
 from tabellion_server.storage.stored_values import files_json, pending_of, versions_json
 from tabellion_server.storage.values import below, ticks
 
+PENDING_COLUMNS: Final = "gun, id, versions, files, by, created_at, expires_at, revision"
 _PENDING: Final = (
     "SELECT gun, id, versions, files, by, created_at, expires_at, revision"
     " FROM tabellion.pending WHERE gun = $1 ORDER BY created_at, id"
@@ -44,16 +45,14 @@ class PendingTables:
     async def pending(self, gun: str) -> list[PendingRow]:
         """See ``Store.pending``."""
         rows = await self._link.fetch(_PENDING, self._link.key(gun))
-        return await asyncio.to_thread(lambda: [_row_of(row) for row in rows]) if rows else []
+        return (
+            await asyncio.to_thread(lambda: [pending_row_of(row) for row in rows]) if rows else []
+        )
 
     async def put_pending(self, row: PendingRow, entry: AuditEntry, *, at_most: int) -> bool:
         """See ``Store.put_pending``."""
         gun, number = self._link.key(row.gun), self._link.key(row.id)
-        files = await asyncio.to_thread(files_json, row.files)
-        values = (
-            *(gun, number, versions_json(row.versions), files, row.by.encode()),
-            *(ticks(row.created_at), ticks(row.expires_at), row.revision + 1),
-        )
+        values = await asyncio.to_thread(pending_values, row, row.revision + 1)
 
         async def work(connection: Connection) -> bool:
             held = await connection.fetchrow(
@@ -106,6 +105,15 @@ class PendingTables:
         return [audit_entry_of(row) for row in rows]
 
 
-def _row_of(row: Sequence[Any]) -> PendingRow:
+def pending_row_of(row: Sequence[Any]) -> PendingRow:
+    """Read a row of ``pending``."""
     gun, number, versions, files, by, *rest = row
     return pending_of((gun.decode(), number.decode(), versions, files, by.decode(), *rest))
+
+
+def pending_values(row: PendingRow, revision: int) -> tuple[object, ...]:
+    """Give a proposal's values, at a revision."""
+    return (
+        *(row.gun.encode(), row.id.encode(), versions_json(row.versions), files_json(row.files)),
+        *(row.by.encode(), ticks(row.created_at), ticks(row.expires_at), revision),
+    )

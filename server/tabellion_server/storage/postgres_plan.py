@@ -6,9 +6,8 @@ them; a refused one leaves no trace among its neighbours.
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -18,10 +17,12 @@ from tabellion_server.storage.interface import (
     Change,
     FileRef,
     Head,
+    StaleHeadError,
     StorageError,
     StoredFile,
     TagEvent,
 )
+from tabellion_server.storage.postgres_rows import event_values
 from tabellion_server.storage.values import (
     MAX_INTEGER,
     check_head,
@@ -78,6 +79,12 @@ class Publication:
         return cls(gun=gun, added=added, key=key, places=places, **asked)
 
     @property
+    def closing(self) -> tuple[bytes, bytes] | None:
+        """Give the proposal that it closes, GUN and id, if any."""
+        closes = self.closes
+        return None if closes is None else (closes.gun.encode(), closes.proposal.encode())
+
+    @property
     def size(self) -> int:
         """Give the bytes of its files."""
         return sum(len(file.data) for file in self.added)
@@ -101,6 +108,7 @@ class Writing:
     """Rows to be written, of all publications that were accepted."""
 
     files: list[Row] = field(default_factory=list)
+    again: list[Place] = field(default_factory=list)
     changes: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
     closes: list[AuditEntry] = field(default_factory=list)
@@ -109,14 +117,31 @@ class Writing:
     tokens: dict[bytes, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was read under the locks, of all that the group touches.
+
+    Attributes:
+        states: GUNs.
+        stored: Hashes of versions that are stored.
+        collected: Hashes of versions whose bytes were let go.
+        withdrawn: Proposals that were withdrawn and aren't pending, GUN and id each.
+    """
+
+    states: Mapping[bytes, State]
+    stored: Mapping[Place, str]
+    collected: Mapping[Place, str]
+    withdrawn: Collection[tuple[bytes, bytes]]
+
+
 class Plan:
     """Judges publications one after the other, each on what the ones before it leave."""
 
-    def __init__(self, states: Mapping[bytes, State], stored: Mapping[Place, str]) -> None:
-        """Take GUNs and the hashes of versions that are stored, all read under the locks."""
-        self.states = states
+    def __init__(self, found: Found) -> None:
+        self.states = found.states
         self.writing = Writing()
-        self._stored = dict(stored)
+        self._stored = dict(found.stored)
+        self._found = found
 
     def take(self, item: Publication) -> Head:
         """Accept a publication; give the GUN's new head.
@@ -126,11 +151,14 @@ class Plan:
         """
         state = self.states[item.key]
         check_head(item.gun, state.head, item.expected_revision, item.converts or item.dialect)
+        if (closes := item.closing) is not None and closes in self._found.withdrawn:
+            told = closes[1][:16].decode()
+            raise StaleHeadError(f"proposal {told} was withdrawn", head=state.head)
         last = state.last_revision if state.head is None else state.head.revision
         if last >= MAX_INTEGER:
             raise StorageError(f"{item.gun} has no revision left")
         files, changes, hashes = self._new_files(item)
-        events = [_event_row(item.key, event) for event in item.events]
+        events = [event_values(item.key, event) for event in item.events]
         current = self._current(item, state.head)
         at = moment_of(ticks(item.at))
         # Refused from here on is nothing.
@@ -142,6 +170,7 @@ class Plan:
                 refs[role] = ref
             self.writing.current[item.key, role.encode()] = ref
         self._stored.update(hashes)
+        self.writing.again += [place for place in hashes if place in self._found.collected]
         self.writing.files += files
         self.writing.changes += changes
         self.writing.events += events
@@ -162,6 +191,8 @@ class Plan:
         for file, place in zip(item.added, item.places, strict=True):
             held = hashes.get(place) or self._stored.get(place)
             if held is None:
+                if self._found.collected.get(place, file.sha256) != file.sha256:
+                    raise other_bytes_error(item.gun, file.role, file.version)
                 hashes[place] = file.sha256
                 row = (*place, file.sha256, len(file.data), ticks(file.stored_at), file.data)
                 files.append(row)
@@ -188,12 +219,4 @@ def _change_row(change: Change) -> Row:
     return (
         *(change.gun.encode(), change.version, change.sha256, change.category),
         ticks(change.at),
-    )
-
-
-def _event_row(gun: bytes, event: TagEvent) -> Row:
-    return (
-        *(gun, event.kind, event.target.encode(), event.role.encode(), event.version),
-        *(event.metadata_sha256, json.dumps(dict(event.digests), sort_keys=True)),
-        *(event.length, ticks(event.at)),
     )

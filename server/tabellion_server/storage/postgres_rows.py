@@ -63,6 +63,15 @@ def audit_values(entry: AuditEntry) -> tuple[object, ...]:
     )
 
 
+def event_values(gun: bytes, event: TagEvent) -> tuple[object, ...]:
+    """Give an event's values: its GUN, and those of ``EVENT_COLUMNS`` without the id."""
+    return (
+        *(gun, event.kind, event.target.encode(), event.role.encode(), event.version),
+        *(event.metadata_sha256, json.dumps(dict(event.digests), sort_keys=True)),
+        *(event.length, ticks(event.at)),
+    )
+
+
 async def close_row(connection: Connection, entry: AuditEntry) -> bool:
     """Drop a proposal and write what became of it; neither if it isn't pending."""
     return counted(await connection.execute(_CLOSE, *audit_values(entry))) > 0

@@ -25,6 +25,10 @@ _FIRST: Final = (
         $$ BEGIN RAISE EXCEPTION 'stored metadata never changes'; END $$""",
     """CREATE TRIGGER metadata_is_immutable BEFORE UPDATE ON tabellion.metadata
         FOR EACH STATEMENT EXECUTE FUNCTION tabellion.refuse_change()""",
+    # Versions whose bytes were let go: no other bytes may get their number.
+    """CREATE TABLE tabellion.collected (
+        gun bytea NOT NULL, role bytea NOT NULL, version bigint NOT NULL, sha256 text NOT NULL,
+        PRIMARY KEY (gun, role, version))""",
     # The token is drawn anew with each commit: heads held in memory are known by it.
     """CREATE TABLE tabellion.heads (
         gun bytea PRIMARY KEY, dialect text NOT NULL, revision bigint NOT NULL,
@@ -51,7 +55,8 @@ _FIRST: Final = (
     "CREATE INDEX changes_by_gun ON tabellion.changes (gun, id)",
     # last: the newest change. known: what nodes know to have been told; above last, it was lost.
     """CREATE TABLE tabellion.counter (
-        one boolean PRIMARY KEY CHECK (one), last bigint NOT NULL, known bigint NOT NULL)
+        one boolean PRIMARY KEY CHECK (one), last bigint NOT NULL, known bigint NOT NULL,
+        is_loading boolean NOT NULL DEFAULT false)
         WITH (fillfactor = 10)""",
     "INSERT INTO tabellion.counter VALUES (true, 0, 0)",
     # Restored backups: no change above that id was here, so many may have been told.
@@ -105,6 +110,19 @@ async def found_version(connection: Connection) -> int | None:
         )
     version = await connection.fetchval("SELECT max(version) FROM tabellion.schema_version")
     return None if version is None else int(version)
+
+
+async def verify_not_loading(connection: Connection, name: str) -> None:
+    """Refuse a store that a backup is being restored into.
+
+    Raises:
+        StorageError: One is, or was cut off.
+    """
+    if await connection.fetchval("SELECT is_loading FROM tabellion.counter"):
+        raise StorageError(
+            f"a restore into store {name} was cut off, or is under way",
+            hint="if none is: DROP SCHEMA tabellion CASCADE, migrate, and restore again",
+        )
 
 
 async def verify_schema(connection: Connection, name: str) -> None:

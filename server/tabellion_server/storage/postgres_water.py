@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from tabellion_server.storage.high_water import HighWater
+from tabellion_server.storage.high_water import HighWater, Mark
 from tabellion_server.storage.interface import Restoration, RestoredStoreError, StorageError
 from tabellion_server.storage.postgres_link import Connection, Link
 from tabellion_server.storage.values import ticks
@@ -53,11 +54,10 @@ class Water:
             RestoredStoreError: The database lacks changes that were told.
             StorageError: The mark can't be read or written.
         """
-        missing = await asyncio.to_thread(self._lost, last, known)
-        if missing:
+        if missing := (await self._told()).beyond(last, known):
             raise restored_error(missing)
         if self._file is not None and not self._file.covers(upto):
-            await asyncio.to_thread(self._file.cover, upto)
+            await asyncio.to_thread(self._file.cover, upto, committed=last)
 
     async def missing(self) -> int:
         """Tell how many changes may have been told that the database lacks; let all nodes know.
@@ -65,8 +65,10 @@ class Water:
         Raises:
             StorageError: The database or the mark can't be read.
         """
+        # First, or what others publish meanwhile would be taken for lost.
+        told = await self._told()
         ((last, known),) = await self._link.fetch(_COUNTER)
-        missing = await asyncio.to_thread(self._lost, last, known)
+        missing = told.beyond(last, known)
         if not missing:
             await self.note(last)
         elif last + missing > known:
@@ -89,15 +91,10 @@ class Water:
         """
         file = self._file
         mark = None if file is None else await asyncio.to_thread(file.read)
-        if file is not None and file.is_alone and mark is not None and not mark.is_exact:
-            number = mark.number
-
-            async def work(connection: Connection) -> None:
-                last, _ = await locked_counter(connection)
-                if last < number and not mark.may_be_restored(last):
-                    await _pass_over(connection, last, number - last, at=now, is_loss=False)
-
-            await self._link.transact(work)
+        if file is not None and file.is_alone and mark is not None:
+            ((last, _),) = await self._link.fetch(_COUNTER)
+            if last < mark.number and not mark.may_be_restored(last):
+                await self._link.transact(lambda held: _pass_up_to(held, mark.number, now))
         await self.missing()
 
     async def accept(self, skip: int | None, at: datetime) -> int:
@@ -105,7 +102,7 @@ class Water:
 
         async def work(connection: Connection) -> int:
             last, known = await locked_counter(connection)
-            missing = await asyncio.to_thread(self._lost, last, known)
+            missing = (await self._told()).beyond(last, known)
             missing = missing if skip is None else max(skip, missing)
             if missing:
                 await _pass_over(connection, last, missing, at=at, is_loss=True)
@@ -122,10 +119,23 @@ class Water:
             await asyncio.to_thread(self._file.settle, last)
         self._file.close()
 
-    def _lost(self, last: int, known: int) -> int:
-        mark = None if self._file is None else self._file.read()
-        told = mark.number if mark is not None and mark.may_be_restored(last) else 0
-        return max(told, self._seen, known, last) - last
+    async def _told(self) -> _Told:
+        mark = None if self._file is None else await asyncio.to_thread(self._file.read)
+        return _Told(self._seen, mark)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was told up to a moment: as this process has seen, and as the node's mark says."""
+
+    seen: int
+    mark: Mark | None
+
+    def beyond(self, last: int, known: int) -> int:
+        """Tell how many changes a database lacks whose counter was read after that moment."""
+        is_below = self.mark is not None and self.mark.may_be_restored(last)
+        marked = self.mark.number if self.mark is not None and is_below else 0
+        return max(self.seen, marked, known, last) - last
 
 
 def restored_error(missing: int) -> RestoredStoreError:
@@ -145,6 +155,12 @@ async def locked_counter(connection: Connection) -> tuple[int, int]:
 
 async def _report(connection: Connection, told: int) -> None:
     await connection.execute("UPDATE tabellion.counter SET known = greatest(known, $1)", told)
+
+
+async def _pass_up_to(connection: Connection, number: int, at: datetime) -> None:
+    last, _ = await locked_counter(connection)
+    if last < number:
+        await _pass_over(connection, last, number - last, at=at, is_loss=False)
 
 
 async def _pass_over(
