@@ -149,6 +149,9 @@ class TestCrash:
             await publish(store)
         with pytest.raises(RestoredStoreError):
             await store.restoration(GUN)
+        other = await opened(own.url)  # a node that has known of nothing
+        with pytest.raises(RestoredStoreError):
+            await publish(other)
         still = await store.head(GUN)
         assert still is not None
         assert still.files == head.files

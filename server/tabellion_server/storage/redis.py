@@ -109,7 +109,7 @@ class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
             await link.close()
             mark.close()
             raise
-        store._writer.start()
+        store._writer.start(store._lacking)
         return store
 
     @property
@@ -175,14 +175,14 @@ class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
             check_hashes(gun, added)
             blobs = [keys.blob(file.role, file.version) for file in added]
             values: list[Any] = [raw(gun), _text(expected_revision), dialect, converts or dialect]
-            values += [int(converts is not None), len(added)]
+            closing = (closes.proposal, pack_entry(closes)) if closes is not None else ("", "")
+            values += [int(converts is not None), *closing, len(added)]
             for file in added:
                 values += _packed(gun, file, is_told=changes is None)
             values += [len(removed_heads), *map(raw, removed_heads), len(events)]
             for event in events:
                 values += [target_key(event.target), pack_event(event)]
             values += [len(changes or ()), *map(pack_change, changes or ())]
-            values += [closes.proposal, pack_entry(closes)] if closes is not None else [""]
             return [*keys.of(*_COMMIT_KEYS), *blobs], values
 
         async def write() -> list[Reply]:
@@ -196,6 +196,8 @@ class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
         if word == b"other":
             raise other_bytes_error(gun, text_of(what[0]), int(what[1]))
         head = head_of(gun, pairs(found))
+        if word == b"withdrawn" and closes is not None:
+            raise StaleHeadError(f"proposal {closes.proposal[:16]} was withdrawn", head=head)
         if word == b"stale":
             revision = None if head is None else head.revision
             raise StaleHeadError(

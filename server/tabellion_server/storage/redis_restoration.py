@@ -107,6 +107,12 @@ class RestorationKeys(ABC):
         lost = await self._lost("")
         return lost.missing + lost.of_guns
 
+    async def _lacking(self) -> int:
+        """The same, also while the store is being closed."""
+        keys = [*self._feed.of("lost", "losses"), self._feed.changes("")]
+        missing, of_guns, *_ = await self._mark_link.run(_MISSING, keys, (self._mark.known,))
+        return int(missing) + int(of_guns)
+
     async def accept_restore(self, *, skip: int | None = None, at: datetime) -> int:
         """See ``Store.accept_restore``."""
         least = max(skip or 0, (await self._lost("")).missing)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 
@@ -72,9 +72,9 @@ class GunWriter:
         self._sweeper: asyncio.Task[None] | None = None
         self._ends = asyncio.Event()
 
-    def start(self) -> None:
-        """Begin to look for what others left, now and then."""
-        self._sweeper = asyncio.create_task(self._sweep_forever())
+    def start(self, look: Callable[[], Awaitable[int]]) -> None:
+        """Begin to look for what others left, and for what the store lacks, now and then."""
+        self._sweeper = asyncio.create_task(self._sweep_forever(look))
 
     async def drain(self) -> None:
         """Finish what was begun."""
@@ -166,7 +166,7 @@ class GunWriter:
         return count
 
     async def _intend(self, gun: str, makes: Makes, *, judges: bool) -> tuple[int, int, int]:
-        known = self._mark.known if judges else 0
+        known = self._mark.known if judges else -1
         word, *numbers = await self._intents.ask((known, raw(gun), makes))
         if word == b"lost":
             raise restored_error(self._link.address.name, int(numbers[0]))
@@ -192,9 +192,16 @@ class GunWriter:
         await self._link.run(_SETTLE, keys, [len(asked), *values], waits=True)
         return [None] * len(asked)
 
-    async def _sweep_forever(self) -> None:
+    async def _sweep_forever(self, look: Callable[[], Awaitable[int]]) -> None:
+        missing = 0
         while not self._ends.is_set():
             try:
+                before, missing = missing, await look()
+                if missing > before:
+                    error = restored_error(self._link.address.name, missing)
+                    log().error(
+                        "store.restored", missing=missing, problem=error.message, hint=error.hint
+                    )
                 count = await self.sweep()
                 if count:
                     log().info("store.finished_for_others", count=count)

@@ -31,6 +31,7 @@ for _, gun in ipairs(redis.call('HKEYS', KEYS[3])) do
   redis.call('HSET', KEYS[5], gun, seq .. ' -1')
 end
 redis.call('DEL', KEYS[3])
+redis.call('HDEL', state, 'behind')
 if missing > 0 then
   redis.call('HINCRBY', state, 'accepts', 1)
 end

@@ -9,6 +9,7 @@ local collected = KEYS[13]
 
 local token, moved, is_accepted, moment, gun = take(), take(), take(), take(), take()
 local expected, dialect, was, converts = take(), take(), take(), take()
+local closed, closing = take(), take()
 
 local function answer(word)
   return {word, redis.call('HGETALL', head), redis.call('HGETALL', outbox)}
@@ -30,6 +31,17 @@ end
 local speaks = redis.call('HGET', head, 'dialect')
 if speaks and speaks ~= was then
   return {'dialect', {}, redis.call('HGETALL', outbox), speaks}
+end
+
+-- What was withdrawn after it was judged isn't published.
+local is_pending = redis.call('HEXISTS', pending, closed) == 1
+if closed ~= '' and not is_pending then
+  local newest = redis.call(
+    'ZREVRANGEBYLEX', audits, '(' .. closed .. ';', '[' .. closed .. ':', 'LIMIT', 0, 1)[1]
+  local entry = newest and redis.call('HGET', audit, string.match(newest, '%x+$'))
+  if entry and cjson.decode(entry)[3] == 'withdrawn' then
+    return answer('withdrawn')
+  end
 end
 
 local added, new = {}, {}
@@ -79,12 +91,9 @@ for _ = 1, tonumber(take()) do
   tell(outbox, take())
   is_told = true
 end
-local closed = take()
-if closed ~= '' then
-  local entry = take()
-  if redis.call('HDEL', pending, closed) == 1 then
-    add_row(audit, audits, closed, token, entry)
-  end
+if is_pending then
+  redis.call('HDEL', pending, closed)
+  add_row(audit, audits, closed, token, closing)
 end
 if converts == '1' then
   drop_pending(pending, audit, audits, token, gun, moment)

@@ -1,6 +1,6 @@
 -- What every script on the feed's slot begins with.
 --
--- KEYS: 1 state (token, last, run, accepts), 2 gaps.
+-- KEYS: 1 state (token, last, run, accepts, behind), 2 gaps.
 local state, gaps = KEYS[1], KEYS[2]
 
 -- Tokens and ids of changes that a master may have forgotten when it was started anew, or when
@@ -36,10 +36,10 @@ local function move_on()
   end
 end
 
--- Counts how many tokens are lost, if one that was given out isn't known here: it's above all,
--- or in a gap. Gives the gap's place and the id of the last change before it too. Gaps grow, so
--- the newest that's below ends the search.
-local function lost(known)
+-- Counts how many tokens lack, if one that was given out isn't known here: it's above all, or in a
+-- gap. Gives the gap's place and the id of the last change before it too. Gaps grow, so the newest
+-- that's below ends the search.
+local function lacking(known)
   if known > held('token') then
     return known - held('token'), nil, held('last')
   end
@@ -55,4 +55,18 @@ local function lost(known)
     end
   end
   return 0
+end
+
+-- The same of what any node has known: who finds that something lacks says it to all. What isn't
+-- judged has -1.
+local function lost(known)
+  if known < 0 then
+    return 0
+  end
+  known = math.max(known, held('behind'))
+  local missing, place, from = lacking(known)
+  if missing > 0 then
+    redis.call('HSET', state, 'behind', integer(known))
+  end
+  return missing, place, from
 end
