@@ -39,10 +39,18 @@ def config(database: Database, tmp_path: Path) -> str:
     return config_of(database)
 
 
-def command(verb: str, folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+def command(verb: str, folder: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "server.toml").write_text(text)
     return subprocess.run(
-        [sys.executable, "-m", "tabellion_server", verb, "--config", folder / "server.toml"],
+        [
+            sys.executable,
+            "-m",
+            "tabellion_server",
+            verb,
+            "--config",
+            folder / "server.toml",
+            *words,
+        ],
         capture_output=True,
         text=True,
         timeout=60,
@@ -165,6 +173,41 @@ async def test_a_database_is_migrated_first_and_only_then_served(
     assert (older.returncode, "tabellion-server migrate" in older.stderr) == (3, True)
     fresh.sql("INSERT INTO tabellion.schema_version (version) VALUES (99)")
     assert fresh.dump() == before
+
+
+async def test_a_store_moves_from_sqlite_and_back_by_backup_and_restore(
+    config: str, database: Database, tmp_path: Path
+) -> None:
+    sqlite = config.replace(database.url, "sqlite:///store.db")
+    (tmp_path / "three").mkdir()
+    async with aiohttp.ClientSession() as session:
+        async with server(tmp_path / "one", sqlite) as first:
+            forge = await forge_for(session, first.base)
+            forge.targets.targets["1"] = target(b"x", "1")
+            assert await post(session, first.base, signed(forge, "root", "targets")) == 200
+            first.process.terminate()
+            await first.process.wait()
+        for verb, folder, text, file in (
+            ("backup", "one", sqlite, "one.db"),
+            ("restore", "two", config, "one.db"),
+            ("check", "two", config, None),
+        ):
+            words = [str(tmp_path / file)] if file else []
+            done = command(verb, tmp_path / folder, text, *words)
+            assert done.returncode == 0, done.stderr
+        async with server(tmp_path / "two", config) as second:
+            assert await verified(session, second.base, forge) == {"1"}
+            forge.targets.version = 2
+            forge.targets.targets["2"] = target(b"x", "2")
+            assert await post(session, second.base, signed(forge, "targets")) == 200
+            backup = command("backup", tmp_path / "two", config, str(tmp_path / "two.db"))
+            assert backup.returncode == 0, backup.stderr
+        again = command("restore", tmp_path / "two", config, str(tmp_path / "two.db"))
+        assert (again.returncode, "isn't empty" in again.stderr) == (3, True), again.stderr
+        back = command("restore", tmp_path / "three", sqlite, str(tmp_path / "two.db"))
+        assert back.returncode == 0, back.stderr
+        async with server(tmp_path / "three", sqlite) as third:
+            assert await verified(session, third.base, forge) == {"1", "2"}
 
 
 async def test_no_node_makes_a_master_key_of_its_own(config: str, tmp_path: Path) -> None:

@@ -41,35 +41,38 @@ _NOT_COLLECTED: Final = (
     " USING unnest($1::bytea[], $2::bytea[], $3::bigint[]) AS w (gun, role, version)"
     " WHERE c.gun = w.gun AND c.role = w.role AND c.version = w.version"
 )
-_FILES: Final = (
-    "INSERT INTO tabellion.metadata (gun, role, version, sha256, length, stored_at, data)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7)"
-)
-_HEAD: Final = (
-    "INSERT INTO tabellion.heads (gun, dialect, revision, changed_at, token)"
-    " SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])"
+# All that most publications write, in one round trip.
+_WRITE: Final = (
+    "WITH files AS (INSERT INTO tabellion.metadata"
+    " (gun, role, version, sha256, length, stored_at, data) SELECT * FROM"
+    " unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],"
+    " $7::bytea[])),"
+    " heads AS (INSERT INTO tabellion.heads (gun, dialect, revision, changed_at, token)"
+    " SELECT * FROM unnest($8::bytea[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[])"
     " ON CONFLICT (gun) DO UPDATE SET dialect = excluded.dialect, revision = excluded.revision,"
-    " changed_at = excluded.changed_at, token = excluded.token"
-)
-_CURRENT: Final = (
-    "INSERT INTO tabellion.current (gun, role, version, sha256, length)"
-    " SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::text[], $5::bigint[])"
+    " changed_at = excluded.changed_at, token = excluded.token),"
+    " current AS (INSERT INTO tabellion.current (gun, role, version, sha256, length)"
+    " SELECT * FROM unnest($13::bytea[], $14::bytea[], $15::bigint[], $16::text[], $17::bigint[])"
     " ON CONFLICT (gun, role) DO UPDATE SET version = excluded.version,"
-    " sha256 = excluded.sha256, length = excluded.length"
+    " sha256 = excluded.sha256, length = excluded.length)"
+    " INSERT INTO tabellion.events"
+    " (gun, kind, target, role, version, metadata_sha256, digests, length, at)"
+    " SELECT w.gun, w.kind, w.target, w.role, w.version, w.sha256, w.digests, w.length, w.at"
+    " FROM unnest($18::bytea[], $19::text[], $20::bytea[], $21::bytea[], $22::bigint[],"
+    " $23::text[], $24::text[], $25::bigint[], $26::bigint[]) WITH ORDINALITY"
+    " AS w (gun, kind, target, role, version, sha256, digests, length, at, place)"
+    " ORDER BY w.place"
 )
 _NOT_CURRENT: Final = (
     "DELETE FROM tabellion.current c USING unnest($1::bytea[], $2::bytea[]) AS w (gun, role)"
     " WHERE c.gun = w.gun AND c.role = w.role"
 )
-_EVENTS: Final = (
-    "INSERT INTO tabellion.events (gun, kind, target, role, version, metadata_sha256, digests,"
-    " length, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-)
 _CHANGES: Final = (
-    "INSERT INTO tabellion.changes (id, gun, version, sha256, category, at)"
+    "WITH changes AS (INSERT INTO tabellion.changes (id, gun, version, sha256, category, at)"
     " SELECT $1::bigint + w.ordinality, w.gun, w.version, w.sha256, w.category, w.at"
     " FROM unnest($2::bytea[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])"
-    " WITH ORDINALITY AS w (gun, version, sha256, category, at, ordinality)"
+    " WITH ORDINALITY AS w (gun, version, sha256, category, at, ordinality))"
+    " UPDATE tabellion.counter SET last = $7"
 )
 
 Outcome = Head | StorageError
@@ -201,8 +204,7 @@ async def write_changes(connection: Connection, water: Water, rows: Sequence[Row
     last, known = await locked_counter(connection)
     await water.admit(last, known, last + len(rows))
     if rows:
-        await connection.execute(_CHANGES, last, *_columns(rows))
-        await connection.execute("UPDATE tabellion.counter SET last = $1", last + len(rows))
+        await connection.execute(_CHANGES, last, *_columns(rows, 5), last + len(rows))
     return last + len(rows)
 
 
@@ -212,7 +214,7 @@ async def _stored(
     """Read the hashes of versions that are stored, and of those whose bytes were let go."""
     found: tuple[dict[Place, str], dict[Place, str]] = {}, {}
     if places := [place for item in items for place in item.places]:
-        for *place, sha256, is_collected in await connection.fetch(_STORED, *_columns(places)):
+        for *place, sha256, is_collected in await connection.fetch(_STORED, *_columns(places, 3)):
             gun, role, version = place
             found[is_collected][gun, role, version] = sha256
     return found
@@ -222,38 +224,39 @@ async def _withdrawn(
     connection: Connection, items: Sequence[Publication]
 ) -> set[tuple[bytes, bytes]]:
     closing = [place for item in items if (place := item.closing) is not None]
-    rows = await connection.fetch(_WITHDRAWN, *_columns(closing)) if closing else []
+    rows = await connection.fetch(_WITHDRAWN, *_columns(closing, 2)) if closing else []
     return {(gun, number) for gun, number in rows}
 
 
 async def _write_rows(connection: Connection, plan: Plan) -> None:
     writing = plan.writing
-    if writing.files:
-        await connection.executemany(_FILES, writing.files, timeout=WRITE_SECONDS)
     if writing.again:
-        await connection.execute(_NOT_COLLECTED, *_columns(writing.again))
+        await connection.execute(_NOT_COLLECTED, *_columns(writing.again, 3))
     heads = [
         (key, head.dialect, head.revision, ticks(head.changed_at), token)
         for key, token in writing.tokens.items()
         if (head := plan.states[key].head) is not None
     ]
-    await connection.execute(_HEAD, *_columns(heads))
-    named = [
+    current = [
         (*place, ref.version, ref.sha256, ref.length)
         for place, ref in writing.current.items()
         if ref is not None
     ]
-    if named:
-        await connection.execute(_CURRENT, *_columns(named))
+    await connection.execute(
+        _WRITE,
+        *_columns(writing.files, 7),
+        *_columns(heads, 5),
+        *_columns(current, 5),
+        *_columns(writing.events, 9),
+        timeout=WRITE_SECONDS,
+    )
     if gone := [place for place, ref in writing.current.items() if ref is None]:
-        await connection.execute(_NOT_CURRENT, *_columns(gone))
-    if writing.events:
-        await connection.executemany(_EVENTS, writing.events)
+        await connection.execute(_NOT_CURRENT, *_columns(gone, 2))
     for entry in writing.closes:
         await close_row(connection, entry)
     for key, at in writing.dropped:
         await drop_pending(connection, key, at)
 
 
-def _columns(rows: Sequence[Sequence[object]]) -> list[list[object]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _columns(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
+    return [[row[place] for row in rows] for place in range(width)]
