@@ -13,6 +13,7 @@ from tabellion.transport.fetcher import HttpFetcher
 
 if TYPE_CHECKING:
     from postgres_server import Database, PostgresServer
+    from valkey_servers import ValkeyCluster, ValkeyServer
 
 
 @pytest.fixture
@@ -57,3 +58,21 @@ def database(migrated_database: Database) -> Database:
     """Give a database without rows: making one takes a third of a second, emptying it none."""
     migrated_database.empty()
     return migrated_database
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """One for all tests; each has a prefix of its own."""
+    from valkey_servers import valkey  # noqa: PLC0415  (few tests need it)
+
+    with valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    from valkey_servers import ValkeyCluster  # noqa: PLC0415  (few tests need it)
+
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster")).start()
+    yield cluster
+    cluster.kill()

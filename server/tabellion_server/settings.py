@@ -45,6 +45,9 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
         "password_file": "path",
         "connections": "count",
         "prepared_statements": "flag",
+        "ca_file": "path",
+        "durability": "text",
+        "replicas": "count",
     },
     "keys": {
         "master_key_file": "path",
@@ -97,6 +100,9 @@ class Settings:
         storage_password_file: What holds the password for a shared engine; None for none.
         storage_connections: How many each process opens to it at most.
         storage_prepares: Statements may stay prepared there.
+        storage_ca_file: Certificates that a Redis or Valkey's must come from; None: the system's.
+        storage_durability: What a Redis or Valkey has to promise; None takes it as it is.
+        storage_replicas: How many of its replicas must have a write before it's acknowledged.
         master_key_file: What seals the online keys.
         serve_known: How long readers get what is known after a store's last answer.
         high_water_file: What tells that an old backup of the store was restored.
@@ -130,6 +136,9 @@ class Settings:
     storage_password_file: Path | None = None
     storage_connections: int = 10
     storage_prepares: bool = True
+    storage_ca_file: Path | None = None
+    storage_durability: str | None = None
+    storage_replicas: int = 0
     master_key_file: Path = Path("master.key")
     high_water_file: Path = Path("high-water.json")
     serve_known: timedelta = timedelta(seconds=60)
@@ -264,6 +273,9 @@ class _Reader:
             storage_password_file=get("storage.password_file"),
             storage_connections=get("storage.connections", default.storage_connections),
             storage_prepares=get("storage.prepared_statements", default.storage_prepares),
+            storage_ca_file=get("storage.ca_file"),
+            storage_durability=get("storage.durability"),
+            storage_replicas=get("storage.replicas", default.storage_replicas),
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             serve_known=get("storage.serve_known", default.serve_known),
             high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
@@ -295,6 +307,8 @@ class _Reader:
             self.fault("server.log_level", "give debug, info, warning or error")
         if settings.workers > _MAX_WORKERS:
             self.fault("server.workers", f"give at most {_MAX_WORKERS}; as many as cores is usual")
+        if settings.storage_durability not in {None, "always", "everysec", "none"}:
+            self.fault("storage.durability", "give always, everysec or none")
         if settings.storage_connections < _MIN_CONNECTIONS:
             self.fault("storage.connections", f"give {_MIN_CONNECTIONS} or more")
         if settings.timestamp_life > settings.snapshot_life:

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from tabellion_server.storage.redis_address import parse_redis_url
+
 SQLITE: Final = "sqlite:///"
 POSTGRES: Final = frozenset({"postgresql", "postgres"})
-_EXAMPLES: Final = (f"{SQLITE}FILE", "postgresql://USER@HOST:PORT/DATABASE")
+REDIS: Final = re.compile(r"(redis|valkey)s?(\+(sentinel|cluster))?")
+_EXAMPLES: Final = (
+    f"{SQLITE}FILE",
+    "postgresql://USER@HOST:PORT/DATABASE",
+    "redis://HOST:PORT/0",
+)
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]]+)(:[0-9]{1,5})?")
 
 
@@ -26,6 +33,9 @@ def sqlite_file(url: str, folder: Path) -> Path | None:
     scheme = engine_of(url)
     if scheme in POSTGRES:
         _check_postgres(url)
+        return None
+    if REDIS.fullmatch(scheme):
+        parse_redis_url(url)
         return None
     told = f"{scheme}:// is" if scheme.isalnum() else "it's"
     raise ValueError(f"{told} no engine's address; give {' or '.join(_EXAMPLES)}")

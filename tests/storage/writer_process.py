@@ -21,6 +21,8 @@ from tabellion_server.storage.interface import (
 )
 from tabellion_server.storage.postgres import PostgresStore
 from tabellion_server.storage.postgres_link import Place
+from tabellion_server.storage.redis import RedisStore
+from tabellion_server.storage.redis_address import parse_redis_url
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_rows import write_files, write_revision
 
@@ -49,7 +51,9 @@ def say(text: object) -> None:
 
 
 async def open_place(place: str, mark: Path | None = None) -> Store:
-    """Open the store of a PostgreSQL URL or of a file."""
+    """Open the store of a URL of PostgreSQL or Valkey, or of a file."""
+    if place.startswith("redis"):
+        return await RedisStore.open(parse_redis_url(place), high_water=mark)
     if place.startswith("postgresql://"):
         return await PostgresStore.open(Place(place, place), high_water=mark)
     return await SqliteStore.open(place, high_water=mark)

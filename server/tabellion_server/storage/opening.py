@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tabellion.errors import ConfigurationError
 from tabellion_server.settings import Settings
-from tabellion_server.settings_storage import engine_of
+from tabellion_server.settings_storage import REDIS, engine_of
 from tabellion_server.storage.interface import Store
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ async def open_store(settings: Settings) -> Store:
         from tabellion_server.storage.sqlite import SqliteStore  # noqa: PLC0415  (see above)
 
         return await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
+    if is_redis(settings):
+        with _engine(settings):
+            from tabellion_server.storage.redis_opening import open_redis_store  # noqa: PLC0415
+
+        return await open_redis_store(settings)
     with _engine(settings):
         from tabellion_server.storage.postgres import PostgresStore  # noqa: PLC0415  (same)
 
@@ -48,6 +53,8 @@ async def migrate(settings: Settings) -> str:
         store = await open_store(settings)
         await store.close()
         return f"store {settings.store_name} is of this release: SQLite's is brought so when opened"
+    if is_redis(settings):
+        return f"store {settings.store_name} has no tables: there's nothing to do"
     with _engine(settings):
         from tabellion_server.storage.postgres_schema import migrate_store  # noqa: PLC0415  (same)
 
@@ -59,6 +66,11 @@ async def is_store_there(settings: Settings) -> bool:
     """Tell whether there is a store; one that is shared is always taken to be."""
     path = settings.sqlite_path
     return path is None or await asyncio.to_thread(path.exists)
+
+
+def is_redis(settings: Settings) -> bool:
+    """Tell whether the store is in Redis or Valkey."""
+    return REDIS.fullmatch(engine_of(settings.storage_url)) is not None
 
 
 def _postgres_place(settings: Settings) -> Place:
@@ -80,7 +92,8 @@ def _engine(settings: Settings) -> Iterator[None]:
         yield
     except ImportError as error:
         engine = engine_of(settings.storage_url)
+        extra = "redis" if is_redis(settings) else "postgres"
         raise ConfigurationError(
             f"{engine}:// needs the package {error.name}, which isn't installed",
-            hint="install it: pip install 'tabellion[server,postgres]'",
+            hint=f"install it: pip install 'tabellion[server,{extra}]'",
         ) from error
