@@ -43,7 +43,7 @@ from tabellion.errors import NotFoundError, RollbackError, TabellionError
 from tabellion.verify.cache import MetadataCache
 from tabellion.verify.updater import Updater
 
-# Other lives than the usual ones: TABELLION_TEST_LIVES=500 pytest tests/attacks/test_random_lives.py
+# Other lives than the usual ones: run it with TABELLION_TEST_LIVES=500.
 EXPLORES = "TABELLION_TEST_LIVES" in os.environ
 LIVES = int(os.environ.get("TABELLION_TEST_LIVES", "15"))
 SEEDS = st.integers(0, 1 << 16)
@@ -237,9 +237,9 @@ class Lives(RuleBasedStateMachine):
         self.backups.clear()
 
     @precondition(lambda self: self.world.behind)
-    @rule()
-    def bring_back(self) -> None:
-        self.world.bring_back()
+    @rule(seed=SEEDS)
+    def bring_back(self, seed: int) -> None:
+        self.world.bring_back(chance(seed))
 
     # The thief
 

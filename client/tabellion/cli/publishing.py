@@ -48,6 +48,11 @@ def tell(
     _tell_lost(published)
     if not published.is_checked:
         output.warn("the server can't be reached: whether it fits is seen when it's published")
+    if published.overruled:
+        output.warn(
+            f"the server showed less than was seen here ({published.overruled}): this root makes "
+            "all readers forget that; look at what it lists now"
+        )
     if published.ending is not None:
         from tabellion.core.expiry import remedy  # noqa: PLC0415  # not needed for help
 

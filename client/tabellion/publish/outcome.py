@@ -39,6 +39,7 @@ class Published:
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
+        overruled: What was seen here that the server contradicts, and that all forget by this.
     """
 
     gun: str
@@ -57,6 +58,7 @@ class Published:
     is_staged: bool = False
     is_checked: bool = True
     ending: End | None = None
+    overruled: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,18 @@ from datetime import datetime, timedelta
 from functools import partial as partial_of
 from pathlib import Path
 
-from tabellion.core.dialect import Dialect
+from tabellion.core.dialect import Dialect, dialect_of
+from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, parse_gun
-from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.core.publication import UploadedFile
+from tabellion.core.trusted_set import online_roles_changed
 from tabellion.errors import (
     NotFoundError,
     PublicationError,
     TransportError,
     UnknownGunError,
     UsageError,
+    VerificationError,
 )
 from tabellion.publish import partial
 from tabellion.publish.cosigning import add_signatures, complete, sign_proposal
@@ -29,11 +32,12 @@ from tabellion.publish.edit_requests import EditRequest
 from tabellion.publish.examining import Examined, Show, chosen, examined, worded
 from tabellion.publish.outcome import Published
 from tabellion.publish.pending_api import AuditRecord, PendingApi, PendingInfo
-from tabellion.publish.root_edits import build_root_edit
+from tabellion.publish.root_edits import ONLINE, build_root_edit
 from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signing import Built, Expiries, KeyRing
 from tabellion.publish.spreading import bins_uploaded
 from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader
+from tabellion.verify.cache import MetadataCache
 
 
 class Proposals:
@@ -204,13 +208,15 @@ class Proposals:
         Raises:
             MalformedMetadataError: It was changed after somebody signed it.
         """
-        current: CurrentSet | None = None
+        current, overruled = None, ""
         try:
             state = await self._read(gun, files, RENEWED_BY_ROOT)
-            current = await asyncio.to_thread(state.as_served)
+            current, overruled = await asyncio.to_thread(state.as_served), state.overruled
         except UnknownGunError:
             pass  # it founds the GUN
-        return await asyncio.to_thread(examined, gun, files, current, self._ring)
+        return await asyncio.to_thread(
+            examined, gun, files, current, self._ring, overruled=overruled
+        )
 
     async def show(self, gun: str, number: str = "") -> Examined:
         """Examine a proposal that the server keeps.
@@ -250,8 +256,28 @@ class Proposals:
         self, gun: str, files: Sequence[UploadedFile], renews: Collection[str]
     ) -> Current:
         """Read what a proposal is built on, with the hash bins it's about."""
-        current = await self._reader.read(gun, renews=renews, bins=partial_of(bins_uploaded, files))
+        current = await self._reader.read(
+            gun,
+            renews=renews,
+            bins=partial_of(bins_uploaded, files),
+            forgets=await asyncio.to_thread(self._forgets, gun, files),
+        )
         return await self._reader.with_left(current)
+
+    def _forgets(self, gun: str, files: Sequence[UploadedFile]) -> bool:
+        """Tell whether a proposal gives both of the server's roles other keys."""
+        new = [item.data for item in files if item.role == "root"]
+        old = MetadataCache.of(self._home, gun).load("root")
+        if not new or old is None:
+            return False
+        try:
+            roots = [
+                dialect_of(data).parse("root", data, max_bytes=Limits().root_bytes).signed
+                for data in (old, new[-1])
+            ]
+        except VerificationError:
+            return False  # whoever judges it says why
+        return online_roles_changed(*roots) == ONLINE
 
     async def _sign(
         self, gun: Gun, files: Sequence[UploadedFile], show: Show | None
@@ -270,7 +296,10 @@ class Proposals:
             current = await self._read(gun, files, RENEWED_BY_ROOT if _has_root(files) else ())
             if show is not None and not is_retry:
                 served = await asyncio.to_thread(current.as_served)
-                show((await asyncio.to_thread(worded, gun, files, served, self._ring)).words)
+                seen = await asyncio.to_thread(
+                    worded, gun, files, served, self._ring, overruled=current.overruled
+                )
+                show(seen.words)
             return await asyncio.to_thread(
                 add_signatures,
                 current,

@@ -63,7 +63,7 @@ from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.overview import Overview
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.proposals import Proposals
-from tabellion.publish.root_edits import RootEdit, build_root_edit, check_rotation
+from tabellion.publish.root_edits import ONLINE, RootEdit, build_root_edit, check_rotation
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.signing import (
     NOTARY_EXPIRIES,
@@ -475,7 +475,8 @@ class Publisher:
         built_on: list[Current] = []
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(name, renews=roles)
+            forgets = ONLINE.issubset(roles)
+            current = await self._reader.read(name, renews=roles, forgets=forgets)
             current = await self._reader.with_left(current)
             built_on.append(current)
             dialect = current.trusted.dialect
@@ -503,7 +504,8 @@ class Publisher:
         async with self._locks[name]:
             built = await delivery.bring(build)
         published = await self.proposals.keep(name, built, delivery.attempts)
-        return replace(published, ending=await self._look_back(built_on[-1], built))
+        ending = await self._look_back(built_on[-1], built)
+        return replace(published, ending=ending, overruled=built_on[-1].overruled)
 
     def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
         """Give a role's new keys as the GUN's metadata will list them, one made if none is named.

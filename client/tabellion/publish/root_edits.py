@@ -38,7 +38,7 @@ from tabellion.publish.signing import (
 from tabellion.publish.state import Current
 
 ROLES: Final = ("root", "targets", "snapshot", "timestamp")
-_ONLINE: Final = frozenset({"snapshot", "timestamp"})
+ONLINE: Final = frozenset({"snapshot", "timestamp"})
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def check_rotation(roles: Sequence[str], *, has_keys: bool, server: bool) -> fro
     Raises:
         UsageError: Roles, keys and holder don't go together.
     """
-    wrong = [role for role in roles if role not in ROLES or (server and role not in _ONLINE)]
+    wrong = [role for role in roles if role not in ROLES or (server and role not in ONLINE)]
     if wrong and wrong[0] in ROLES:
         raise UsageError(
             f"the server can't hold the key of {wrong[0]}",

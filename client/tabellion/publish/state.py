@@ -22,6 +22,7 @@ from tabellion.core.trusted_set import TrustedSet, verify_hashes
 from tabellion.errors import (
     ExpiredMetadataError,
     NotFoundError,
+    RollbackError,
     ServerAnswerError,
     ThresholdError,
     UnknownGunError,
@@ -42,9 +43,14 @@ class Trust(Protocol):
     """The part of ``TrustClient`` that a publisher needs."""
 
     async def refresh(
-        self, gun: str, *, as_of: datetime | None = None, bins: BinChoice | None = None
+        self,
+        gun: str,
+        *,
+        as_of: datetime | None = None,
+        bins: BinChoice | None = None,
+        forgets: bool = False,
     ) -> TrustedSet:
-        """Give the verified current state, or what it would be at another moment."""
+        """Give the verified current state; see ``TrustClient.refresh``."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Current:
         left: Files of roles that no delegation leads to, or whose file its keys don't vouch for:
             what is published next has to follow them. In TUF the snapshot lists them for ever
             (5.5.5); in a Notary GUN the version may be the server's word only.
+        overruled: What was seen here before that this contradicts, as the caller is here to make
+            everybody forget it; empty if nothing does.
     """
 
     gun: str
@@ -67,6 +75,7 @@ class Current:
     roles: Mapping[str, TrustedMetadata[Targets]]
     delegators: Mapping[str, str]
     left: Mapping[str, UnverifiedMetadata[Targets]] = field(default_factory=dict)
+    overruled: str = ""
 
     @property
     def root(self) -> Root:
@@ -133,6 +142,7 @@ class StateReader:
         renews: Collection[str] = (),
         revives: Collection[str] = (),
         bins: BinChoice = no_bins,
+        forgets: bool = False,
     ) -> Current:
         """Verify and read the current state.
 
@@ -143,13 +153,21 @@ class StateReader:
             revives: Delegated roles that it's here to sign anew: too few signatures of theirs
                 don't matter, they are left out.
             bins: Chooses the hash bins to read.
+            forgets: The caller is here to give both of the server's roles other keys. After that
+                nobody goes by the versions seen before, so they don't stop it here, either.
 
         Raises:
             VerificationError: It must not be built upon.
             TransportError: No usable answer.
         """
+        overruled = ""
         try:
             trusted = await self._refresh(gun, renews, bins)
+        except RollbackError as error:
+            if not forgets or error.role == "root":
+                raise
+            trusted = await self._refresh(gun, renews, bins, forgets=True)
+            overruled = error.message
         except ExpiredMetadataError as error:
             if error.role in _ONLINE:
                 raise
@@ -166,7 +184,7 @@ class StateReader:
             try:
                 request = next(walk)
             except StopIteration as stop:
-                return _current(gun, trusted, stop.value)
+                return replace(_current(gun, trusted, stop.value), overruled=overruled)
             try:
                 await self._load(gun, trusted, request)
             except ThresholdError as error:
@@ -176,16 +194,18 @@ class StateReader:
                     raise
                 trusted.note_unusable(request.role, request.delegator, error)
 
-    async def _refresh(self, gun: str, renews: Collection[str], bins: BinChoice) -> TrustedSet:
+    async def _refresh(
+        self, gun: str, renews: Collection[str], bins: BinChoice, *, forgets: bool = False
+    ) -> TrustedSet:
         as_of: datetime | None = None
         for _ in range(_EXPIRIES):
             try:
-                return await self._trust.refresh(gun, as_of=as_of, bins=bins)
+                return await self._trust.refresh(gun, as_of=as_of, bins=bins, forgets=forgets)
             except ExpiredMetadataError as error:
-                if error.role not in _ONLINE or error.role not in renews:
+                if not forgets and (error.role not in _ONLINE or error.role not in renews):
                     raise
                 as_of = error.expired_at - timedelta(seconds=1)
-        return await self._trust.refresh(gun, as_of=as_of, bins=bins)
+        return await self._trust.refresh(gun, as_of=as_of, bins=bins, forgets=forgets)
 
     async def with_left(self, current: Current, spoken_of: Collection[str] = ()) -> Current:
         """Add the files of removed roles, as the snapshot names them.
