@@ -233,13 +233,27 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.backups and not self.world.behind)
     @rule(seed=SEEDS)
     def restore(self, seed: int) -> None:
-        self.world.restore(chance(seed).choice(self.backups[-6:]))
+        """Go back to a backup, now and then one of before a signer who has gone since."""
+        rng, backups = chance(seed), self.backups[-6:]
+        if rng.random() < 0.4:
+            name = rng.choice(self.world.names_of_signers)
+            if name not in self.world.delegations or rng.random() < 0.5:
+                self.world.set_signer(rng, name)
+                self.read(rng.choice(self.clients), self.honest_view())
+            self.world.remove_signer(name)
+            self.read(rng.choice(self.clients), self.honest_view())
+        self.world.restore(rng.choice(backups))
         self.backups.clear()
+        if rng.random() < 0.5 and self.world.behind:
+            self.bring_back(seed)
 
     @precondition(lambda self: self.world.behind)
     @rule(seed=SEEDS)
     def bring_back(self, seed: int) -> None:
+        """Bring it back: all who had seen what was lost go on."""
         self.world.bring_back(chance(seed))
+        for client in self.clients:
+            self.read(client, self.honest_view())
 
     # The thief
 

@@ -62,7 +62,10 @@ class Thief:
     async def show(self, world: World, name: str) -> None:
         """Let somebody read it, and keep it for right."""
         home = world.folder / name
-        async with TrustClient(world.url, home=home, clock=world.clock, fetcher=self) as trust:
+        root, clock = world.first_root, world.clock
+        async with TrustClient(
+            world.url, home=home, root=root, clock=clock, fetcher=self
+        ) as trust:
             snapshot = (await trust.refresh(GUN)).snapshot
             assert snapshot is not None
             assert snapshot.version == 2**31
