@@ -86,6 +86,7 @@ class World:
         self.now = NOW
         self.files: dict[bytes, File] = {}
         self.served = Served()
+        self.published: set[bytes] = set()
         self.uploads: list[list[UploadedFile]] = []
         self.retired: list[Signer] = []
         self.behind = False
@@ -295,6 +296,7 @@ class World:
         for root in done.roots:
             self.served.names[self.dialect.file_name("root", root.version)] = root.data
             self.served.current["root"] = root.data
+            self.published.add(root.data)
         if self.dialect.lists_root and done.roots:
             files["root"] = done.roots[-1].data
         self.served.uploads = len(self.uploads)
@@ -338,6 +340,7 @@ class World:
 
     def _keep(self, role: str, data: bytes) -> None:
         self.served.current[role] = data
+        self.published.add(data)
         if role != "root":
             self.served.names[self.name_of(role, data)] = data
 

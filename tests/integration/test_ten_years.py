@@ -63,9 +63,7 @@ class Thief:
         """Let somebody read it, and keep it for right."""
         home = world.folder / name
         root, clock = world.first_root, world.clock
-        async with TrustClient(
-            world.url, home=home, root=root, clock=clock, fetcher=self
-        ) as trust:
+        async with TrustClient(world.url, home=home, root=root, clock=clock, fetcher=self) as trust:
             snapshot = (await trust.refresh(GUN)).snapshot
             assert snapshot is not None
             assert snapshot.version == 2**31

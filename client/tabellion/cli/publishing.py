@@ -48,19 +48,7 @@ def tell(
     _tell_lost(published)
     if not published.is_checked:
         output.warn("the server can't be reached: whether it fits is seen when it's published")
-    if published.overruled:
-        output.warn(
-            f"the server showed less than was seen here ({published.overruled}): this root makes "
-            "all readers forget that; look at what it lists now"
-        )
-    if published.ending is not None:
-        from tabellion.core.expiry import remedy  # noqa: PLC0415  # not needed for help
-
-        ending = published.ending
-        output.warn(
-            f"{ending.name} of {gun} is valid only {output.until(ending.expires_at)}: "
-            f"{remedy(ending, gun)}"
-        )
+    _tell_ending(published, gun)
     if Options.of().json:
         output.answer_json({**(about or {}), **as_json(published)})
         return
@@ -77,6 +65,23 @@ def tell(
         versions = ", ".join(told[:_SHOWN]) + more
         again = f", at attempt {published.attempts}" if published.attempts > 1 else ""
         output.say(f"{what}: published ({versions}{again})")
+
+
+def _tell_ending(published: Published, gun: str) -> None:
+    if published.overruled:
+        output.warn(
+            f"the server showed less than was seen here ({published.overruled}): this root makes "
+            "all readers forget that; look at what is signed now: "
+            f"tabellion list {gun}"
+        )
+    if published.ending is not None:
+        from tabellion.core.expiry import remedy  # noqa: PLC0415  # not needed for help
+
+        ending = published.ending
+        output.warn(
+            f"{ending.name} of {gun} is valid only {output.until(ending.expires_at)}: "
+            f"{remedy(ending, gun)}"
+        )
 
 
 def _tell_incomplete(published: Published, what: str, gun: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from tabellion.core.names import Gun
+    from tabellion.publish.lost import BroughtBack
     from tabellion.publish.outcome import Published
     from tabellion.publish.stolen import Doubt
 
@@ -42,8 +44,9 @@ def command() -> None:
 def lost(word: str | None, gun: str | None) -> None:
     """Publish again what the server lost of GUN when an old backup was restored.
 
-    What this home has read or published is uploaded as it was signed; no key is needed. The
-    server's operator runs `tabellion-server accept-restore` first.
+    What this home has read or published is uploaded as it was signed. If the server's keys were
+    rotated since the backup, they are lost, too: then a new root is signed, by the root keys here.
+    The server's operator runs `tabellion-server accept-restore` first.
 
     \b
     Examples:
@@ -52,20 +55,52 @@ def lost(word: str | None, gun: str | None) -> None:
     settings = settle()
     wanted = gun_of(word, gun)
 
-    async def bring_back() -> dict[str, int]:
+    async def bring_back() -> BroughtBack:
         async with publisher(settings) as author:
             return await author.bring_back(wanted)
 
     brought = work(bring_back(), f"looking for what the server lacks of {wanted}")
+    if brought.behind:
+        output.warn(
+            f"{_versions(brought.behind)} {_is(brought.behind)} lost as well, and not kept in this "
+            f"home: readers who saw more than the server has refuse {wanted} until it's there"
+        )
+        output.hint(
+            f"where {_names(brought.behind)} published last: tabellion recover lost {wanted}"
+        )
+    if brought.removed:
+        output.warn(
+            f"{_names(brought.removed)} had been removed after the backup: readers who saw "
+            f"{_versions(brought.removed)} refuse {wanted}, which can't list that any more"
+        )
+    if brought.behind or brought.removed:
+        otherwise = "else" if not brought.removed else "so"
+        output.hint(
+            f"{otherwise} make them forget: tabellion rotate {wanted} snapshot timestamp "
+            "--server-managed"
+        )
     if Options.of().json:
-        output.answer_json({"gun": wanted, "versions": brought})
+        output.answer_json({"gun": wanted, **asdict(brought)})
         return
-    versions = ", ".join(f"{role} version {number}" for role, number in brought.items())
+    if brought.rekeyed:
+        output.say("the server's keys were lost as well: a new root names new ones")
     output.say(
-        f"{wanted} has again: {versions}"
-        if brought
+        f"{wanted} has again: {_versions(brought.versions)}"
+        if brought.versions
         else f"the server holds all that this home knows of {wanted}"
     )
+
+
+def _versions(versions: Mapping[str, int]) -> str:
+    return ", ".join(f"{role} version {number}" for role, number in versions.items())
+
+
+def _names(versions: Mapping[str, int]) -> str:
+    return ", ".join(versions)
+
+
+def _is(versions: Mapping[str, int]) -> str:
+    return "is" if len(versions) == 1 else "are"
 
 
 @command.command()

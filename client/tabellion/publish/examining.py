@@ -65,11 +65,8 @@ def worded(
     proposal = Proposal.parse(gun, dialect, files)
     words = changes_in_words(proposal, current, names=ring.names())
     if overruled:
-        words = [
-            f"makes all readers forget what was seen here before, and the server doesn't show any "
-            f"more: {overruled}",
-            *words,
-        ]
+        forgets = "makes all readers forget what was seen here and the server doesn't show now"
+        words = [f"{forgets}: {overruled}", *words]
     return Examined(proposal, current, words)
 
 

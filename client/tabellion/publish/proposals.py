@@ -11,6 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial as partial_of
 from pathlib import Path
+from typing import cast
+
+from tuf.api.metadata import Root
 
 from tabellion.core.dialect import Dialect, dialect_of
 from tabellion.core.limits import Limits
@@ -267,17 +270,17 @@ class Proposals:
     def _forgets(self, gun: str, files: Sequence[UploadedFile]) -> bool:
         """Tell whether a proposal gives both of the server's roles other keys."""
         new = [item.data for item in files if item.role == "root"]
-        old = MetadataCache.of(self._home, gun).load("root")
+        old, limit = MetadataCache.of(self._home, gun).load("root"), Limits().root_bytes
         if not new or old is None:
             return False
         try:
-            roots = [
-                dialect_of(data).parse("root", data, max_bytes=Limits().root_bytes).signed
+            before, after = (
+                cast("Root", dialect_of(data).parse("root", data, max_bytes=limit).signed)
                 for data in (old, new[-1])
-            ]
+            )
         except VerificationError:
             return False  # whoever judges it says why
-        return online_roles_changed(*roots) == ONLINE
+        return online_roles_changed(before, after) == ONLINE
 
     async def _sign(
         self, gun: Gun, files: Sequence[UploadedFile], show: Show | None

@@ -55,7 +55,7 @@ from tabellion.publish.enrolment import is_by_present_holders
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
-from tabellion.publish.lost import LostFiles
+from tabellion.publish.lost import BroughtBack, LostFiles
 from tabellion.publish.named_keys import NamedKey
 from tabellion.publish.notary_edits import spoken_of
 from tabellion.publish.notary_history import NotaryHistory
@@ -527,16 +527,12 @@ class Publisher:
         now = self._clock()
         return [key.listed(role, dialect, self._ring, gun, now=now) for key in found]
 
-    async def bring_back(self, gun: str) -> dict[str, int]:
-        """Publish again what the server lost by an old backup; role to version.
-
-        Raises:
-            UsageError: This home holds nothing of the GUN.
-            RefusedPublicationError: The server refused it.
-        """
-        name = parse_gun(gun)
+    async def bring_back(self, gun: str) -> BroughtBack:
+        """Publish again what the server lost by an old backup; see ``LostFiles.bring_back``."""
+        name, life = parse_gun(gun), self._expiries_of(TUF).root
         async with self._locks[name]:
-            return await LostFiles(self._api, self._home, name).bring_back()
+            lost = LostFiles(self._api, self._ring, self._home, name)
+            return await lost.bring_back(life=life, now=self._clock())
 
     async def signed_since(self, gun: str, signer: str, since: datetime) -> list[Doubt]:
         """Tell what became of each target of a signer since a moment, aware.

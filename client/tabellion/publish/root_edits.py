@@ -24,6 +24,7 @@ from tabellion.core.notary_search import RELEASES
 from tabellion.core.proposal import Proposal
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import key_material
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import UsageError
 from tabellion.publish.notary_release import hand_over
 from tabellion.publish.signatures import signatures_missing
@@ -134,6 +135,35 @@ def build_root_edit(
     )
     judge(current, files, now=now, root=root)
     return Built(dialect, tuple(files), versions, {})
+
+
+def root_alone(
+    trusted: TrustedSet, edit: RootEdit, ring: KeyRing, *, expires_at: datetime
+) -> bytes | None:
+    """Sign the root after a trusted one by itself; None if the keys here are too few.
+
+    Raises:
+        UsageError: The edit doesn't fit.
+        PassphraseError: A passphrase is missing or wrong.
+    """
+    current, dialect, old = (
+        Current(trusted.gun or "", trusted, {}, {}),
+        trusted.dialect,
+        trusted.root,
+    )
+    root = next_root(current, edit)
+    root.expires = expires_at
+    signers = {
+        signer.public_key.keyid: signer
+        for each in (old.signed, root)
+        for signer in _signers(current, ring, each, "root")
+    }
+    data = dialect.sign(root, list(signers.values()))
+    lacking = any(
+        signatures_missing(dialect, "root", data, each.keys, each.roles["root"])
+        for each in (old.signed, root)
+    )
+    return None if lacking else data
 
 
 def next_root(current: Current, edit: RootEdit) -> Root:
