@@ -376,6 +376,29 @@ async def test_a_stolen_signer_key_has_no_say_and_what_is_vouched_for_stays(
         assert await reader.digest(gun, "1") == after["1"]
 
 
+@DIALECTS
+async def test_other_roles_that_trust_a_removed_signer_s_key_are_told(
+    server: EmbeddedServer, gun: str, tmp_path: Path, dialect: Dialect
+) -> None:
+    async with Person(server.url, tmp_path / "owner") as owner:
+        made = await owner.publisher.init(gun, dialect=dialect)
+        (targets,) = made.targets_keys
+        other = owner.keys.generate("signer", passphrase=PASSPHRASE, keytype="ecdsa")
+        for name, key in (("alice", targets.key), ("bob", other.key), ("carol", other.key)):
+            await owner.publisher.add_signer(gun, name, [key])
+        prefix = "targets/" if dialect is NOTARY else ""
+        told = await owner.publisher.also_trusts(gun, f"{prefix}bob")
+        assert [each.role for each in told] == [f"{prefix}carol"]
+        assert told[0].remedy(gun) == f"tabellion recover signer {gun} {prefix}carol --since DATE"
+        told = await owner.publisher.also_trusts(gun, f"{prefix}alice")
+        assert [each.role for each in told] == ["targets"]
+        assert told[0].remedy(gun) == f"tabellion rotate {gun} targets"
+        gone = await owner.publisher.remove_signer(gun, "bob")
+        assert [each.role for each in gone.still_trusted] == [f"{prefix}carol"]
+        gone = await owner.publisher.remove_signer(gun, "carol")
+        assert not gone.still_trusted
+
+
 async def released(reader: Person, gun: str) -> dict[str, str]:
     """Give docker's answers."""
     found: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,6 +12,7 @@ from tabellion.cli.context import Options
 
 if TYPE_CHECKING:
     from tabellion.publish.outcome import Published
+    from tabellion.publish.still_trusted import StillTrusted
 
 _SHOWN = 8
 
@@ -111,11 +112,19 @@ def _tell_lost(published: Published) -> None:
     for target, role in published.lost.items():
         if role:
             output.warn(f"{target} is now what {role} signed, which is something else")
+    warn_still_trusted(published.still_trusted, published.gun)
     for role in published.silent:
         output.warn(
             f"{role} signed with another key before, and is heard when it signs again: with "
             "tabellion; docker and notary can't go on from there, they need a signer of a new name"
         )
+
+
+def warn_still_trusted(roles: Sequence[StillTrusted], gun: str) -> None:
+    """Tell where a signer's key has a say still."""
+    for each in roles:
+        output.warn(f"that signer's key is a key of {each.role}, too, and stays trusted there")
+        output.hint(f"if it was stolen: {each.remedy(gun)}")
 
 
 def as_json(published: Published) -> dict[str, Any]:
@@ -137,5 +146,6 @@ def as_json(published: Published) -> dict[str, Any]:
         "lost": dict(published.lost),
         "silent": list(published.silent),
         "shadowed": dict(published.shadowed),
+        "still_trusted": {each.role: each.keyid for each in published.still_trusted},
         "gone_too": list(published.gone_too),
     }

@@ -11,7 +11,7 @@ import click
 from tabellion.cli import output
 from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import Options, Settings, common_options, settle, trust_options
-from tabellion.cli.publishing import tell
+from tabellion.cli.publishing import tell, warn_still_trusted
 from tabellion.cli.subject import gun_of
 from tabellion.errors import UsageError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tabellion.core.names import Gun
     from tabellion.publish.lost import BroughtBack
     from tabellion.publish.outcome import Published
+    from tabellion.publish.still_trusted import StillTrusted
     from tabellion.publish.stolen import Doubt
 
 _MEANING = {
@@ -144,7 +145,7 @@ def signer(
     if len(rest) != 1:
         raise UsageError("a GUN and one signer are needed", hint="give GUN NAME")
     wanted, role, given = gun_of(name, gun), rest[0], dict(map(_vouched, vouched))
-    doubts, published = work(
+    doubts, elsewhere, published = work(
         _take_over(settings, wanted, role, moment, given, does=yes), f"looking at {role}"
     )
     if Options.of().json:
@@ -153,9 +154,12 @@ def signer(
         rows = [_row(doubt, given) for doubt in doubts]
         output.table(("TARGET", "SINCE", "BEFORE", "NOW", "THEN"), rows)
     if published is None:
+        warn_still_trusted(elsewhere, wanted)
         output.say("nothing is changed yet")
         output.hint("once the list is right, say --yes")
-    elif not Options.of().json:
+    elif Options.of().json:
+        warn_still_trusted(published.still_trusted, wanted)
+    else:
         tell(published, f"{role} has no say in {wanted} any more", wanted)
 
 
@@ -167,13 +171,14 @@ async def _take_over(
     vouched: Mapping[str, str],
     *,
     does: bool,
-) -> tuple[list[Doubt], Published | None]:
+) -> tuple[list[Doubt], list[StillTrusted], Published | None]:
     async with publisher(settings) as author:
         doubts = await author.signed_since(gun, role, since)
         for doubt in doubts:
             _verify_vouched(doubt, vouched)
-        published = await author.take_over(gun, role, doubts, vouched) if does else None
-        return doubts, published
+        if does:
+            return doubts, [], await author.take_over(gun, role, doubts, vouched)
+        return doubts, await author.also_trusts(gun, role), None
 
 
 def _vouched(text: str) -> tuple[str, str]:

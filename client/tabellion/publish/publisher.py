@@ -54,6 +54,7 @@ from tabellion.publish.edits import Draft, apply
 from tabellion.publish.enrolment import is_by_present_holders
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
+from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.lost import BroughtBack, LostFiles
 from tabellion.publish.named_keys import NamedKey
@@ -76,7 +77,8 @@ from tabellion.publish.signing import (
 )
 from tabellion.publish.spreading import bins_changed
 from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader, Trust
-from tabellion.publish.stolen import Doubt, survey, take_over, verify_settled
+from tabellion.publish.still_trusted import StillTrusted, still_trusted
+from tabellion.publish.stolen import Doubt, full_name, survey, take_over, verify_settled
 from tabellion.publish.survey import role_states, signer_infos
 from tabellion.verify.cache import MetadataCache
 
@@ -543,6 +545,12 @@ class Publisher:
         current = await self._reader.read(parse_gun(gun))
         return await survey(self._api, current, signer, since)
 
+    async def also_trusts(self, gun: str, signer: str) -> list[StillTrusted]:
+        """List the other roles that a signer's key is a key of; ``take_over`` leaves them."""
+        current = await self._reader.read(parse_gun(gun))
+        role, draft = full_name(current, signer), Draft(current, HeldKeys(frozenset(), {}))
+        return still_trusted(current, draft, [role, *draft.beneath(role)])
+
     async def take_over(
         self, gun: str, signer: str, doubts: Sequence[Doubt], vouched: Collection[str]
     ) -> Published:
@@ -642,6 +650,7 @@ class Publisher:
                 shadowed=draft.shadowed(),
                 gone_too=draft.gone_too,
                 lost=draft.lost(),
+                still_trusted=still_trusted(current, draft, draft.removed),
                 is_staged=True,
             )
         await asyncio.to_thread(self._staged.add, gun, [change])
@@ -674,6 +683,7 @@ class Publisher:
             gone_too=draft.gone_too,
             ending=await self._look_back(draft.current, built),
             lost=draft.lost(),
+            still_trusted=still_trusted(draft.current, draft, draft.removed),
             silent=built.silent,
         )
 
