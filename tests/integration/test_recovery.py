@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import aiohttp
 import pytest
 
 from person import Person
@@ -107,7 +108,7 @@ async def test_what_an_old_backup_lost_comes_back_and_old_readers_go_on(
         # Who saw the newer ones takes nothing older, and nothing can be published.
         with pytest.raises(RollbackError):
             await reader.signed(gun)
-        with pytest.raises(ServerAnswerError, match="can't do that now"):
+        with pytest.raises(ServerAnswerError, match="went back to a backup"):
             await owner.publisher.bring_back(gun)
         assert accept(server).startswith("passed over ")
         brought = await owner.publisher.bring_back(gun)
@@ -271,6 +272,24 @@ async def test_server_keys_that_the_backup_never_had_are_replaced(
         await house.check({"1", "2"})
         await owner.sign(gun, "3")
     await house.check({"1", "2", "3"})
+
+
+async def test_what_was_published_to_an_earlier_gun_of_that_name_is_not_brought_back(
+    house: House,
+) -> None:
+    gun = house.gun
+    await house.found()
+    async with house.person("owner") as owner:
+        await owner.publisher.rotate(gun, "root")
+        await owner.sign(gun, "2")
+        await owner.sign(gun, "3")
+        async with aiohttp.ClientSession() as session:
+            await session.delete(f"{house.server.url}/v2/{gun}/_trust/tuf/")
+        shutil.rmtree(owner.home / "keys")
+    await house.found()
+    async with house.person("owner") as owner:
+        assert await owner.publisher.bring_back(gun) == BroughtBack({})
+    await house.check({"1"})
 
 
 @pytest.mark.parametrize("is_converted", [False, True], ids=["rotated", "converted"])

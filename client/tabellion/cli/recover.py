@@ -224,7 +224,7 @@ def _as_json(doubt: Doubt, vouched: Collection[str]) -> dict[str, object]:
     return {
         "target": doubt.target,
         "since": doubt.since,
-        "before": doubt.before and doubt.before.hashes.get("sha256"),
-        "now": doubt.now and doubt.now.hashes.get("sha256"),
+        "before": doubt.before and output.digest(doubt.before.hashes),
+        "now": doubt.now and output.digest(doubt.now.hashes),
         "vouched": doubt.target in vouched,
     }

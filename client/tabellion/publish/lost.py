@@ -113,12 +113,12 @@ class LostFiles:
             RefusedPublicationError: The server refused it.
             TransportError: No usable answer.
         """
-        newest = await asyncio.to_thread(self._newest_root)
+        newest = await asyncio.to_thread(self._newest_root, now)
         served = await self._served_root()
         dialect = dialect_of(newest.data)
         if dialect is not dialect_of(served.data):
             raise self._converted(newest, served)
-        roots = await asyncio.to_thread(lambda: list(self._roots(dialect, served.version)))
+        roots = await asyncio.to_thread(lambda: list(self._roots(newest, served.version)))
         last = roots[-1] if roots else newest
         found = await self._lacking(dialect, roots, last)
         rekeyed: list[UploadedFile] = []
@@ -140,15 +140,19 @@ class LostFiles:
         behind, removed = await self._unmet(dialect, root, found.reached)
         return BroughtBack(versions, bool(rekeyed), behind, removed)
 
-    def _newest_root(self) -> UnverifiedMetadata[Root]:
-        kept = [self._read.load("root"), self._published.load("root")]
-        found = [self._parse(dialect_of(data), "root", data) for data in kept if data is not None]
-        if not found:
+    def _newest_root(self, now: datetime) -> UnverifiedMetadata[Root]:
+        """Give the newest trusted root, which may be one that was published and not read yet."""
+        kept, published = self._read.load("root"), self._published.load("root")
+        if kept is None:
             raise UsageError(
                 f"this home has never read {self._gun}",
                 hint="give the home folder that it was published from: --home",
             )
-        return max(found, key=lambda item: item.version)
+        trusted = TrustedSet(kept, now=now, gun=self._gun)
+        with contextlib.suppress(VerificationError):  # not the next one, or of an earlier GUN
+            if published is not None:
+                trusted.update_root(published)
+        return self._parse(trusted.dialect, "root", trusted.root.data)
 
     async def _served_root(self) -> UnverifiedMetadata[Root]:
         try:
@@ -232,7 +236,7 @@ class LostFiles:
                 return UploadedFile("root", signed)
         raise UsageError(
             f"the server's keys that {self._gun} has since root version {last.version} are lost "
-            f"with what came after its backup: {error.message}",
+            "with what came after its backup",
             hint="the root keys here can't replace them in one step: server/README.md tells "
             "how it goes on, under An old backup",
         ) from error
@@ -245,11 +249,11 @@ class LostFiles:
         Readers who saw it as well refuse the server's until all of them are there again (5.5.5).
         Where snapshots name no versions, readers don't go by what they listed.
         """
-        kept = await asyncio.to_thread(self._newest, dialect, "snapshot")
+        kept = await asyncio.to_thread(self._newest, dialect, "snapshot", root)
         served = await self._served(dialect, "snapshot")
         behind: dict[str, int] = {}
         removed: dict[str, int] = {}
-        if dialect is NOTARY or kept is None or served is None or not _signed_by(kept, root):
+        if dialect is NOTARY or kept is None or served is None:
             return behind, removed  # after a change of its keys readers forget it
         for name, meta in kept.signed.meta.items():
             role, now = name.removesuffix(".json"), served.signed.meta.get(name)
@@ -257,16 +261,20 @@ class LostFiles:
                 (behind if role in reached else removed)[role] = meta.version
         return behind, removed
 
-    def _roots(self, dialect: Dialect, version: int) -> Iterator[UnverifiedMetadata[Any]]:
-        while True:
-            version += 1
-            kept, published = self._read.load_root(version), self._published.load("root")
-            if kept is None and published is not None:
-                found = self._parse(dialect, "root", published)
-                kept = published if found.version == version else None
-            if kept is None:
-                return
-            yield self._parse(dialect, "root", kept)
+    def _roots(
+        self, newest: UnverifiedMetadata[Root], version: int
+    ) -> Iterator[UnverifiedMetadata[Root]]:
+        """Give the roots after a version, the newest last."""
+        for number in range(version + 1, newest.version):
+            data = self._read.load_root(number)
+            if data is None:
+                raise UsageError(
+                    f"root version {number} of {self._gun} isn't kept in this home",
+                    hint="run this from a home folder that has read or published it before: --home",
+                )
+            yield self._parse(dialect_of(newest.data), "root", data)
+        if newest.version > version:
+            yield newest
 
     async def _lacking(
         self,
@@ -276,18 +284,19 @@ class LostFiles:
     ) -> _Found:
         """Walk the delegations as the newest files make them; give what the server lacks."""
         found: list[UploadedFile] = []
-        pending, seen = ["targets"], {"targets"}
+        seen = {"targets"}
+        pending: list[tuple[str, UnverifiedMetadata[Any]]] = [("targets", last)]
         while pending and len(seen) <= self._limits.roles:
-            role = pending.pop(0)
+            role, delegator = pending.pop(0)
             served = await self._served(dialect, role)
-            newest = await asyncio.to_thread(self._newest, dialect, role)
+            newest = await asyncio.to_thread(self._newest, dialect, role, delegator)
             if newest is not None and (served is None or newest.version > served.version):
                 found.append(UploadedFile(role, newest.data))
             else:
                 newest = served
             if newest is not None:
                 names = await asyncio.to_thread(self._children, cast("Targets", newest.signed))
-                pending += [name for name in names if name not in seen]
+                pending += [(name, newest) for name in names if name not in seen]
                 seen.update(names)
         snapshot = await self._own_snapshot(dialect, roots, last, found)
         return _Found(roots, [*found, *snapshot], seen)
@@ -310,7 +319,7 @@ class LostFiles:
             return []
         snapshot = self._parse(dialect, "snapshot", data)
         if snapshot.version <= served.version or not _signed_by(snapshot, last):
-            return []
+            return []  # or it's the server's to sign now
         listed = {f"{file.role}.json" for file in found} | served.signed.meta.keys()
         gone = sorted(snapshot.signed.meta.keys() - listed)
         if dialect is NOTARY or not gone:
@@ -331,12 +340,16 @@ class LostFiles:
         kept = (self._read, self._published)
         return [name for name in bins.get_roles() if any(files.load(name) for files in kept)]
 
-    def _newest(self, dialect: Dialect, role: str) -> UnverifiedMetadata[Any] | None:
+    def _newest(
+        self, dialect: Dialect, role: str, delegator: UnverifiedMetadata[Any]
+    ) -> UnverifiedMetadata[Any] | None:
+        """Give the newest file kept of a role that its delegator vouches for."""
         found: list[UnverifiedMetadata[Any]] = []
         for data in (self._read.load(role), self._published.load(role)):
             with contextlib.suppress(MalformedMetadataError):  # of before a conversion
                 found += [] if data is None else [self._parse(dialect, role, data)]
-        return max(found, key=lambda item: item.version, default=None)
+        vouched = (item for item in found if _signed_by(item, delegator))
+        return max(vouched, key=lambda item: item.version, default=None)
 
     async def _served(self, dialect: Dialect, role: str) -> UnverifiedMetadata[Any] | None:
         """Read what the server shows; not trusted: it only tells what there is to offer."""
@@ -352,9 +365,9 @@ class LostFiles:
         return dialect.parse(role, data, max_bytes=self._limits.max_bytes(role))
 
 
-def _signed_by(snapshot: UnverifiedMetadata[Any], root: UnverifiedMetadata[Root]) -> bool:
+def _signed_by(item: UnverifiedMetadata[Any], delegator: UnverifiedMetadata[Any]) -> bool:
     try:
-        verify_signed_by(snapshot, root, "snapshot")
-    except ThresholdError:
+        verify_signed_by(item, delegator, item.role)
+    except (ThresholdError, MalformedMetadataError):
         return False
     return True
