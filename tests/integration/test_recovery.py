@@ -274,6 +274,36 @@ async def test_server_keys_that_the_backup_never_had_are_replaced(
     await house.check({"1", "2", "3"})
 
 
+async def test_only_a_root_that_replaces_both_server_keys_is_built_on_an_older_state(
+    house: House,
+) -> None:
+    gun = house.gun
+    await house.found()
+    house.back_up()
+    async with house.person("owner") as owner:
+        await owner.sign(gun, "2")
+        await owner.signed(gun)
+    house.go_back()
+    cache = MetadataCache.of(house.folder / "owner", gun)
+    kept = {role: cache.load(role) for role in ("root", "snapshot", "timestamp", "targets")}
+    async with house.person("owner") as owner:
+        for refused in (
+            owner.sign(gun, "3"),
+            owner.publisher.rotate(gun, "timestamp"),
+            owner.publisher.rotate(gun, "snapshot", server=True),
+            owner.publisher.rotate(gun, "root", "targets"),
+            owner.publisher.witness(gun, ["root"]),
+            owner.publisher.proposals.prepare_root(gun, thresholds={"root": 1}),
+        ):
+            with pytest.raises(RollbackError):
+                await refused
+        assert {role: cache.load(role) for role in kept} == kept
+        told = await owner.publisher.rotate(gun, "snapshot", "timestamp", server=True)
+        assert told.versions == {"root": 2}
+        assert "was seen before" in told.overruled
+        assert set(await owner.signed(gun)) == {"1"}
+
+
 async def test_what_was_published_to_an_earlier_gun_of_that_name_is_not_brought_back(
     house: House,
 ) -> None:
