@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 from aiohttp import web
 
 from tabellion.core.expiry import Margins
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.expiry import ExpiryJudge, ExpiryWatch
+from tabellion_server.services.feed import Feed
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.key_schedule import KeySchedule
 from tabellion_server.services.locks import GunLocks
@@ -36,9 +38,22 @@ def utc_now() -> datetime:
 
 
 def make_app(
-    settings: Settings, *, store: Store, online_keys: OnlineKeys, clock: Clock = utc_now
+    settings: Settings,
+    *,
+    store: Store,
+    online_keys: OnlineKeys,
+    clock: Clock = utc_now,
+    watches: bool = True,
 ) -> web.Application:
-    """Make the application; store and keys stay the caller's to close."""
+    """Make the application; store and keys stay the caller's to close.
+
+    Args:
+        settings: What the operator decides.
+        store: The store.
+        online_keys: The server's keys.
+        clock: Gives the current moment, aware.
+        watches: Sweep, and keep schedules: what one process of a machine does.
+    """
     files, locks = MetadataFiles(store), GunLocks()
     signer = ReleaseSigner(
         online_keys,
@@ -62,20 +77,44 @@ def make_app(
     app = web.Application(middlewares=[requests, counted, problems, access])
     judge = ExpiryJudge(signer, Margins(settings.expiry_warn, settings.expiry_critical))
     app[CONTEXT] = Context(
-        settings, store, online_keys, files, publisher, pendings, renewer, locks, judge, clock
+        settings,
+        store,
+        online_keys,
+        files,
+        Feed(store, follow=files.follow),
+        publisher,
+        pendings,
+        renewer,
+        locks,
+        judge,
+        clock,
     )
     if settings.auth is not None:
         app[GUARD] = Guard(TokenVerifier(settings.auth), clock)
     app[IN_FLIGHT] = InFlight()
     app[METRICS] = Metrics()
     add_routes(app)
-    app.cleanup_ctx.append(_background)
+    app.cleanup_ctx.append(partial(_background, watches=watches))
     return app
 
 
-async def _background(app: web.Application) -> AsyncIterator[None]:
-    """Sweep while the application lives; at its end, let what was begun finish."""
+async def _background(app: web.Application, *, watches: bool) -> AsyncIterator[None]:
+    """Watch while the application lives; at its end, let what was begun finish."""
     context = app[CONTEXT]
+    forever = [context.feed.watch_forever(), *(_watches(app) if watches else ())]
+    tasks = [asyncio.create_task(one) for one in forever]
+    yield
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    await context.publisher.drain()
+    await context.renewer.drain()
+
+
+def _watches(app: web.Application) -> Iterator[Coroutine[None, None, None]]:
+    context = app[CONTEXT]
+    yield context.renewer.sweep_forever()
     watch = ExpiryWatch(
         context.store,
         context.judge,
@@ -83,10 +122,7 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
         clock=context.clock,
         report=app[METRICS].tell_expiry,
     )
-    tasks = [
-        asyncio.create_task(context.renewer.sweep_forever()),
-        asyncio.create_task(watch.watch_forever()),
-    ]
+    yield watch.watch_forever()
     if context.settings.rotate_after is not None:
         schedule = KeySchedule(
             context.store,
@@ -96,11 +132,4 @@ async def _background(app: web.Application) -> AsyncIterator[None]:
             clock=context.clock,
             after=context.settings.rotate_after,
         )
-        tasks.append(asyncio.create_task(schedule.run_forever()))
-    yield
-    for task in tasks:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    await context.publisher.drain()
-    await context.renewer.drain()
+        yield schedule.run_forever()

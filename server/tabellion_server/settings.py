@@ -18,12 +18,13 @@ from typing import Any, Final
 from tabellion.errors import ConfigurationError, KeyStoreError
 from tabellion.signers.uris import parse_signer_uri
 from tabellion_server.settings_notary import our_word_for
+from tabellion_server.settings_storage import shown_url, sqlite_file
 from tabellion_server.settings_values import CONVERT, Address
 from tabellion_server.token_auth import NO_AUTH, TokenAuth, read_token_auth
 
 _MIB: Final = 1024 * 1024
 _LISTS: Final = frozenset({"addresses", "prefixes"})
-_SQLITE: Final = "sqlite:///"
+_MAX_WORKERS: Final = 64
 _MIN_TOKEN: Final = 16
 # Section to key to kind of value; what isn't here is a fault.
 _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -76,6 +77,7 @@ class Settings:
 
     Attributes:
         listen: Addresses to accept connections on.
+        workers: Processes that share the work.
         certificate: TLS certificate chain; None for plain HTTP.
         certificate_key: Its private key.
         write_token: What writers must send as a bearer token; None lets loopback write freely.
@@ -84,7 +86,7 @@ class Settings:
         log_format: ``console`` or ``json``.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         storage_url: As configured.
-        sqlite_path: The SQLite file.
+        sqlite_path: The SQLite file; None where another engine keeps the store.
         master_key_file: What seals the online keys.
         high_water_file: What tells that an old backup of the store was restored.
         rotate_after: How old the server's keys of a GUN get before new ones are proposed.
@@ -104,6 +106,7 @@ class Settings:
     """
 
     listen: tuple[Address, ...] = (Address("127.0.0.1", 4443),)
+    workers: int = 1
     certificate: Path | None = None
     certificate_key: Path | None = None
     write_token: str | None = field(default=None, repr=False)
@@ -111,8 +114,8 @@ class Settings:
     shutdown_seconds: int = 60
     log_format: str = "console"
     log_level: str = "info"
-    storage_url: str = "sqlite:///tabellion.db"
-    sqlite_path: Path = Path("tabellion.db")
+    storage_url: str = field(default="sqlite:///tabellion.db", repr=False)
+    sqlite_path: Path | None = Path("tabellion.db")
     master_key_file: Path = Path("master.key")
     high_water_file: Path = Path("high-water.json")
     rotate_after: timedelta | None = None
@@ -129,6 +132,11 @@ class Settings:
     gun_prefixes: tuple[str, ...] = ()
     notary_max_age_current: timedelta = timedelta(seconds=300)
     notary_max_age_consistent: timedelta = timedelta(days=30)
+
+    @property
+    def store_name(self) -> str:
+        """Give the store's name as it may be told: it has no password."""
+        return str(self.sqlite_path or shown_url(self.storage_url))
 
     @property
     def is_loopback_only(self) -> bool:
@@ -222,12 +230,13 @@ class _Reader:
         get, default = self.values.get, Settings()
         url = get("storage.url", default.storage_url)
         sqlite_path = default.sqlite_path
-        if url.startswith(_SQLITE) and len(url) > len(_SQLITE) and "\0" not in url:
-            sqlite_path = self.folder / url.removeprefix(_SQLITE)
-        else:
-            self.fault("storage.url", f"{url!r} isn't sqlite:///FILE, the engine of this release")
+        try:
+            sqlite_path = sqlite_file(url, self.folder)
+        except ValueError as error:
+            self.fault("storage.url", str(error))
         settings = Settings(
             listen=get("server.listen", default.listen),
+            workers=get("server.workers", default.workers),
             certificate=get("server.tls.certificate"),
             certificate_key=get("server.tls.key"),
             write_token=self._token(),
@@ -272,8 +281,8 @@ class _Reader:
             self.fault("server.log_format", "give console or json")
         if settings.log_level not in {"debug", "info", "warning", "error"}:
             self.fault("server.log_level", "give debug, info, warning or error")
-        if self.values.get("server.workers", 1) != 1:
-            self.fault("server.workers", "this release runs one process; give 1")
+        if settings.workers > _MAX_WORKERS:
+            self.fault("server.workers", f"give at most {_MAX_WORKERS}; as many as cores is usual")
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
         if settings.expiry_critical > settings.expiry_warn:

@@ -43,7 +43,7 @@ from tabellion.errors import NotFoundError, RollbackError, TabellionError
 from tabellion.verify.cache import MetadataCache
 from tabellion.verify.updater import Updater
 
-# Other lives than the usual ones: run it with TABELLION_TEST_LIVES=500.
+# Other lives than the usual ones: TABELLION_TEST_LIVES=500 in the environment.
 EXPLORES = "TABELLION_TEST_LIVES" in os.environ
 LIVES = int(os.environ.get("TABELLION_TEST_LIVES", "15"))
 SEEDS = st.integers(0, 1 << 16)

@@ -134,7 +134,7 @@ def test_a_server_is_open_to_all_only_if_its_operator_says_so(tmp_path: Path) ->
             ["2: server.max_body_bytes: ", "3: server.shutdown_seconds: ", "4: server.workers: "],
         ),
         (
-            '[server]\nlog_format = "xml"\nlog_level = "loud"\nworkers = 3\n',
+            '[server]\nlog_format = "xml"\nlog_level = "loud"\nworkers = 65\n',
             ["2: server.log_format: ", "3: server.log_level: ", "4: server.workers: "],
         ),
         (
@@ -228,3 +228,12 @@ def test_every_address_and_every_unknown_variable_is_a_fault(tmp_path: Path) -> 
         assert part in caught.value.message
     assert "localhost" not in caught.value.message
     assert "CLIENT" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://u:geheim@h/db", "geheim", "sqlite:///", "sqlite://geheim", "://geheim", "//"]
+)
+def test_an_address_of_no_engine_is_refused_and_not_repeated(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"2: storage.url: .*sqlite:///") as caught:
+        load_settings(write(tmp_path, f'[storage]\nurl = "{url}"\n'), {})
+    assert "geheim" not in caught.value.message

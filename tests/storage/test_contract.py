@@ -560,49 +560,6 @@ class TestLife:
         assert [replace(item, id=0) for item in found] == told
         assert found[0].id < found[1].id
 
-    async def test_a_gun_made_anew_replaces_files_and_history_and_keeps_online_keys(
-        self, store: Store
-    ) -> None:
-        old = [*whole_set(1), made("targets/releases", 1)]
-        head = await commit(store, old, on=None, dialect="notary", events=[signed("v1")])
-        await commit(store, whole_set(1), on=None, gun="other", dialect="notary")
-        await store.add_online_key(GUN, online("k"))
-        new = [made(role, 1, f"tuf {role}") for role in TOP]
-        after = await store.commit(
-            GUN,
-            dialect="tuf",
-            expected_revision=head.revision,
-            added=new,
-            events=[signed("v2")],
-            replaces=True,
-            at=AT,
-        )
-        assert (after.dialect, after.revision) == ("tuf", head.revision + 1)
-        assert after.files == {item.role: ref(item) for item in new}
-        assert await store.head(GUN) == after
-        assert await store.read(GUN, "targets/releases", 1) is None
-        assert [item.target for item in await store.events(GUN)] == ["v2"]
-        assert [row.keyid for row in await store.online_keys(GUN, "timestamp")] == ["k"]
-        told = await store.changes(GUN, after=0, limit=10)
-        assert [item.category for item in told] == ["update", "deletion", "update"]
-        other = await store.head("other")
-        assert other is not None
-        assert other.dialect == "notary"
-
-    async def test_a_gun_made_anew_on_a_stale_head_changes_nothing(self, store: Store) -> None:
-        head = await commit(store, whole_set(1), on=None, dialect="notary")
-        with pytest.raises(StaleHeadError):
-            await store.commit(
-                GUN,
-                dialect="tuf",
-                expected_revision=head.revision + 1,
-                added=[made("root", 1, "other")],
-                replaces=True,
-                at=AT,
-            )
-        assert await store.head(GUN) == head
-        assert await store.read(GUN, "root", 1) == made("root", 1)
-
     async def test_a_conversion_in_place_keeps_files_history_and_online_keys(
         self, store: Store
     ) -> None:

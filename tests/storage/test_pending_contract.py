@@ -17,6 +17,7 @@ from tabellion_server.storage.interface import (
     PendingRow,
     StaleHeadError,
     Store,
+    StoreCorruptionError,
 )
 
 GUN = "registry.example/app"
@@ -146,11 +147,23 @@ async def test_proposals_go_with_their_gun_and_the_audit_stays(store: Store) -> 
 async def test_a_converted_gun_has_no_proposals_of_its_old_dialect(store: Store) -> None:
     await commit(store, whole_set(1), on=None)
     await put(store, row())
+    await put(store, row(gun="other"))
+    with pytest.raises(StoreCorruptionError):
+        await store.commit(
+            GUN,
+            dialect="notary",
+            expected_revision=1,
+            added=whole_set(2),
+            converts="notary",
+            at=AT,
+        )
+    assert len(await store.pending(GUN)) == 1
     await store.commit(
-        GUN, dialect="notary", expected_revision=1, added=whole_set(2), replaces=True, at=AT
+        GUN, dialect="notary", expected_revision=1, added=whole_set(2), converts="tuf", at=AT
     )
     assert await store.pending(GUN) == []
     assert await actions(store) == ["opened", "dropped"]
+    assert len(await store.pending("other")) == 1
 
 
 async def test_the_audit_is_read_page_by_page_and_by_proposal(store: Store) -> None:

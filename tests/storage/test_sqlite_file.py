@@ -88,7 +88,7 @@ async def test_a_file_of_the_first_schema_is_brought_to_this_one(path: Path) -> 
     await store.close()
     for statement in (
         *("DROP INDEX metadata_by_hash", "DROP TABLE changes", "DROP TABLE restorations"),
-        *("DROP TABLE pending", "DROP TABLE audit"),
+        *("DROP TABLE pending", "DROP TABLE audit", "DROP TABLE collected"),
         "UPDATE schema_version SET version = 1",
     ):
         alter(path, statement)
@@ -113,6 +113,7 @@ async def test_a_file_of_the_second_schema_is_brought_to_this_one(path: Path) ->
     await store.close()
     for statement in (
         *("DROP TABLE pending", "DROP TABLE audit", "DROP TABLE restorations"),
+        "DROP TABLE collected",
         "UPDATE schema_version SET version = 2",
     ):
         alter(path, statement)
@@ -121,6 +122,21 @@ async def test_a_file_of_the_second_schema_is_brought_to_this_one(path: Path) ->
         assert await store.head(GUN) == head
         assert await store.pending(GUN) == []
         assert await store.audit(GUN, limit=9) == []
+        await store.close()
+
+
+async def test_a_file_of_the_third_schema_is_brought_to_this_one(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await publish_next(store)
+    await publish_next(store)
+    await store.close()
+    for statement in ("DROP TABLE collected", "UPDATE schema_version SET version = 3"):
+        alter(path, statement)
+    for version in (1, 2):
+        store = await SqliteStore.open(path)
+        assert await store.collect(GUN, [("timestamp", 1)]) == (version == 1) * len(
+            whole_set(1)[3].data
+        )
         await store.close()
 
 

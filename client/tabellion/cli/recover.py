@@ -63,21 +63,22 @@ def lost(word: str | None, gun: str | None) -> None:
     brought = work(bring_back(), f"looking for what the server lacks of {wanted}")
     if brought.behind:
         output.warn(
-            f"{_versions(brought.behind)} {_is(brought.behind)} lost as well, and not kept in this "
-            f"home: readers who saw more than the server has refuse {wanted} until it's there"
+            f"{_versions(brought.behind)}: lost as well, and not kept in this home. Readers who "
+            f"saw that refuse {wanted} until it's back"
         )
         output.hint(
-            f"where {_names(brought.behind)} published last: tabellion recover lost {wanted}"
+            f"in the home folder that {_names(brought.behind)} published from: "
+            f"tabellion recover lost {wanted}"
         )
     if brought.removed:
         output.warn(
-            f"{_names(brought.removed)} had been removed after the backup: readers who saw "
-            f"{_versions(brought.removed)} refuse {wanted}, which can't list that any more"
+            f"{_versions(brought.removed)}: lost, and nothing delegates to that now. Readers who "
+            f"saw it refuse {wanted}, as it can't be listed any more"
         )
     if brought.behind or brought.removed:
-        otherwise = "else" if not brought.removed else "so"
+        last = "if that's lost for good" if not brought.removed else "after all else"
         output.hint(
-            f"{otherwise} make them forget: tabellion rotate {wanted} snapshot timestamp "
+            f"{last}, make readers forget: tabellion rotate {wanted} snapshot timestamp "
             "--server-managed"
         )
     if Options.of().json:
@@ -98,10 +99,6 @@ def _versions(versions: Mapping[str, int]) -> str:
 
 def _names(versions: Mapping[str, int]) -> str:
     return ", ".join(versions)
-
-
-def _is(versions: Mapping[str, int]) -> str:
-    return "is" if len(versions) == 1 else "are"
 
 
 @command.command()

@@ -28,7 +28,7 @@ from tabellion_server.migration.rows import Source
 from tabellion_server.migration.signer_rows import SignerRow, passphrase_variable
 from tabellion_server.migration.sources import open_source, shown
 from tabellion_server.settings import Settings, load_settings
-from tabellion_server.storage.sqlite import SqliteStore
+from tabellion_server.storage.opening import is_store_there, open_store
 
 _ALIAS: Final = re.compile(r"([^=\s]{1,100})=([A-Za-z_][A-Za-z0-9_]*)")
 _SERVER_TABLES: Final = ("tuf_files", "changefeed")
@@ -128,7 +128,7 @@ async def _import_all(
         guns = await asyncio.to_thread(source.guns)
         chosen = [gun for gun in guns if fnmatch.fnmatchcase(gun, pattern)]
         if not chosen:
-            place = shown(server_db) if server_db is not None else f"store {settings.sqlite_path}"
+            place = shown(server_db) if server_db is not None else f"store {settings.store_name}"
             raise ConfigurationError(
                 f"none of the {len(guns)} GUNs of {place} is like {pattern[:100]!r}",
                 hint="give another --gun pattern, or another database",
@@ -161,7 +161,7 @@ def _held(target: Target | None, settings: Settings) -> Source:
     """Give what is here, for which keys alone are to come."""
     if target is None:
         raise ConfigurationError(
-            f"there is no store {settings.sqlite_path} yet whose GUNs could get keys",
+            f"there is no store {settings.store_name} yet whose GUNs could get keys",
             hint="give --server-db too, or mirror the server first",
         )
     return HeldSource(target.store)
@@ -169,14 +169,14 @@ def _held(target: Target | None, settings: Settings) -> Source:
 
 async def open_preview(settings: Settings, stack: AsyncExitStack) -> Target | None:
     """Open the store if there is one."""
-    if not await asyncio.to_thread(settings.sqlite_path.exists):
+    if not await is_store_there(settings):
         return None
     return await open_target(settings, stack)
 
 
 async def open_target(settings: Settings, stack: AsyncExitStack) -> Target:
     """Open the store and its master key, as ``serve`` does."""
-    is_first = not await asyncio.to_thread(settings.sqlite_path.exists)
+    is_first = not await is_store_there(settings)
     if not is_first and not await asyncio.to_thread(settings.master_key_file.exists):
         raise ConfigurationError(
             f"master key file {settings.master_key_file} is gone, but the store is here",
@@ -185,13 +185,13 @@ async def open_target(settings: Settings, stack: AsyncExitStack) -> Target:
     master = await asyncio.to_thread(
         MasterKey.load_or_create, settings.master_key_file, create=is_first
     )
-    store = await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
+    store = await open_store(settings)
     stack.push_async_callback(store.close)
     online_keys = OnlineKeys(store, master)
     if not await online_keys.fits_store():
         raise ConfigurationError(
             f"master key file {settings.master_key_file} doesn't open the keys in store "
-            f"{settings.sqlite_path}",
+            f"{settings.store_name}",
             hint="restore the key file that this store was filled with from its backup",
         )
     return Target(store, online_keys)

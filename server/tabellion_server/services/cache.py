@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -27,6 +28,11 @@ class SizedCache(Generic[K, V]):
             return None
         self._held.move_to_end(key)
         return found[0]
+
+    def drop(self, fits: Callable[[K], bool]) -> None:
+        """Forget what is held under the keys that fit; looks at every key."""
+        for key in [key for key in self._held if fits(key)]:
+            self._size -= self._held.pop(key)[1]
 
     def put(self, key: K, value: V, size: int) -> None:
         """Hold a value, unless it alone is too large or something is held under its key."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from tabellion.core.dialect import Dialect, dialect_named
@@ -11,10 +11,18 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.publication import CurrentSet, ServedFiles
 from tabellion.core.roles import TOP_LEVEL_ROLES
 from tabellion_server.services.cache import SizedCache
-from tabellion_server.storage.interface import Head, Store, StoreCorruptionError, StoredFile
+from tabellion_server.storage.interface import (
+    Change,
+    Head,
+    Store,
+    StoreCorruptionError,
+    StoredFile,
+)
 
 _CACHE_BYTES: Final = 64 * 1024 * 1024
 _PARSED_BYTES: Final = 8 * 1024 * 1024  # of the files; parsed, they take some seven times as much
+_GUNS_ASKED: Final = 10_000
+_ASKED_BY_ALL: Final = frozenset({"timestamp", "snapshot", "targets"})
 FEW_ROLES: Final = 64
 
 Parsed = UnverifiedMetadata[Any]
@@ -31,6 +39,7 @@ class MetadataFiles:
     ) -> None:
         self._store = store
         self._stored: SizedCache[tuple[str, str, str], StoredFile] = SizedCache(cache_bytes)
+        self._asked: SizedCache[str, bool] = SizedCache(_GUNS_ASKED)
         self._parsed: SizedCache[tuple[str, str, str], Parsed] = SizedCache(parsed_bytes)
 
     async def current(self, head: Head, role: str) -> StoredFile | None:
@@ -42,6 +51,7 @@ class MetadataFiles:
         ref = head.files.get(role)
         if ref is None:
             return None
+        self._asked.put(head.gun, value=True, size=1)
         key = (head.gun, role, ref.sha256)
         found = self._stored.get(key)
         if found is not None:
@@ -125,6 +135,20 @@ class MetadataFiles:
             return asked.result().files[role]
 
         return CurrentSet(ServedFiles(head.files.keys(), read), ahead.dialect)
+
+    async def follow(self, changes: Sequence[Change]) -> None:
+        """Hold the new files of GUNs that are asked for here, and none of a GUN that was dropped.
+
+        Raises:
+            StorageError: The store failed; nothing depends on this, so it needn't be done again.
+        """
+        dropped = {change.gun for change in changes if change.category == "deletion"}
+        if dropped:
+            self._stored.drop(lambda key: key[0] in dropped)
+        for gun in {change.gun for change in changes} - dropped:
+            if self._asked.get(gun) and (head := await self._store.head(gun)) is not None:
+                for role in _ASKED_BY_ALL & head.files.keys():
+                    await self.current(head, role)
 
     def keep_parsed(self, dialect: Dialect, item: Parsed, sha256: str) -> None:
         """Hold a file that was parsed, and hashed, elsewhere and will be current."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -82,18 +83,21 @@ class HighWater:
         return self._mark
 
     def cover(self, last: int) -> None:
-        """Have a mark no lower than a change about to be committed, on disk.
-
-        The caller holds the store's write lock, so no other process writes the mark meanwhile.
+        """Have a mark no lower than a change about to be committed or told, on disk.
 
         Raises:
             StorageError: It can't be written; the change must not be committed.
         """
         held = self._mark
         if held is None or last > held.number:
-            held = self.read()
-        if held is None or last > held.number:
-            self._write(Mark(last + BLOCK, is_exact=False))
+            with self._guarded():
+                held = self.read()
+                if held is None or last > held.number:
+                    self._write(Mark(last + BLOCK, is_exact=False))
+
+    def covers(self, last: int) -> bool:
+        """Tell, without a look at the disk, whether the mark is known to be no lower."""
+        return self._mark is not None and last <= self._mark.number
 
     def settle(self, last: int) -> None:
         """Write the exact mark, if nobody else has the store open.
@@ -111,6 +115,19 @@ class HighWater:
         if self._users >= 0:
             os.close(self._users)
             self._users = -1
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Keep other processes and threads from writing the mark meanwhile."""
+        try:
+            guard = os.open(f"{self.path}.guard", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(guard)
 
     def _try_alone(self) -> bool:
         try:

@@ -21,12 +21,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from tabellion.errors import TabellionError
+
+if TYPE_CHECKING:
+    from tabellion_server.storage.records import Record
 
 TagEventKind = Literal["signed", "revoked"]
 ChangeCategory = Literal["update", "deletion"]
@@ -267,6 +270,17 @@ class AuditEntry:
     id: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One version of one role's metadata, without its bytes; see ``StoredFile``."""
+
+    role: str
+    version: int
+    sha256: str
+    length: int
+    stored_at: datetime
+
+
 class Store(Protocol):
     """Where metadata, heads, history, pending proposals and sealed online keys live.
 
@@ -300,7 +314,6 @@ class Store(Protocol):
         removed_heads: Sequence[str] = (),
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
-        replaces: bool = False,
         converts: str | None = None,
         closes: AuditEntry | None = None,
         at: datetime,
@@ -314,16 +327,15 @@ class Store(Protocol):
 
         Args:
             gun: The collection.
-            dialect: Its dialect, the same in every commit but one that replaces or converts it.
+            dialect: Its dialect, the same in every commit but one that converts it.
             expected_revision: Revision it was judged on; None if the GUN must not exist.
             added: Files to add, of any number of roles and versions.
             removed_heads: Roles to have no current file any more.
             events: History to append.
             changes: What the changefeed tells instead, with moments of its own: an import keeps
                 the feed of the server it comes from. Their ids are given anew.
-            replaces: Drop the GUN's files, history and pending proposals first, and tell the
-                deletion in the changefeed: a GUN made anew. Its online keys and revision stay.
-            converts: The dialect that the GUN had, where this gives it another: all else stays.
+            converts: The dialect that the GUN had, where this gives it another. Its pending
+                proposals are dropped with it: nobody could read them any more. All else stays.
             closes: If that proposal is pending, drop it and write this entry; else neither.
             at: The moment of the commit, aware.
 
@@ -426,6 +438,41 @@ class Store(Protocol):
 
         Gives the number of changes taken for lost.
         """
+
+    async def files(self, gun: str) -> list[FileInfo]:
+        """List all versions of all roles of a GUN, in no order."""
+
+    async def collect(self, gun: str, files: Collection[tuple[str, int]]) -> int:
+        """Let go of the bytes of old versions, role and version each; gives how many bytes.
+
+        Their numbers stay taken: no other bytes are stored under them. What is gone already is
+        passed over.
+
+        Raises:
+            StorageError: One is a root, or the newest version of its role; nothing is let go.
+        """
+
+    def dump(self) -> AsyncIterator[Sequence[Record]]:
+        """Give all that is stored, each GUN as it is at one moment, in groups of bounded size.
+
+        What the changefeed tells is never newer than its GUN.
+
+        Raises:
+            StoreCorruptionError: A file's bytes aren't the ones that were stored.
+        """
+
+    async def begin_load(self) -> None:
+        """Begin to fill a store that has nothing in it; till the end it can't be opened again.
+
+        Raises:
+            StorageError: There's something in it.
+        """
+
+    async def load(self, records: Sequence[Record]) -> None:
+        """Write a group of what another store's ``dump`` gave, ids and moments as they are."""
+
+    async def end_load(self) -> None:
+        """Say that all of it is written."""
 
     async def check(self) -> None:
         """Return if the store can serve; for readiness probes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,6 +14,7 @@ from tabellion_server.storage.high_water import HighWater
 from tabellion_server.storage.interface import (
     AuditEntry,
     Change,
+    FileInfo,
     Head,
     OnlineKeyRow,
     Restoration,
@@ -22,6 +23,8 @@ from tabellion_server.storage.interface import (
     StoredFile,
     TagEvent,
 )
+from tabellion_server.storage.records import FileRecord, Record
+from tabellion_server.storage.sqlite_dump import begin_load, dump, end_load, write_records
 from tabellion_server.storage.sqlite_file import open_store_file, storage_error
 from tabellion_server.storage.sqlite_heads import HeadReader
 from tabellion_server.storage.sqlite_pending import (
@@ -39,22 +42,19 @@ from tabellion_server.storage.sqlite_restoration import (
 )
 from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
-    MAX_INTEGER,
-    check_hashes,
-    check_head,
-    event_of,
-    online_key_of,
     read_changes,
     read_file,
     read_hash,
     read_head,
-    ticks,
+    read_infos,
     write_change,
     write_events,
     write_files,
     write_revision,
 )
 from tabellion_server.storage.sqlite_threads import GroupWriter, Readers, Work
+from tabellion_server.storage.stored_values import event_of, online_key_of
+from tabellion_server.storage.values import MAX_INTEGER, below, check_hashes, check_head, ticks
 
 T = TypeVar("T")
 
@@ -122,7 +122,6 @@ class SqliteStore(PendingTables):
         removed_heads: Sequence[str] = (),
         events: Sequence[TagEvent] = (),
         changes: Sequence[Change] | None = None,
-        replaces: bool = False,
         converts: str | None = None,
         closes: AuditEntry | None = None,
         at: datetime,
@@ -134,15 +133,8 @@ class SqliteStore(PendingTables):
             if self._water is not None:
                 verify_complete(connection, self._water)
             head = read_head(connection, gun)
-            was = head.dialect if head is not None and replaces else converts or dialect
-            check_head(gun, head, expected_revision, was)
+            check_head(gun, head, expected_revision, converts or dialect)
             write_revision(connection, gun, dialect, head, at)
-            if replaces and head is not None:
-                drop_rows(connection, gun, at)
-                for table in ("current", "metadata", "events"):
-                    # The text is ours alone; values are bound.
-                    connection.execute(f"DELETE FROM {table} WHERE gun = ?", (gun,))  # noqa: S608
-                write_change(connection, Change(gun, 0, "", "deletion", at))
             write_files(connection, gun, added, changes)
             connection.executemany(
                 "DELETE FROM current WHERE gun = ? AND role = ?",
@@ -151,6 +143,8 @@ class SqliteStore(PendingTables):
             write_events(connection, gun, events)
             if closes is not None:
                 close_row(connection, closes)
+            if converts is not None:
+                drop_rows(connection, gun, at)
             written = read_head(connection, gun)
             if written is None:
                 raise StoreCorruptionError(f"{gun} vanished while it was written")
@@ -194,6 +188,7 @@ class SqliteStore(PendingTables):
                 for statement in (
                     "DELETE FROM current WHERE gun = ?",
                     "DELETE FROM metadata WHERE gun = ?",
+                    "DELETE FROM collected WHERE gun = ?",
                     "DELETE FROM heads WHERE gun = ?",
                     "DELETE FROM events WHERE gun = ?",
                     "DELETE FROM online_keys WHERE gun = ?",
@@ -219,13 +214,12 @@ class SqliteStore(PendingTables):
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[TagEvent]:
         """See ``Store.events``."""
-        below = MAX_INTEGER if before is None else max(min(before, MAX_INTEGER), 0)
         # The text is ours alone; values are bound.
         query = (
             f"SELECT {EVENT_COLUMNS} FROM events WHERE gun = :gun AND id < :below"  # noqa: S608
             f"{'' if target is None else ' AND target = :target'} ORDER BY id DESC LIMIT :limit"
         )
-        values = {"gun": gun, "below": below, "target": target, "limit": max(limit, 0)}
+        values = {"gun": gun, "below": below(before), "target": target, "limit": max(limit, 0)}
         return await self._read(
             lambda connection: [event_of(row) for row in connection.execute(query, values)]
         )
@@ -306,6 +300,61 @@ class SqliteStore(PendingTables):
             return missing
 
         return await self._write(work)
+
+    async def files(self, gun: str) -> list[FileInfo]:
+        """See ``Store.files``."""
+        return await self._read(lambda connection: read_infos(connection, gun))
+
+    async def collect(self, gun: str, files: Collection[tuple[str, int]]) -> int:
+        """See ``Store.collect``."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            length = 0
+            for role, version in files:
+                where = (gun, role, version)
+                (newest,) = connection.execute(
+                    "SELECT max(version) FROM metadata WHERE gun = ? AND role = ?", where[:2]
+                ).fetchone()
+                if role == "root" or newest is None or version >= newest:
+                    raise StorageError(f"{gun}: {role} version {version} has to stay")
+                connection.execute(
+                    "INSERT INTO collected SELECT gun, role, version, sha256 FROM metadata"
+                    " WHERE gun = ? AND role = ? AND version = ?",
+                    where,
+                )
+                gone = connection.execute(
+                    "DELETE FROM metadata WHERE gun = ? AND role = ? AND version = ?"
+                    " RETURNING length",
+                    where,
+                ).fetchone()
+                length += gone[0] if gone is not None else 0
+            return length
+
+        return await self._write(work)
+
+    async def dump(self) -> AsyncIterator[Sequence[Record]]:
+        """See ``Store.dump``."""
+        groups = dump(self._path)
+        try:
+            while (group := await asyncio.to_thread(next, groups, None)) is not None:
+                yield group
+        finally:
+            await asyncio.to_thread(groups.close)
+
+    async def begin_load(self) -> None:
+        """See ``Store.begin_load``."""
+        await self._write(lambda connection: begin_load(connection, self._path))
+
+    async def load(self, records: Sequence[Record]) -> None:
+        """See ``Store.load``."""
+        files = [record for record in records if isinstance(record, FileRecord)]
+        for record in files:
+            await asyncio.to_thread(check_hashes, record.gun, [record.file])
+        await self._write(lambda connection: write_records(connection, records))
+
+    async def end_load(self) -> None:
+        """See ``Store.end_load``."""
+        await self._write(end_load)
 
     async def check(self) -> None:
         """See ``Store.check``."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from tabellion_server.storage.interface import StorageError, StoreCorruptionError
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 BUSY_SECONDS: Final = 30.0
 
 _SCHEMA: Final = (
@@ -71,6 +71,12 @@ _THIRD: Final = (
     "CREATE INDEX audit_by_gun ON audit (gun, id)",
     "CREATE INDEX audit_by_proposal ON audit (gun, proposal, id)",
 )
+_FOURTH: Final = (
+    # Versions whose bytes were let go: no other bytes may get their number.
+    """CREATE TABLE collected (
+        gun TEXT NOT NULL, role TEXT NOT NULL, version INTEGER NOT NULL, sha256 TEXT NOT NULL,
+        PRIMARY KEY (gun, role, version)) WITHOUT ROWID""",
+)
 # What brings a file of that schema to the next.
 _UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     1: (
@@ -80,6 +86,7 @@ _UPGRADES: Final[dict[int, tuple[str, ...]]] = {
             WHERE role = 'timestamp' ORDER BY stored_at, gun, version""",
     ),
     2: _THIRD,
+    3: _FOURTH,
 }
 
 
@@ -124,6 +131,29 @@ def open_store_file(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def seal(partial: Path, path: Path) -> None:
+    """Give a store's file that nobody has open its name, and no companion files any more.
+
+    Raises:
+        StorageError: It can't be done.
+    """
+    try:
+        connection = connect(partial)
+        try:
+            connection.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            connection.close()
+        descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        partial.rename(path)
+        _sync_folder(path)
+    except (OSError, sqlite3.Error) as error:
+        raise storage_error(error, partial) from error
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -191,7 +221,7 @@ def _transact(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
 
 def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
     held = _check_ours(connection, path)
-    steps = [_SCHEMA, _SECOND, _THIRD] if held is None else []
+    steps = [_SCHEMA, _SECOND, _THIRD, _FOURTH] if held is None else []
     steps += [_UPGRADES[version] for version in range(held or SCHEMA_VERSION, SCHEMA_VERSION)]
     for statement in itertools.chain(*steps):
         connection.execute(statement)
@@ -207,6 +237,12 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> int | None:
     if "schema_version" not in tables:
         raise StorageError(
             f"{path} is another program's database", hint="give the store a file of its own"
+        )
+    (is_loading,) = connection.execute("PRAGMA user_version").fetchone()
+    if is_loading:
+        raise StorageError(
+            f"a restore into store {path} was cut off, or is under way",
+            hint="if none is, delete that file and restore again",
         )
     (version,) = connection.execute("SELECT max(version) FROM schema_version").fetchone()
     if version != SCHEMA_VERSION and version not in _UPGRADES:

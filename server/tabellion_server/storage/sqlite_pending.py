@@ -6,13 +6,13 @@ import asyncio
 import json
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from tabellion_server.storage.interface import AuditEntry, PendingFullError, PendingRow
-from tabellion_server.storage.sqlite_rows import MAX_INTEGER, moment_of, ticks
 from tabellion_server.storage.sqlite_threads import Work
+from tabellion_server.storage.stored_values import entry_of, files_json, pending_of, versions_json
+from tabellion_server.storage.values import below, ticks
 
 T = TypeVar("T")
 
@@ -37,12 +37,12 @@ class PendingTables(ABC):
             " WHERE gun = ? ORDER BY created_at, id"
         )
         return await self._read(
-            lambda connection: [_pending_of(row) for row in connection.execute(query, (gun,))]
+            lambda connection: [pending_of(row) for row in connection.execute(query, (gun,))]
         )
 
     async def put_pending(self, row: PendingRow, entry: AuditEntry, *, at_most: int) -> bool:
         """See ``Store.put_pending``."""
-        files = await asyncio.to_thread(_files_json, row.files)
+        files = await asyncio.to_thread(files_json, row.files)
 
         def work(connection: sqlite3.Connection) -> bool:
             place = (row.gun, row.id)
@@ -61,7 +61,7 @@ class PendingTables(ABC):
                 "INSERT OR REPLACE INTO pending (gun, id, versions, files, by, created_at,"
                 " expires_at, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    *(*place, _json(row.versions), files, row.by),
+                    *(*place, versions_json(row.versions), files, row.by),
                     *(ticks(row.created_at), ticks(row.expires_at), row.revision + 1),
                 ),
             )
@@ -97,16 +97,15 @@ class PendingTables(ABC):
         self, gun: str, *, proposal: str | None = None, before: int | None = None, limit: int
     ) -> list[AuditEntry]:
         """See ``Store.audit``."""
-        below = MAX_INTEGER if before is None else max(min(before, MAX_INTEGER), 0)
         # The text is ours alone; values are bound.
         query = (
             f"SELECT {_AUDIT}, id FROM audit WHERE gun = :gun AND id < :below"  # noqa: S608
             f"{'' if proposal is None else ' AND proposal = :proposal'}"
             " ORDER BY id DESC LIMIT :limit"
         )
-        values = {"gun": gun, "below": below, "proposal": proposal, "limit": max(limit, 0)}
+        values = {"gun": gun, "below": below(before), "proposal": proposal, "limit": max(limit, 0)}
         return await self._read(
-            lambda connection: [_entry_of(row) for row in connection.execute(query, values)]
+            lambda connection: [entry_of(row) for row in connection.execute(query, values)]
         )
 
 
@@ -134,37 +133,7 @@ def _write_entry(connection: sqlite3.Connection, entry: AuditEntry) -> None:
     connection.execute(
         f"INSERT INTO audit ({_AUDIT}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  (as above)
         (
-            *(entry.gun, entry.proposal, entry.action, _json(entry.versions)),
+            *(entry.gun, entry.proposal, entry.action, versions_json(entry.versions)),
             *(json.dumps(list(entry.keyids)), entry.by, ticks(entry.at)),
         ),
-    )
-
-
-def _json(versions: Mapping[str, int]) -> str:
-    return json.dumps(dict(versions))
-
-
-def _files_json(files: Mapping[str, bytes]) -> str:
-    return json.dumps({role: data.decode("utf-8") for role, data in files.items()})
-
-
-def _pending_of(row: Sequence[Any]) -> PendingRow:
-    gun, number, versions, files, by, created_at, expires_at, revision = row
-    return PendingRow(
-        gun,
-        number,
-        json.loads(versions),
-        {role: text.encode() for role, text in json.loads(files).items()},
-        by,
-        moment_of(created_at),
-        moment_of(expires_at),
-        revision,
-    )
-
-
-def _entry_of(row: Sequence[Any]) -> AuditEntry:
-    gun, proposal, action, versions, keyids, by, at, number = row
-    return AuditEntry(
-        *(gun, proposal, action, json.loads(versions)),
-        *(tuple(json.loads(keyids)), by, moment_of(at), number),
     )

@@ -7,13 +7,21 @@ from datetime import UTC, datetime
 
 from tabellion_server.storage.high_water import HighWater
 from tabellion_server.storage.interface import Restoration, RestoredStoreError
-from tabellion_server.storage.sqlite_rows import ticks
+from tabellion_server.storage.values import ticks
 
 
 def last_change(connection: sqlite3.Connection) -> int:
     """Give the highest id the changefeed ever had here."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
     return 0 if row is None else int(row[0])
+
+
+def set_last_change(connection: sqlite3.Connection, last: int) -> None:
+    """Have the next change get an id above that."""
+    if connection.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'changes'").fetchone():
+        connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'changes'", (last,))
+    else:
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (last,))
 
 
 def missing_changes(connection: sqlite3.Connection, water: HighWater) -> int:
@@ -57,12 +65,7 @@ def pass_over(connection: sqlite3.Connection, missing: int, *, at: datetime, is_
         "INSERT INTO restorations (after_id, missing, at, is_loss) VALUES (?, ?, ?, ?)",
         (last, missing, ticks(at), is_loss),
     )
-    if connection.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'changes'").fetchone():
-        connection.execute(
-            "UPDATE sqlite_sequence SET seq = ? WHERE name = 'changes'", (last + missing,)
-        )
-    else:
-        connection.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (last + missing,))
+    set_last_change(connection, last + missing)
 
 
 def read_restoration(connection: sqlite3.Connection, gun: str) -> Restoration:

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
 
 from tabellion_server.storage.interface import (
     Change,
+    FileInfo,
     FileRef,
     Head,
-    OnlineKeyRow,
-    StaleHeadError,
-    StorageError,
-    StoreCorruptionError,
     StoredFile,
     TagEvent,
 )
+from tabellion_server.storage.values import (
+    MAX_INTEGER,
+    check_hashes,
+    moment_of,
+    other_bytes_error,
+    ticks,
+)
 
 EVENT_COLUMNS: Final = "kind, target, role, version, metadata_sha256, digests, length, at, id"
-
-MAX_INTEGER: Final = 2**63 - 1
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def ticks(moment: datetime) -> int:
-    """Count the microseconds since 1970."""
-    if moment.tzinfo is None:
-        raise StorageError(f"moment {moment} has no time zone", hint="give moments in UTC")
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def moment_of(microseconds: int) -> datetime:
-    """Give the moment, aware UTC."""
-    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def read_head(connection: sqlite3.Connection, gun: str) -> Head | None:
@@ -89,24 +77,15 @@ def read_hash(
     return None if row is None else read_file(connection, gun, role, row[0])
 
 
-def check_hashes(gun: str, files: Iterable[StoredFile]) -> None:
-    """Refuse files that don't have their SHA-256."""
-    for file in files:
-        if hashlib.sha256(file.data).hexdigest() != file.sha256:
-            raise StoreCorruptionError(
-                f"{gun}: {file.role} version {file.version} doesn't have its SHA-256"
-            )
-
-
-def check_head(gun: str, head: Head | None, expected_revision: int | None, dialect: str) -> None:
-    """Refuse a commit that was judged on another head."""
-    revision = None if head is None else head.revision
-    if revision != expected_revision:
-        raise StaleHeadError(
-            f"{gun} is at revision {revision}, not at {expected_revision}", head=head
-        )
-    if head is not None and head.dialect != dialect:
-        raise StoreCorruptionError(f"{gun} speaks {head.dialect}, not {dialect}")
+def read_infos(connection: sqlite3.Connection, gun: str) -> list[FileInfo]:
+    """List all versions of all roles."""
+    rows = connection.execute(
+        "SELECT role, version, sha256, length, stored_at FROM metadata WHERE gun = ?", (gun,)
+    )
+    return [
+        FileInfo(role, version, sha256, length, moment_of(stored_at))
+        for role, version, sha256, length, stored_at in rows
+    ]
 
 
 def write_revision(
@@ -147,6 +126,12 @@ def write_files(
             (gun, file.role, file.version),
         ).fetchone()
         if row is None:
+            row = connection.execute(
+                "DELETE FROM collected WHERE gun = ? AND role = ? AND version = ? RETURNING sha256",
+                (gun, file.role, file.version),
+            ).fetchone()
+            if row is not None and row[0] != file.sha256:
+                raise other_bytes_error(gun, file.role, file.version)
             connection.execute(
                 "INSERT INTO metadata (gun, role, version, sha256, length, stored_at, data)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -159,10 +144,7 @@ def write_files(
                 change = Change(gun, file.version, file.sha256, "update", file.stored_at)
                 write_change(connection, change)
         elif row[0] != file.sha256:
-            raise StoreCorruptionError(
-                f"{gun}: {file.role} version {file.version} is there with other bytes",
-                hint="sign the new content under a new version",
-            )
+            raise other_bytes_error(gun, file.role, file.version)
         connection.execute(
             "INSERT INTO current (gun, role, version) VALUES (?, ?, ?) ON CONFLICT (gun, role)"
             " DO UPDATE SET version = max(version, excluded.version)",
@@ -220,18 +202,3 @@ def read_changes(
         for name, version, sha256, category, at, number in connection.execute(query, values)
     ]
     return found if is_forward else found[::-1]
-
-
-def event_of(row: Sequence[Any]) -> TagEvent:
-    """Read a row of ``EVENT_COLUMNS``."""
-    kind, target, role, version, metadata_sha256, digests, length, at, number = row
-    return TagEvent(
-        *(kind, target, role, version, metadata_sha256),
-        *(json.loads(digests), length, moment_of(at), number),
-    )
-
-
-def online_key_of(row: Sequence[Any]) -> OnlineKeyRow:
-    """Read a row of key id, role, public key, sealed key and moment."""
-    keyid, role, public, sealed, created_at = row
-    return OnlineKeyRow(keyid, role, public, sealed, moment_of(created_at))

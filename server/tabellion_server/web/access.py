@@ -19,7 +19,7 @@ from typing import Final
 from aiohttp import web
 
 from tabellion.core.names import Gun
-from tabellion.errors import AccessDeniedError, InvalidNameError
+from tabellion.errors import AccessDeniedError, InvalidNameError, UsageError
 from tabellion_server.logs import log
 from tabellion_server.services.signing import Clock
 from tabellion_server.token_auth import TokenAuth
@@ -33,6 +33,7 @@ from tabellion_server.web.addresses import (
     parse_trust_path,
     proposal_path,
 )
+from tabellion_server.web.changes import asked_gun
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.problems import Handler
 from tabellion_server.web.request_errors import RequestError, UnauthorizedError
@@ -149,13 +150,16 @@ def demanded(request: web.Request) -> Sequence[Access]:  # noqa: PLR0911  (one e
             case "/v1/guns/{gun}/pending" | "/v1/guns/{gun}/pending/{id}" | "/v1/guns/{gun}/audit":
                 is_read = request.method in {"GET", "HEAD"}
                 return _of_gun(proposal_path(request)[0], *(("pull",) if is_read else _PUBLISH))
+            case "/v1/changes":
+                gun = asked_gun(request)
+                return _CATALOG if gun is None else _of_gun(gun, "pull")
             case "/v1/history/{gun}":
                 return _of_gun(parse_gun_path(request, "/v1/history/"), "pull")
             case "/v2/{gun}/_trust/changefeed":
                 return _of_gun(parse_feed_path(request), "pull")
             case "/v2/{path}":
                 return _of_trust(request)
-    except (InvalidNameError, RequestError):
+    except (InvalidNameError, RequestError, UsageError):
         pass  # no such address: its handler will say so to those who may know
     return _CATALOG
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.expiry import ExpiryJudge
+from tabellion_server.services.feed import Feed
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.pending import Pendings
@@ -26,6 +27,7 @@ class Context:
     store: Store
     online: OnlineKeys
     files: MetadataFiles
+    feed: Feed
     publisher: Publisher
     pendings: Pendings
     renewer: Renewer

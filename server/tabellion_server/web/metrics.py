@@ -8,17 +8,20 @@ Spec: notary-v1 section 1.7.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import math
+import os
 import time
 from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, Summary
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from tabellion.core.expiry import LEVELS
 from tabellion_server.services.expiry import KINDS, Round
 from tabellion_server.web.problems import Handler
+from tabellion_server.workers import METRICS_FOLDER
 
 _OPERATION = web.RequestKey("operation", str)
 _PREFIX: Final = "notary_server_http_"
@@ -30,7 +33,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self._is_shared = METRICS_FOLDER in os.environ
+        if not self._is_shared:
+            ProcessCollector(registry=self.registry)
         labels = ("operation",)
         self._requests = Counter(
             f"{_PREFIX}requests",
@@ -58,30 +63,38 @@ class Metrics:
             "tabellion_expiry_guns",
             "GUNs by the level of a role's expiry.",
             ("role", "level"),
+            multiprocess_mode="mostrecent",
             registry=self.registry,
         )
         self._soonest = Gauge(
             "tabellion_expiry_soonest_timestamp_seconds",
-            "When the first GUN's role expires.",
+            "When the first GUN's role expires; infinite if none does.",
             ("role",),
+            multiprocess_mode="mostrecent",
             registry=self.registry,
         )
         self._checked = Gauge(
             "tabellion_expiry_checked_timestamp_seconds",
             "When all GUNs had been looked at last.",
+            multiprocess_mode="mostrecent",
             registry=self.registry,
         )
+
+    def text(self) -> bytes:
+        """Give what was counted; by all workers, if there are several. Blocks."""
+        shown = self.registry
+        if self._is_shared:
+            shown = CollectorRegistry()
+            MultiProcessCollector(shown)  # type: ignore[no-untyped-call]
+        return generate_latest(shown)
 
     def tell_expiry(self, found: Round) -> None:
         """Show what a walk over all GUNs found; there's no label for a GUN, however many."""
         for kind in KINDS:
             for level in LEVELS:
                 self._guns.labels(kind, level).set(found.guns.get((kind, level), 0))
-            if kind in found.soonest:
-                self._soonest.labels(kind).set(found.soonest[kind].timestamp())
-            else:
-                with contextlib.suppress(KeyError):
-                    self._soonest.remove(kind)
+            soonest = found.soonest.get(kind)
+            self._soonest.labels(kind).set(math.inf if soonest is None else soonest.timestamp())
         self._checked.set(found.ended_at.timestamp())
 
     def count(self, request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
@@ -116,6 +129,6 @@ async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def show(request: web.Request) -> web.Response:
     """Answer ``/metrics``."""
-    text = await asyncio.to_thread(generate_latest, request.app[METRICS].registry)
+    text = await asyncio.to_thread(request.app[METRICS].text)
     headers = {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4, "Cache-Control": "no-store"}
     return web.Response(body=text, headers=headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from tabellion_server.web import changefeed, metrics, operation, pending, state, trust
+from tabellion_server.web import changefeed, changes, metrics, operation, pending, state, trust
 
 
 def add_routes(app: web.Application) -> None:
@@ -23,6 +23,7 @@ def add_routes(app: web.Application) -> None:
     get("/v1/guns/{gun:.+}/audit", pending.show_audit)
     get("/v1/guns/{gun:.+}", state.show_gun)
     get("/v1/history/{gun:.+}", state.show_history)
+    get("/v1/changes", changes.show_changes)
     get("/v2/_trust/changefeed", changefeed.all_changes)
     get("/v2/{gun:.+}/_trust/changefeed", changefeed.gun_changes)
     app.router.add_route("*", "/v2/{path:.+}", trust.handle_trust)

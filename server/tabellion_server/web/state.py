@@ -27,7 +27,7 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 async def list_guns(request: web.Request) -> web.Response:
     """Answer ``/v1/guns?prefix=&after=&limit=``."""
     limit = number_of(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
-    prefix, after = _text(request, "prefix") or "", _text(request, "after")
+    prefix, after = text_of(request, "prefix") or "", text_of(request, "after")
     heads = await request.app[CONTEXT].store.guns(prefix, after, limit + 1)
     shown = heads[:limit]
     return web.json_response(
@@ -68,7 +68,7 @@ async def show_history(request: web.Request) -> web.Response:
     if await context.store.head(gun) is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     events = await context.store.events(
-        gun, target=_text(request, "target"), before=before, limit=limit + 1
+        gun, target=text_of(request, "target"), before=before, limit=limit + 1
     )
     shown = events[:limit]
     return web.json_response(
@@ -88,7 +88,12 @@ async def _described(files: MetadataFiles, head: Head) -> Collection[str]:
     return head.files.keys() if bins is None else TOP_LEVEL_ROLES
 
 
-def _text(request: web.Request, name: str) -> str | None:
+def text_of(request: web.Request, name: str) -> str | None:
+    """Give a parameter of the query.
+
+    Raises:
+        UsageError: It's given twice.
+    """
     given = request.query.getall(name, [])
     if len(given) > 1:
         raise UsageError(f"the address gives {name} {len(given)} times", hint="give it once")
@@ -101,7 +106,7 @@ def number_of(request: web.Request, name: str, default: int, maximum: int) -> in
     Raises:
         UsageError: It's something else.
     """
-    text = _text(request, name)
+    text = text_of(request, name)
     if text is None:
         return default
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(maximum))

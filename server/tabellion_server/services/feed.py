@@ -1,0 +1,141 @@
+"""The changefeed as it grows: who waits for a change learns of it, whichever node wrote it.
+
+One task of each node looks for what is new, however many wait. Ids only grow and have an order
+that all nodes share, so a reader that goes on from the last id it saw misses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final
+
+from tabellion.errors import TabellionError
+from tabellion_server.logs import log
+from tabellion_server.storage.interface import Change, StorageError, Store
+
+Follow = Callable[[Sequence[Change]], Awaitable[None]]
+
+MAX_WAITERS: Final = 1000
+_SECONDS: Final = 0.2  # from one look to the next, while somebody waits
+_IDLE_SECONDS: Final = 1.0
+_PAGE: Final = 500
+
+
+class TooManyWaitersError(StorageError):
+    """As many wait for changes as may."""
+
+    code = "too-many-waiters"
+    default_hint = "ask without waiting, or later"
+
+
+class Feed:
+    """Gives changes at once, or as soon as there are some."""
+
+    def __init__(self, store: Store, *, follow: Follow) -> None:
+        """Take the store, and what is told of every change, in order and in groups."""
+        self._store = store
+        self._follow = follow
+        self._last: int | None = None
+        self._waiters: defaultdict[str | None, set[asyncio.Event]] = defaultdict(set)
+        self._count = 0
+        self._wanted = asyncio.Event()
+        self._is_failing = False
+        self.has_ended = False
+
+    async def newest(self) -> int:
+        """Give the id of the newest change, 0 if there's none.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        found = await self._store.changes(None, limit=1)
+        return found[-1].id if found else 0
+
+    async def read(
+        self, gun: str | None, *, after: int, limit: int, wait_seconds: float = 0.0
+    ) -> list[Change]:
+        """Give the first changes above an id, of one GUN or of all, oldest first.
+
+        Args:
+            gun: The GUN, None for all.
+            after: The id.
+            limit: How many at most.
+            wait_seconds: How long to wait for one if there's none; then none is given.
+
+        Raises:
+            TooManyWaitersError: Too many wait already.
+            StorageError: The store failed.
+        """
+        if not wait_seconds:
+            return await self._store.changes(gun, after=after, limit=limit)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_seconds
+        with self._waiting(gun) as news:
+            while True:
+                news.clear()
+                found = await self._store.changes(gun, after=after, limit=limit)
+                left = until - loop.time()
+                if found or left <= 0 or self.has_ended:
+                    return found
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await news.wait()
+
+    async def watch_forever(self) -> None:
+        """Look for changes; runs until cancelled."""
+        while True:
+            try:
+                await self._look()
+                self._is_failing = False
+            except TabellionError as error:
+                if not self._is_failing:  # told once; who reads gets an error each time
+                    log().error("feed.failed", problem=error.message, hint=error.hint)
+                self._is_failing = True
+            except Exception:  # noqa: BLE001  (the watch must outlive any fault)
+                log().exception("feed.failed")
+            self._wanted.clear()
+            if self._count:
+                await asyncio.sleep(_SECONDS)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    await self._wanted.wait()
+
+    def end(self) -> None:
+        """Let nobody wait any more."""
+        self.has_ended = True
+        self._wake(set(self._waiters))
+
+    async def _look(self) -> None:
+        if self._last is None:
+            self._last = await self.newest()
+            self._wake(set(self._waiters))  # some may have read before that
+            return
+        while found := await self._store.changes(None, after=self._last, limit=_PAGE):
+            self._last = found[-1].id
+            self._wake({None, *(change.gun for change in found)})
+            await self._follow(found)
+
+    def _wake(self, guns: set[str | None]) -> None:
+        for gun in guns & self._waiters.keys():
+            for news in self._waiters[gun]:
+                news.set()
+
+    @contextlib.contextmanager
+    def _waiting(self, gun: str | None) -> Iterator[asyncio.Event]:
+        if self._count >= MAX_WAITERS:
+            raise TooManyWaitersError(f"{MAX_WAITERS} readers wait for changes already")
+        news = asyncio.Event()
+        self._waiters[gun].add(news)
+        self._count += 1
+        self._wanted.set()
+        try:
+            yield news
+        finally:
+            self._count -= 1
+            self._waiters[gun].discard(news)
+            if not self._waiters[gun]:
+                del self._waiters[gun]

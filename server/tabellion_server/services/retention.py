@@ -1,0 +1,147 @@
+"""Letting old versions go: what no client that is under way can ask for any more.
+
+A client that holds a timestamp or snapshot may fetch what it names until that expires; caches may
+give old ones out as long. So a file stays while any snapshot names it that hasn't been expired
+for the margin, or while it's younger than that. Roots stay for ever, and so does the newest
+version of each role: whoever comes back goes on from it.
+
+Spec: tuf-checklist 55, 62.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from tuf.api.metadata import MetaFile
+
+from tabellion.core.dialect import dialect_named
+from tabellion.core.limits import Limits
+from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.errors import VerificationError
+from tabellion_server.storage.interface import FileInfo, Head, Store, StoredFile
+
+MARGIN: Final = timedelta(days=7)
+"""How long after the last that could name it a file goes, unless told otherwise."""
+
+_PAGE: Final = 200
+_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True)
+class Old:
+    """What of a GUN may go.
+
+    Attributes:
+        gun: The GUN.
+        files: What may go.
+        kept: How many files stay.
+        kept_bytes: Their length.
+    """
+
+    gun: str
+    files: Sequence[FileInfo]
+    kept: int
+    kept_bytes: int
+    length: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "length", sum(info.length for info in self.files))
+
+
+async def find_old(
+    store: Store, *, now: datetime, margin: timedelta = MARGIN, prefix: str = ""
+) -> AsyncIterator[Old]:
+    """Look through all GUNs, in order, for what may go.
+
+    Raises:
+        StorageError: The store failed.
+    """
+    after: str | None = None
+    while page := await store.guns(prefix, after, _PAGE):
+        for head in page:
+            yield await old_of(store, head, now=now, margin=margin)
+        after = page[-1].gun
+
+
+async def old_of(store: Store, head: Head, *, now: datetime, margin: timedelta) -> Old:
+    """Tell what of one GUN may go.
+
+    Raises:
+        StorageError: The store failed.
+    """
+    infos = await store.files(head.gun)
+    since = now - margin
+    newest: dict[str, int] = {}
+    for info in infos:
+        newest[info.role] = max(newest.get(info.role, 0), info.version)
+    stays = _Staying(head, since)
+    # What a timestamp names stays with it, and what that snapshot names.
+    for role in ("timestamp", "snapshot"):
+        for info in infos:
+            if info.role == role:
+                file = await store.read(head.gun, role, info.version)
+                if file is not None:
+                    is_newest = info.version == newest[role]
+                    await asyncio.to_thread(stays.look_into, file, is_newest=is_newest)
+    old = [
+        info
+        for info in infos
+        if info.role != "root"
+        and info.version < newest[info.role]
+        and info.stored_at < since
+        and not stays.covers(info)
+    ]
+    kept = len(infos) - len(old)
+    length = sum(info.length for info in infos) - sum(info.length for info in old)
+    return Old(head.gun, old, kept, length)
+
+
+class _Staying:
+    """What somebody may still ask for, by version or by SHA-256."""
+
+    def __init__(self, head: Head, since: datetime) -> None:
+        self._dialect = dialect_named(head.dialect)
+        self._since = since
+        self._versions: set[tuple[str, int]] = set()
+        self._hashes: set[tuple[str, str]] = set()
+
+    def look_into(self, file: StoredFile, *, is_newest: bool) -> None:
+        """Note a timestamp or snapshot that may be in use, and what it names."""
+        try:
+            signed = self._parse(file).signed
+        except VerificationError:
+            # Of before a conversion, then it's Notary's; or damaged: for `check` to tell.
+            self._versions.add((file.role, file.version))
+            return
+        is_named = (file.role, file.sha256) in self._hashes or (
+            (file.role, file.version) in self._versions
+        )
+        expired_at = signed.expires.replace(tzinfo=UTC)
+        if expired_at <= self._since and not is_newest and not is_named:
+            return
+        self._versions.add((file.role, file.version))
+        if file.role == "timestamp":
+            self._name("snapshot", signed.snapshot_meta)
+        else:
+            for name, meta in signed.meta.items():
+                self._name(name.removesuffix(".json"), meta)
+
+    def covers(self, info: FileInfo) -> bool:
+        """Tell whether a file stays."""
+        return (info.role, info.version) in self._versions or (
+            (info.role, info.sha256) in self._hashes
+        )
+
+    def _parse(self, file: StoredFile) -> UnverifiedMetadata[Any]:
+        return self._dialect.parse(file.role, file.data, max_bytes=_LIMITS.max_bytes(file.role))
+
+    def _name(self, role: str, meta: MetaFile) -> None:
+        sha256 = (meta.hashes or {}).get("sha256")
+        if sha256 is not None:
+            self._hashes.add((role, sha256))
+        else:
+            self._versions.add((role, meta.version))

@@ -1,0 +1,102 @@
+"""The server as a process on loopback, and a publisher and a reader beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+from securesystemslib.signer import Key
+
+from forge import Forge
+
+GUN = "registry.example/app"
+CONFIG = """
+[server]
+listen = "127.0.0.1:0"
+[storage]
+url = "sqlite:///store/tabellion.db"
+"""
+
+
+class Server:
+    """``python -m tabellion_server serve``, and where its GUN is."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process = process
+        self.url = url
+        self.base = f"{url}/v2/{GUN}/_trust/tuf/"
+        self.log: list[str] = []
+
+
+@asynccontextmanager
+async def server(folder: Path, text: str = CONFIG) -> AsyncIterator[Server]:
+    config = folder / "server.toml"
+    config.write_text(text)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tabellion_server", "serve", "--config", str(config)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    seen = b""
+    while not (found := re.search(rb"listening\s+url=(\S+)", seen)):
+        line = await asyncio.wait_for(process.stderr.readline(), 30)
+        assert line, seen
+        seen += line
+    running = Server(process, found[1].decode())
+
+    async def collect(stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            running.log.append(line.decode())
+
+    reading = asyncio.create_task(collect(process.stderr))
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await reading
+
+
+async def forge_for(session: aiohttp.ClientSession, base: str) -> Forge:
+    forge = Forge()
+    for role in ("snapshot", "timestamp"):
+        async with session.get(f"{base}{role}.key?dialect=tuf") as response:
+            fields = await response.json()
+        forge.root.revoke_key(forge.root.roles[role].keyids[0], role)
+        forge.root.add_key(Key.from_dict(fields.pop("keyid"), fields), role)
+    return forge
+
+
+async def post(session: aiohttp.ClientSession, base: str, files: dict[str, bytes]) -> int:
+    form = aiohttp.FormData(quote_fields=False)
+    for role, data in files.items():
+        form.add_field("files", data, filename=role)
+    async with session.post(base, data=form) as response:
+        await response.read()
+        return response.status
+
+
+async def verified(session: aiohttp.ClientSession, base: str, forge: Forge) -> set[str]:
+    """Read the whole set as a client does; give the target paths."""
+
+    async def get(name: str) -> bytes:
+        async with session.get(base + name) as response:
+            assert response.status == 200, name
+            return await response.read()
+
+    forge.files["timestamp"] = await get("timestamp.json")
+    forge.files["snapshot"] = await get("snapshot.json")
+    forge.files["targets"] = await get("targets.json")
+    forge.files["root"] = await get("root.json")
+    trusted = forge.trusted(now=datetime.now(UTC))
+    role = trusted.role("targets", "root")
+    assert role is not None
+    return set(role.signed.targets)
