@@ -167,7 +167,7 @@ def add(  # noqa: PLR0917  # click passes by keyword
     async def delegate() -> Published:
         async with publisher(settings) as author:
             if first_file is not None:
-                _tell_who_asks(name, await author.comes_from(wanted, name, first_file))
+                _tell_who_asks(name, await author.comes_from(wanted, name, keys, first_file))
             return await author.add_signer(
                 wanted,
                 name,

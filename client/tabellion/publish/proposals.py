@@ -18,13 +18,17 @@ from tuf.api.metadata import Root
 from tabellion.core.dialect import Dialect, dialect_of
 from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, parse_gun
+from tabellion.core.proposal import Proposal
 from tabellion.core.publication import UploadedFile
+from tabellion.core.transitions import dialect_of_upload
 from tabellion.core.trusted_set import online_roles_changed
 from tabellion.errors import (
     NotFoundError,
     PublicationError,
+    ServerAnswerError,
     TransportError,
     UnknownGunError,
+    UntrustedRootError,
     UsageError,
     VerificationError,
 )
@@ -338,10 +342,31 @@ class Proposals:
         files = await self._pending.files(gun, number)
         if not files:
             raise UsageError(f"proposal {number[:16]} of {gun} holds no file")
+        told = Proposal.parse(gun, dialect_of_upload(files), files)
+        # Its author told people that number: they sign what it stands for, or nothing.
+        if await asyncio.to_thread(lambda: told.id) != number:
+            raise ServerAnswerError(
+                f"the server gave another proposal of {gun} than {number[:16]}",
+                status=200,
+                hint="nothing was signed; tell its author and the server's operator",
+            )
         return files
 
     async def _is_founded(self, gun: Gun) -> bool:
-        return await self._api.exists(gun)
+        """Tell whether the GUN exists; a server that hides it must not have it founded again.
+
+        Raises:
+            UntrustedRootError: The server says that there's none, and this home knows better.
+        """
+        if await self._api.exists(gun):
+            return True
+        if await self._reader.is_known(gun):
+            raise UntrustedRootError(
+                f"the server holds nothing for {gun}, though a root of it is trusted here",
+                hint="nothing was signed; if it was dropped on purpose and is founded again, "
+                f"forget the old one first: tabellion trust remove {gun}",
+            )
+        return False
 
 
 def _has_root(files: Sequence[UploadedFile]) -> bool:

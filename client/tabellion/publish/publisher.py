@@ -369,15 +369,23 @@ class Publisher:
         change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating, file, under)
         return await self._take(gun, change, publish=publish)
 
-    async def comes_from(self, gun: str, name: str, file: bytes) -> bool | None:
-        """Tell whether the present holders of a signer's keys signed a request for other keys.
+    async def comes_from(
+        self, gun: str, name: str, keys: Sequence[Key], file: bytes
+    ) -> bool | None:
+        """Tell whether the present holders of a signer's keys signed a request for these others.
 
         None if there is no such signer yet.
         """
         for signer in await self.signers(gun):
             if signer.name in {name, f"targets/{name}"}:
                 return await asyncio.to_thread(
-                    is_by_present_holders, file, name, signer.keys, signer.threshold
+                    is_by_present_holders,
+                    file,
+                    gun,
+                    name,
+                    wanted=keys,
+                    present=signer.keys,
+                    threshold=signer.threshold,
                 )
         return None
 

@@ -52,6 +52,9 @@ class Trust(Protocol):
     ) -> TrustedSet:
         """Give the verified current state; see ``TrustClient.refresh``."""
 
+    async def is_known(self, gun: str) -> bool:
+        """Tell whether a root of a GUN is trusted already, whatever the server says."""
+
 
 @dataclass(frozen=True)
 class Current:
@@ -193,6 +196,10 @@ class StateReader:
                 if not mends or not request.optional:
                     raise
                 trusted.note_unusable(request.role, request.delegator, error)
+
+    async def is_known(self, gun: str) -> bool:
+        """Tell whether a root of a GUN is trusted already, whatever the server says."""
+        return await self._trust.is_known(gun)
 
     async def _refresh(
         self, gun: str, renews: Collection[str], bins: BinChoice, *, forgets: bool = False

@@ -31,6 +31,7 @@ from tabellion_server.storage.sqlite_pending import (
     PendingTables,
     close_row,
     drop_rows,
+    verify_not_withdrawn,
 )
 from tabellion_server.storage.sqlite_restoration import (
     begin,
@@ -141,8 +142,8 @@ class SqliteStore(PendingTables):
                 [(gun, role) for role in removed_heads],
             )
             write_events(connection, gun, events)
-            if closes is not None:
-                close_row(connection, closes)
+            if closes is not None and not close_row(connection, closes):
+                verify_not_withdrawn(connection, closes, head)
             if converts is not None:
                 drop_rows(connection, gun, at)
             written = read_head(connection, gun)
