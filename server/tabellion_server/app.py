@@ -15,6 +15,7 @@ from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.expiry import ExpiryJudge, ExpiryWatch
 from tabellion_server.services.feed import Feed
 from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.first_bins import FirstBins
 from tabellion_server.services.heads import Heads
 from tabellion_server.services.key_schedule import KeySchedule
 from tabellion_server.services.locks import GunLocks
@@ -82,7 +83,8 @@ def make_app(
         heads.are_current()
 
     app = web.Application(middlewares=[requests, counted, problems, access])
-    judge = ExpiryJudge(signer, Margins(settings.expiry_warn, settings.expiry_critical))
+    margins = Margins(settings.expiry_warn, settings.expiry_critical)
+    judge = ExpiryJudge(signer, margins, FirstBins(store))
     app[CONTEXT] = Context(
         settings,
         store,

@@ -85,6 +85,7 @@ class Site:
         self.session = session
         self.url = url
         self.forge = Forge()
+        self.versions: dict[int, int] = {}
 
     def base(self, number: int) -> str:
         return f"{self.url}/v2/bench.example/team{number % 97}/app{number}/_trust/tuf/"
@@ -100,7 +101,8 @@ class Site:
             forge.targets.targets[name] = target(b"x", name)
         await self.post(base, signed(forge, "root", "targets"))
 
-    async def publish(self, number: int, version: int) -> None:
+    async def publish(self, number: int) -> None:
+        version = self.versions[number] = self.versions.get(number, 1) + 1
         self.forge.targets.version = version
         self.forge.targets.targets = {
             name: target(b"%d" % version, name) for name in map(str, range(10))
@@ -133,14 +135,14 @@ async def fill(site: Site, first: int, last: int) -> None:
     print(f"founded GUNs {first} to {last}: {(last - first) / seconds:.0f} a second", flush=True)
 
 
-async def measure(site: Site, pid: int, count: int, version: int) -> None:
+async def measure(site: Site, pid: int, count: int) -> None:
     rng = random.Random(1)  # noqa: S311  (a seed, not a secret)
     chosen = rng.sample(range(count), min(ROUNDS, count))
     figures: dict[str, list[float]] = {"publish one": [], "list 100": [], "read a timestamp": []}
     for number in chosen:
         base = site.base(number)
         for what, act in (
-            ("publish one", lambda number=number: site.publish(number, version)),
+            ("publish one", lambda number=number: site.publish(number)),
             ("list 100", lambda: site.get(f"{site.url}/v1/guns?limit=100&after=bench.example/m")),
             ("read a timestamp", lambda base=base: site.get(f"{base}timestamp.json")),
         ):
@@ -161,9 +163,9 @@ async def main(count: int, url: str) -> None:
             print(f"start of an empty store {start:.2f} s, resident {memory(pid):.0f} MB")
             site = Site(session, at)
             await fill(site, 0, few)
-            await measure(site, pid, few, 2)
+            await measure(site, pid, few)
             await fill(site, few, count)
-            await measure(site, pid, count, 3)
+            await measure(site, pid, count)
         starts = []
         for _ in range(5):
             async with served(config) as (at, pid, start):

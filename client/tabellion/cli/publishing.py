@@ -86,7 +86,9 @@ def _tell_ending(published: Published, gun: str) -> None:
 
 
 def _tell_incomplete(published: Published, what: str, gun: str) -> None:
-    missing = ", ".join(f"{role}: {count} more" for role, count in published.missing.items())
+    lacks = [f"{role}: {count} more" for role, count in published.missing.items()]
+    others = f", and {len(lacks) - _SHOWN} more files" if len(lacks) > _SHOWN else ""
+    missing = ", ".join(lacks[:_SHOWN]) + others
     file = published.incomplete
     if not missing and file is not None:
         output.say(f"{what}: enough have signed; nothing published")
@@ -148,4 +150,5 @@ def as_json(published: Published) -> dict[str, Any]:
         "shadowed": dict(published.shadowed),
         "still_trusted": {each.role: each.keyid for each in published.still_trusted},
         "gone_too": list(published.gone_too),
+        "own_bins": published.own_bins,
     }

@@ -22,10 +22,12 @@ from tabellion.core.dialect import NOTARY, Dialect, dialect_of
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import Gun
+from tabellion.core.next_root import RootEdit
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import delegated_roles
+from tabellion.core.succession import online_roles_changed
 from tabellion.core.targets_tree import verify_signed_by
-from tabellion.core.trusted_set import TrustedSet, online_roles_changed
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     CacheError,
     MalformedMetadataError,
@@ -38,7 +40,7 @@ from tabellion.errors import (
     UsageError,
     VerificationError,
 )
-from tabellion.publish.root_edits import RootEdit, root_alone
+from tabellion.publish.root_edits import root_alone
 from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signing import KeyRing
 from tabellion.verify.cache import MetadataCache

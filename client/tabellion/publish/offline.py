@@ -18,7 +18,7 @@ from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import parse_gun
 from tabellion.core.publication import CurrentSet, UploadedFile
-from tabellion.core.trusted_set import verify_next_root
+from tabellion.core.succession import verify_next_root
 from tabellion.errors import TabellionError, UntrustedRootError, UsageError
 from tabellion.publish import partial
 from tabellion.publish.cosigning import sign_proposal, verify_untouched

@@ -38,6 +38,8 @@ class Published:
             where nobody signs it any more.
         still_trusted: Roles that a removed signer's key is a key of as well.
         silent: Roles that signed under other keys before, and have to sign again to be heard.
+        own_bins: Number of hash bins that keep keys of their own though the targets role got
+            others; 0 if none do.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
@@ -58,6 +60,7 @@ class Published:
     lost: Mapping[str, str] = field(default_factory=dict)
     still_trusted: Sequence[StillTrusted] = ()
     silent: Sequence[str] = ()
+    own_bins: int = 0
     is_staged: bool = False
     is_checked: bool = True
     ending: End | None = None

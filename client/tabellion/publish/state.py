@@ -18,7 +18,8 @@ from tabellion.core.publication import CurrentSet, ServedFiles
 from tabellion.core.role_requests import RoleRequest
 from tabellion.core.roles import delegated_roles
 from tabellion.core.search import BinChoice, walk_roles
-from tabellion.core.trusted_set import TrustedSet, verify_hashes
+from tabellion.core.succession import verify_hashes
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ExpiredMetadataError,
     NotFoundError,
@@ -144,7 +145,7 @@ class StateReader:
         *,
         renews: Collection[str] = (),
         revives: Collection[str] = (),
-        bins: BinChoice = no_bins,
+        bins: BinChoice | None = no_bins,
         forgets: bool = False,
     ) -> Current:
         """Verify and read the current state.
@@ -155,7 +156,7 @@ class StateReader:
                 root and the server's roles, expired ones do.
             revives: Delegated roles that it's here to sign anew: too few signatures of theirs
                 don't matter, they are left out.
-            bins: Chooses the hash bins to read.
+            bins: Chooses the hash bins to read; None for all that are published.
             forgets: The caller is here to give both of the server's roles other keys. After that
                 nobody goes by the versions seen before, so they don't stop it here, either.
 
@@ -201,8 +202,15 @@ class StateReader:
         """Tell whether a root of a GUN is trusted already, whatever the server says."""
         return await self._trust.is_known(gun)
 
+    async def with_bins(
+        self, current: Current, *, renews: Collection[str] = (), forgets: bool = False
+    ) -> Current:
+        """Read a GUN again with all its hash bins, and whatever came since; else as ``read``."""
+        anew = await self.read(current.gun, renews=renews, bins=None, forgets=forgets)
+        return await self.with_left(anew)
+
     async def _refresh(
-        self, gun: str, renews: Collection[str], bins: BinChoice, *, forgets: bool = False
+        self, gun: str, renews: Collection[str], bins: BinChoice | None, *, forgets: bool = False
     ) -> TrustedSet:
         as_of: datetime | None = None
         for _ in range(_EXPIRIES):
@@ -323,6 +331,7 @@ def _current(gun: str, trusted: TrustedSet, found: Sequence[TrustedMetadata[Targ
         for child in delegated_roles(item.signed):
             delegators.setdefault(child.name, item.role)
         bins = bins_of(item.signed)
-        for name in (each.role for each in found if is_bin(bins, each.role)):
-            delegators.setdefault(name, item.role)
+        if bins is not None:
+            for name in (each.role for each in found if is_bin(bins, each.role)):
+                delegators.setdefault(name, item.role)
     return Current(gun, trusted, {item.role: item for item in found}, delegators)

@@ -12,11 +12,11 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Role
 
 from tabellion.core.bins import is_bin
+from tabellion.core.next_root import ROLES
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.roles import key_material
-from tabellion.publish.edits import Draft
+from tabellion.publish.draft import Draft
 from tabellion.publish.held_keys import HeldKeys
-from tabellion.publish.root_edits import ROLES
 from tabellion.publish.state import Current
 
 

@@ -10,7 +10,7 @@ released. That is gone through in the same way, and where others still sign it, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -24,9 +24,10 @@ from tabellion.core.names import Digest
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.roles import key_material, role_keys, verify_threshold
 from tabellion.core.strict_json import canonical
-from tabellion.core.trusted_set import verify_hashes
+from tabellion.core.succession import verify_hashes
 from tabellion.errors import MixAndMatchError, UsageError, VerificationError
 from tabellion.publish.changes import Change, RemoveSigner, RevokeTarget, SignTarget
+from tabellion.publish.draft import Draft
 from tabellion.publish.notary_edits import keys_that_release_without
 from tabellion.publish.notary_release import owners_material
 from tabellion.publish.server_api import HistoryEntry, ServerApi
@@ -153,6 +154,16 @@ def take_over(role: str, doubts: Sequence[Doubt], vouched: Collection[str]) -> l
         elif doubt.heir != "targets":
             changes.append(RevokeTarget(doubt.target, role=doubt.heir))
     return changes
+
+
+def settled(doubts: Sequence[Doubt], vouched: Collection[str]) -> Callable[[Draft], None]:
+    """Give ``verify_settled`` as a check of the draft that ``take_over`` makes."""
+
+    def check(draft: Draft) -> None:
+        if any(doubt.heir == RELEASES for doubt in doubts):
+            verify_settled(draft.of(RELEASES).targets, doubts, vouched)
+
+    return check
 
 
 def verify_settled(
