@@ -13,6 +13,7 @@ from tabellion.cli.context import Options
 
 if TYPE_CHECKING:
     from tabellion.publish.outcome import Published
+    from tabellion.publish.still_trusted import StillTrusted
 
 _SHOWN = 8
 
@@ -49,14 +50,7 @@ def tell(
     _tell_lost(published)
     if not published.is_checked:
         output.warn("the server can't be reached: whether it fits is seen when it's published")
-    if published.ending is not None:
-        from tabellion.core.expiry import remedy  # noqa: PLC0415  # not needed for help
-
-        ending = published.ending
-        output.warn(
-            f"{ending.name} of {gun} is valid only {output.until(ending.expires_at)}: "
-            f"{remedy(ending, gun)}"
-        )
+    _tell_ending(published, gun)
     if Options.of().json:
         output.answer_json({**(about or {}), **as_json(published)})
         return
@@ -73,6 +67,23 @@ def tell(
         versions = ", ".join(told[:_SHOWN]) + more
         again = f", at attempt {published.attempts}" if published.attempts > 1 else ""
         output.say(f"{what}: published ({versions}{again})")
+
+
+def _tell_ending(published: Published, gun: str) -> None:
+    if published.overruled:
+        output.warn(
+            f"the server showed less than was seen here ({published.overruled}): this root makes "
+            "all readers forget that; look at what is signed now: "
+            f"tabellion list {gun}"
+        )
+    if published.ending is not None:
+        from tabellion.core.expiry import remedy  # noqa: PLC0415  # not needed for help
+
+        ending = published.ending
+        output.warn(
+            f"{ending.name} of {gun} is valid only {output.until(ending.expires_at)}: "
+            f"{remedy(ending, gun)}"
+        )
 
 
 def _tell_incomplete(published: Published, what: str, gun: str) -> None:
@@ -119,11 +130,19 @@ def _tell_lost(published: Published) -> None:
     for target, role in published.lost.items():
         if role:
             output.warn(f"{target} is now what {role} signed, which is something else")
+    warn_still_trusted(published.still_trusted, published.gun)
     for role in published.silent:
         output.warn(
             f"{role} signed with another key before, and is heard when it signs again: with "
             "tabellion; docker and notary can't go on from there, they need a signer of a new name"
         )
+
+
+def warn_still_trusted(roles: Sequence[StillTrusted], gun: str) -> None:
+    """Tell where a signer's key has a say still."""
+    for each in roles:
+        output.warn(f"that signer's key is a key of {each.role}, too, and stays trusted there")
+        output.hint(f"if it was stolen: {each.remedy(gun)}")
 
 
 def as_json(published: Published) -> dict[str, Any]:
@@ -146,6 +165,7 @@ def as_json(published: Published) -> dict[str, Any]:
         "lost": dict(published.lost),
         "silent": list(published.silent),
         "shadowed": dict(published.shadowed),
+        "still_trusted": {each.role: each.keyid for each in published.still_trusted},
         "gone_too": list(published.gone_too),
         "own_bins": published.own_bins,
     }

@@ -12,11 +12,17 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial as partial_of
 from pathlib import Path
+from typing import cast
 
+from tuf.api.metadata import Root
+
+from tabellion.core.dialect import dialect_of
+from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, parse_gun
-from tabellion.core.next_root import RootEdit
+from tabellion.core.next_root import ONLINE, RootEdit
 from tabellion.core.proposal import Proposal, Standing, missing_of
-from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.core.publication import UploadedFile
+from tabellion.core.succession import online_roles_changed
 from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import (
     NotFoundError,
@@ -26,6 +32,7 @@ from tabellion.errors import (
     UnknownGunError,
     UntrustedRootError,
     UsageError,
+    VerificationError,
 )
 from tabellion.publish import partial
 from tabellion.publish.base_files import base_of
@@ -41,6 +48,7 @@ from tabellion.publish.spreading import bins_uploaded
 from tabellion.publish.state import RENEWED_BY_ROOT, Current
 from tabellion.publish.tools import Tools
 from tabellion.publish.words import awaited_in_words
+from tabellion.verify.cache import MetadataCache
 
 
 class Proposals:
@@ -203,13 +211,15 @@ class Proposals:
         Raises:
             MalformedMetadataError: It was changed after somebody signed it.
         """
-        current: CurrentSet | None = None
+        current, overruled = None, ""
         try:
             state = await self._read(gun, files, RENEWED_BY_ROOT)
-            current = await asyncio.to_thread(state.as_served)
+            current, overruled = await asyncio.to_thread(state.as_served), state.overruled
         except UnknownGunError:
             pass  # it founds the GUN
-        return await asyncio.to_thread(examined, gun, files, current, self._tools.ring)
+        return await asyncio.to_thread(
+            examined, gun, files, current, self._tools.ring, overruled=overruled
+        )
 
     async def show(self, gun: str, number: str = "") -> Examined:
         """Examine a proposal that the server keeps.
@@ -268,9 +278,27 @@ class Proposals:
     ) -> Current:
         """Read what a proposal is built on, with the hash bins it's about."""
         current = await self._tools.reader.read(
-            gun, renews=renews, bins=partial_of(bins_uploaded, files)
+            gun,
+            renews=renews,
+            bins=partial_of(bins_uploaded, files),
+            forgets=await asyncio.to_thread(self._forgets, gun, files),
         )
         return await self._tools.reader.with_left(current)
+
+    def _forgets(self, gun: str, files: Sequence[UploadedFile]) -> bool:
+        """Tell whether a proposal gives both of the server's roles other keys."""
+        new = [item.data for item in files if item.role == "root"]
+        old, limit = MetadataCache.of(self._tools.home, gun).load("root"), Limits().root_bytes
+        if not new or old is None:
+            return False
+        try:
+            before, after = (
+                cast("Root", dialect_of(data).parse("root", data, max_bytes=limit).signed)
+                for data in (old, new[-1])
+            )
+        except VerificationError:
+            return False  # whoever judges it says why
+        return online_roles_changed(before, after) == ONLINE
 
     async def _sign(
         self, gun: Gun, files: Sequence[UploadedFile], show: Show | None
@@ -296,7 +324,10 @@ class Proposals:
             current = await self._read(gun, files, RENEWED_BY_ROOT if _has_root(files) else ())
             if show is not None and not is_retry:
                 served = await asyncio.to_thread(current.as_served)
-                show((await asyncio.to_thread(worded, gun, files, served, self._tools.ring)).words)
+                seen = await asyncio.to_thread(
+                    worded, gun, files, served, self._tools.ring, overruled=current.overruled
+                )
+                show(seen.words)
             return await asyncio.to_thread(
                 add_signatures,
                 current,

@@ -38,11 +38,13 @@ from tabellion.publish.changes import (
 )
 from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.declared import Declared, GunPrefix, give_declared, lacking_yet
+from tabellion.publish.draft import Draft
 from tabellion.publish.enrolment import is_by_present_holders
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
+from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.keystore import KeyStore
-from tabellion.publish.lost import LostFiles
+from tabellion.publish.lost import BroughtBack, LostFiles
 from tabellion.publish.notary_history import read_history
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.overview import Overview
@@ -56,7 +58,8 @@ from tabellion.publish.signing import (
     KeyRing,
 )
 from tabellion.publish.state import StateReader, Trust
-from tabellion.publish.stolen import Doubt, settled, survey, take_over
+from tabellion.publish.still_trusted import StillTrusted, still_trusted
+from tabellion.publish.stolen import Doubt, full_name, settled, survey, take_over
 from tabellion.publish.survey import role_states, signer_infos
 from tabellion.publish.tools import Tools
 from tabellion.verify.cache import MetadataCache
@@ -405,18 +408,20 @@ class Publisher:
             done = await self._rotator.rotate(name, rotation)
         published = await self.proposals.keep(name, done.built, done.attempts)
         ending = await self._applier.look_back(done.current, done.built)
-        return replace(published, ending=ending, own_bins=done.own_bins, stay=done.stay)
+        return replace(
+            published,
+            ending=ending,
+            own_bins=done.own_bins,
+            stay=done.stay,
+            overruled=done.current.overruled,
+        )
 
-    async def bring_back(self, gun: str) -> dict[str, int]:
-        """Publish again what the server lost by an old backup; role to version.
-
-        Raises:
-            UsageError: This home holds nothing of the GUN.
-            RefusedPublicationError: The server refused it.
-        """
-        name = parse_gun(gun)
+    async def bring_back(self, gun: str) -> BroughtBack:
+        """Publish again what the server lost by an old backup; see ``LostFiles.bring_back``."""
+        name, life = parse_gun(gun), self._expiries_of(TUF).root
         async with self._locks[name]:
-            return await LostFiles(self._api, self._home, name).bring_back()
+            lost = LostFiles(self._api, self._ring, self._home, name)
+            return await lost.bring_back(life=life, now=self._clock())
 
     async def signed_since(self, gun: str, signer: str, since: datetime) -> list[Doubt]:
         """Tell what became of each target of a signer since a moment, aware.
@@ -426,6 +431,12 @@ class Publisher:
         """
         current = await self._reader.read(parse_gun(gun))
         return await survey(self._api, current, signer, since)
+
+    async def also_trusts(self, gun: str, signer: str) -> list[StillTrusted]:
+        """List the other roles that a signer's key is a key of; ``take_over`` leaves them."""
+        current = await self._reader.read(parse_gun(gun))
+        role, draft = full_name(current, signer), Draft(current, HeldKeys(frozenset(), {}))
+        return still_trusted(current, draft, [role, *draft.beneath(role)])
 
     async def take_over(
         self, gun: str, signer: str, doubts: Sequence[Doubt], vouched: Collection[str]
