@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from securesystemslib.signer import Key
-from tuf.api.metadata import Root, Targets
+from tuf.api.metadata import DelegatedRole, Root, Targets
 
 from tabellion.core.bins import bins_of
 from tabellion.core.holders import MEMBER, holders_of
@@ -45,8 +45,9 @@ def changes_in_words(
         if isinstance(item.signed, Root):
             found = list(_root(before, item.signed, names))
         else:
-            found = list(targets_in_words(before, item.signed))
-        lines += [f"{role}: {line}" for line in found or ["nothing but version and expiry"]]
+            found = list(targets_in_words(before, item.signed, names=names))
+        nothing = "nothing but version and expiry" if before is not None else "empty, its first"
+        lines += [f"{role}: {line}" for line in found or [nothing]]
     return lines
 
 
@@ -143,7 +144,9 @@ def _fields(
             yield f"{of}{name[:_MAX_VALUE]} becomes {now} (was {was})"
 
 
-def targets_in_words(old: Targets | None, new: Targets) -> Iterator[str]:
+def targets_in_words(
+    old: Targets | None, new: Targets, *, names: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Say what differs between two payloads of a targets role, a line each."""
     before, after = (old.targets if old is not None else {}), new.targets
     for path in sorted(before.keys() | after.keys()):
@@ -152,7 +155,7 @@ def targets_in_words(old: Targets | None, new: Targets) -> Iterator[str]:
         elif before.get(path) != after[path]:
             digest = next((f"{k}:{v}" for k, v in sorted(after[path].hashes.items())), "")
             yield f"sign {path} {digest} of {after[path].length} bytes"
-    yield from _delegations(old, new)
+    yield from _delegations(old, new, names or {})
     yield from _bins(old, new)
     if old is not None:
         skip = _ALWAYS | {"targets", "delegations"}
@@ -173,17 +176,17 @@ def _bins(old: Targets | None, new: Targets) -> Iterator[str]:
     )
 
 
-def _delegations(old: Targets | None, new: Targets) -> Iterator[str]:
+def _delegations(old: Targets | None, new: Targets, names: Mapping[str, str]) -> Iterator[str]:
     roles_before = {role.name: role for role in delegated_roles(old)} if old is not None else {}
     roles_after = {role.name: role for role in delegated_roles(new)}
     for name in sorted(roles_before.keys() | roles_after.keys()):
         role = roles_after.get(name)
         if role is None:
             yield f"remove signer {name}"
-        elif roles_before.get(name) != role:
-            keys = " ".join(keyid[:_SHORT] for keyid in role.keyids)
-            paths = " ".join(patterns_of(role))
-            yield f"let {name} sign {paths} with {role.threshold} of the keys {keys}"
+        elif name not in roles_before:
+            yield from _new_signer(role, new, names)
+        elif old is not None:
+            yield from _changed_signer(roles_before[name], role, old, new, names)
     kept = [name for name in roles_before if name in roles_after]
     order = [name for name in roles_after if name in roles_before]
     if order != kept:
@@ -193,3 +196,42 @@ def _delegations(old: Targets | None, new: Targets) -> Iterator[str]:
     for keyid in sorted(keys_before.keys() & keys_after.keys()):
         if keys_before[keyid] != keys_after[keyid]:
             yield f"key {keyid[:_SHORT]} itself is another one"
+
+
+def _new_signer(role: DelegatedRole, of: Targets, names: Mapping[str, str]) -> Iterator[str]:
+    keys = " ".join(_delegate(keyid, of, names) for keyid in role.keyids)
+    line = f"let {role.name} sign {_paths(role)} with {role.threshold} of the keys {keys}"
+    yield line + (", and ask no later role for that" if role.terminating else "")
+
+
+def _changed_signer(
+    before: DelegatedRole, after: DelegatedRole, old: Targets, new: Targets, names: Mapping[str, str]
+) -> Iterator[str]:
+    if _paths(before) != _paths(after):
+        yield f"let {after.name} sign {_paths(after)} (was {_paths(before)})"
+    for keyid in after.keyids:
+        if keyid not in before.keyids:
+            yield f"{after.name} gets key {_delegate(keyid, new, names)}"
+    for keyid in before.keyids:
+        if keyid not in after.keyids:
+            yield f"{after.name} loses key {_delegate(keyid, old, names)}"
+    had, needs = (f"{role.threshold} of {len(role.keyids)}" for role in (before, after))
+    if had != needs:
+        yield f"{after.name} needs {needs} keys (was {had})"
+    if before.terminating != after.terminating:
+        yield (
+            f"{after.name}'s paths are asked of no later role any more"
+            if after.terminating
+            else f"{after.name}'s paths are asked of later roles again"
+        )
+    skip = frozenset({"name", "keyids", "threshold", "paths", "terminating"})
+    yield from _fields(f"{after.name}'s ", before.to_dict(), after.to_dict(), skip=skip)
+
+
+def _paths(role: DelegatedRole) -> str:
+    return " ".join(patterns_of(role)) or "nothing by name"
+
+
+def _delegate(keyid: str, of: Targets, names: Mapping[str, str]) -> str:
+    keys = of.delegations.keys if of.delegations is not None else {}
+    return _named(keyid, keys[keyid], {}, names) if keyid in keys else keyid[:_SHORT]
