@@ -181,9 +181,7 @@ def _roll_out(
     _tell(done, dry_run=False, before=before)
 
 
-def _tell(
-    done: Rollout, *, dry_run: bool, before: Mapping[str, Progress] | None = None
-) -> None:
+def _tell(done: Rollout, *, dry_run: bool, before: Mapping[str, Progress] | None = None) -> None:
     """Tell how a rollout stands; what was done already ``before`` isn't counted as changed."""
     failed = {gun: it.why for gun, it in done.guns.items() if it.state == "failed"}
     if Options.of().json:

@@ -257,7 +257,11 @@ def _add_collection(settings: Settings, text: str, root: Path, patterns: Sequenc
     from tabellion.verify.trust_store import EVERYTHING  # noqa: PLC0415  # same
 
     said, gun = _collection(text)
-    named, data, decisions = tuple(map(GunPattern.parse, patterns)), _read(root), _decisions(settings)
+    named, data, decisions = (
+        tuple(map(GunPattern.parse, patterns)),
+        _read(root),
+        _decisions(settings),
+    )
     decisions.verify_addable(gun, data)
     held = decisions.collection(gun)
     server = said or (held.server if held is not None else settings.server)

@@ -205,7 +205,11 @@ def _new_signer(role: DelegatedRole, of: Targets, names: Mapping[str, str]) -> I
 
 
 def _changed_signer(
-    before: DelegatedRole, after: DelegatedRole, old: Targets, new: Targets, names: Mapping[str, str]
+    before: DelegatedRole,
+    after: DelegatedRole,
+    old: Targets,
+    new: Targets,
+    names: Mapping[str, str],
 ) -> Iterator[str]:
     if _paths(before) != _paths(after):
         yield f"let {after.name} sign {_paths(after)} (was {_paths(before)})"
