@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -92,9 +93,13 @@ async def verified(session: aiohttp.ClientSession, base: str, forge: Forge) -> s
             assert response.status == 200, name
             return await response.read()
 
+    def named(by: str, role: str) -> str:
+        meta = json.loads(forge.files[by])["signed"]["meta"]
+        return f"{meta[f'{role}.json']['version']}.{role}.json"
+
     forge.files["timestamp"] = await get("timestamp.json")
-    forge.files["snapshot"] = await get("snapshot.json")
-    forge.files["targets"] = await get("targets.json")
+    forge.files["snapshot"] = await get(named("timestamp", "snapshot"))
+    forge.files["targets"] = await get(named("snapshot", "targets"))
     forge.files["root"] = await get("root.json")
     trusted = forge.trusted(now=datetime.now(UTC))
     role = trusted.role("targets", "root")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -15,6 +15,8 @@ from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.expiry import ExpiryJudge, ExpiryWatch
 from tabellion_server.services.feed import Feed
 from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.first_bins import FirstBins
+from tabellion_server.services.heads import Heads
 from tabellion_server.services.key_schedule import KeySchedule
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.pending import Pendings
@@ -22,7 +24,7 @@ from tabellion_server.services.publishing import Publisher
 from tabellion_server.services.signing import Clock, Lives, ReleaseSigner
 from tabellion_server.services.timestamping import Renewer
 from tabellion_server.settings import Settings
-from tabellion_server.storage.interface import Store
+from tabellion_server.storage.interface import Change, Store
 from tabellion_server.web.access import GUARD, Guard, access
 from tabellion_server.web.context import CONTEXT, Context
 from tabellion_server.web.metrics import METRICS, Metrics, counted
@@ -54,6 +56,7 @@ def make_app(
         clock: Gives the current moment, aware.
         watches: Sweep, and keep schedules: what one process of a machine does.
     """
+    heads = Heads(store, serve_known=settings.serve_known)
     files, locks = MetadataFiles(store), GunLocks()
     signer = ReleaseSigner(
         online_keys,
@@ -73,15 +76,22 @@ def make_app(
     pendings = Pendings(
         store, files, signer, publisher, locks, clock=clock, life=settings.pending_life
     )
-    renewer = Renewer(store, files, signer, locks, clock=clock)
+    renewer = Renewer(store, heads, files, signer, locks, clock=clock)
+
+    async def follow(changes: Sequence[Change]) -> None:
+        await files.follow(changes, heads)
+        heads.are_current()
+
     app = web.Application(middlewares=[requests, counted, problems, access])
-    judge = ExpiryJudge(signer, Margins(settings.expiry_warn, settings.expiry_critical))
+    margins = Margins(settings.expiry_warn, settings.expiry_critical)
+    judge = ExpiryJudge(signer, margins, FirstBins(store))
     app[CONTEXT] = Context(
         settings,
         store,
         online_keys,
+        heads,
         files,
-        Feed(store, follow=files.follow),
+        Feed(store, follow=follow),
         publisher,
         pendings,
         renewer,

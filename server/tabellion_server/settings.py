@@ -38,7 +38,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
         "log_level": "text",
     },
     "server.tls": {"certificate": "path", "key": "path"},
-    "storage": {"url": "text"},
+    "storage": {"serve_known": "age", "url": "text"},
     "keys": {
         "master_key_file": "path",
         "high_water_file": "path",
@@ -88,6 +88,7 @@ class Settings:
         storage_url: As configured.
         sqlite_path: The SQLite file; None where another engine keeps the store.
         master_key_file: What seals the online keys.
+        serve_known: How long readers get what is known after a store's last answer.
         high_water_file: What tells that an old backup of the store was restored.
         rotate_after: How old the server's keys of a GUN get before new ones are proposed.
         online_signers: Role to signer URI, where new keys of the role live elsewhere.
@@ -118,6 +119,7 @@ class Settings:
     sqlite_path: Path | None = Path("tabellion.db")
     master_key_file: Path = Path("master.key")
     high_water_file: Path = Path("high-water.json")
+    serve_known: timedelta = timedelta(seconds=60)
     rotate_after: timedelta | None = None
     online_signers: Mapping[str, str] = field(default_factory=dict)
     timestamp_life: timedelta = timedelta(days=1)
@@ -247,6 +249,7 @@ class _Reader:
             storage_url=url,
             sqlite_path=sqlite_path,
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
+            serve_known=get("storage.serve_known", default.serve_known),
             high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
             rotate_after=get("keys.rotate_after"),
             online_signers=self._signers(),

@@ -74,9 +74,10 @@ async def test_bins_that_lost_a_target_are_refused_and_change_nothing(site: Site
     assert await site.everything() == before
 
 
-async def test_a_guns_state_tells_its_bins_in_one_line(site: Site) -> None:
+async def test_a_guns_state_tells_its_bins_by_the_first_to_end(site: Site) -> None:
     await binned(site)
     response = await site.client.get(f"/v1/guns/{site.gun}")
     roles = (await response.json())["roles"]
-    assert roles.keys() == {"root", "targets", "snapshot", "timestamp"}
+    assert roles.keys() == {"root", "targets", "snapshot", "timestamp", "bin1-00"}
+    assert roles["bin1-00"]["of_bins"] == 128
     assert roles["targets"]["bins"] == {"prefix": "bin1", "count": 128}

@@ -267,10 +267,10 @@ async def test_a_node_reads_ahead_what_is_asked_for_and_forgets_what_is_dropped(
     await publish_next(site, forge)
     newest = (await site.store.changes(None, limit=1))[0]
     await context.feed._look()
-    await context.files.follow([newest])
+    await context.files.follow([newest], context.heads)
     held = {key[1:] for key in context.files._stored._held}
     assert ("timestamp", newest.sha256) in held
     await site.client.session.delete(site.url(""))
-    await context.files.follow(await site.store.changes(None, limit=1))
+    await context.files.follow(await site.store.changes(None, limit=1), context.heads)
     assert not context.files._stored._held
     assert context.files._stored._size == 0

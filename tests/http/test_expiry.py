@@ -245,10 +245,19 @@ async def test_of_thousands_of_bins_the_first_to_end_is_told_and_each_is_read_on
     _, told = await walk(watching)
     assert told == [(site.gun, "bin1-05", "critical")]
     assert {"bin1-05", "bin1-09"} <= set(read)
+    state = await (await site.client.get(f"/v1/guns/{site.gun}")).json()
+    (keyid,) = state["roles"]["bin1-05"]["keyids"]
+    assert state["roles"].keys() - {"root", "targets", "snapshot", "timestamp"} == {"bin1-05"}
+    assert state["roles"]["bin1-05"]["of_bins"] == 128
+    assert datetime.fromisoformat(state["first"]["expires"]) == soon
+    command = f"tabellion rebin {site.gun} --bins 128 --bins-key {keyid[:16]}"
+    assert state["first"]["command"] == command
     forge.delegated["bin1-05"].version += 1
     forge.delegated["bin1-05"].expires = forge.targets.expires
     await site.publish(forge, "bin1-05")
     read.clear()
     _, told = await walk(watching)
     assert told == [(site.gun, "bin1-09", "critical")]
-    assert set(read) <= {"root", "targets", "snapshot", "timestamp", "bin1-05"}
+    # Of the bins the new file, and the one that is told.
+    top = {"root", "targets", "snapshot", "timestamp"}
+    assert set(read) - top <= {"bin1-05", "bin1-09"}

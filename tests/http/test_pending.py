@@ -18,9 +18,12 @@ from tuf.api.metadata import Root
 from forge import Forge, resign, target
 from http_site import Site, new_signer, signed
 from tabellion.core.dialect import TUF
+from tabellion.core.publication import CurrentSet
 from tabellion_server.app import make_app
-from tabellion_server.services import pending
+from tabellion_server.services import offers, pending
+from tabellion_server.services.offers import Shown
 from tabellion_server.settings import Settings
+from tabellion_server.storage.interface import PendingRow
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.web.context import CONTEXT
 
@@ -222,6 +225,53 @@ async def test_a_withdrawn_proposal_cannot_be_brought_back(site: Site) -> None:
     assert (response.status, (await response.json())["rule"]) == (422, "proposal-closed")
     assert await site.everything() == before
     assert await actions(site) == ["opened", "withdrawn"]
+
+
+async def test_a_proposal_is_judged_once_however_often_anybody_asks(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge, (ann, bob, _) = await two_of_three(site)
+    judged: list[str] = []
+
+    def standing_of_row(row: PendingRow, current: CurrentSet | None) -> Shown:
+        judged.append(row.id)
+        return offers.standing_of_row(row, current)
+
+    number = await opened(site, next_root(forge, [ann]))
+    monkeypatch.setattr(pending, "standing_of_row", standing_of_row)
+    await asyncio.gather(*(listed(site) for _ in range(4)))
+    assert judged == [number]
+    # What changes it, or what it's built on, is seen at once.
+    change: Callable[[Root], object] = lambda root: root.unrecognized_fields.update(x=1)  # noqa: E731  (used twice)
+    await opened(site, next_root(forge, [ann], change))
+    assert [item["stale"] for item in await listed(site)] == [False, False]
+    assert (await site.post(next_root(forge, [ann, bob]))).status == 200
+    assert [item["stale"] for item in await listed(site)] == [True]
+
+
+async def test_a_withdrawn_proposal_cannot_be_brought_back_in_company(site: Site) -> None:
+    forge, (ann, bob, _) = await two_of_three(site)
+    withdrawn = next_root(forge, [ann, bob])
+    url = site.at(f"/v1/guns/{site.gun}/pending/")
+    number = await opened(site, next_root(forge, [ann]))
+    assert (await site.client.session.delete(url / number)).status == 204
+    # With targets of one's own, and with another root behind it.
+    forge.targets.version += 1
+    targets = {"targets": TUF.sign(forge.targets, forge.signers["targets"])}
+    forge.root.version += 1
+    later = {f"{version}.root": data for version, data in ((2, withdrawn["root"]),)}
+    later["3.root"] = next_root(forge, [ann, bob])["root"]
+    await refused(site, withdrawn | targets, 422, "proposal-closed")
+    await refused(site, next_root_unsigned(withdrawn) | targets, 422, "proposal-closed")
+    for files in (withdrawn | targets, later):
+        before = await site.everything()
+        response = await site.post(files)
+        assert (response.status, (await response.json()).get("rule")) == (422, "proposal-closed")
+        assert await site.everything() == before
+
+
+def next_root_unsigned(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {"root": resign(files["root"], [], lambda _: None)}
 
 
 async def test_a_proposal_on_an_old_base_is_refused_and_one_held_is_told_stale(

@@ -24,6 +24,9 @@ from http_site import dump, signed
 from server_process import CONFIG, forge_for, post, server, verified
 from tabellion.verify.client import TrustClient
 
+# More of them: TABELLION_TEST_KILLS=200 pytest tests/http/test_process.py -k kill --timeout 3000
+KILLS = int(os.environ.get("TABELLION_TEST_KILLS", "12"))
+
 
 class Story:
     """One GUN through many lives of its server, and one verifier that remembers them all."""
@@ -86,7 +89,7 @@ async def test_kill_at_any_moment_leaves_the_old_or_the_new_set(tmp_path: Path) 
     # So short a life lets renewals be killed too.
     text = CONFIG + '[expiry]\ntimestamp = "4s"\n'
     count = 0
-    for _ in range(12):
+    for _ in range(KILLS):
         async with server(tmp_path, text) as running, aiohttp.ClientSession() as session:
             await asyncio.gather(*(story.check(session, running.url) for story in told))
             process = running.process

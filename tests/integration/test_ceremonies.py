@@ -393,7 +393,8 @@ async def test_bins_of_two_holders_are_founded_signed_and_spread_anew_by_both(
         told = []
         done = await bob.publisher.proposals.cosign(gun, show=told.extend)
         assert done.versions == {role: 2}
-        assert [line.split(" sha256")[0] for line in told] == [f"{role}: sign 1"]
+        assert [line.split(" sha256")[0] for line in told[:1]] == [f"{role}: sign 1"]
+        assert [line.split(", expires")[0] for line in told[1:]] == [f"{role}: version 2"]
         wider = await ann.publisher.rebin(gun, 8)
         assert wider.pending
         done = await bob.publisher.proposals.cosign(gun)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from person import Person
 from tabellion.cli.embedded import EmbeddedServer
-from tabellion.core.names import Digest
+from tabellion.core.dialect import TUF
+from tabellion.core.names import Digest, Gun
 from tabellion.errors import KeyStoreError, MalformedMetadataError, TabellionError, UsageError
+from tabellion.publish.enrolment import SignerRequest, read_request
 
 PASSPHRASE = "signer passphrase"
 
@@ -148,3 +152,40 @@ async def test_cosigner_trusts_a_delegation_only_once_its_delegator_has_signed(
                     await bob.publisher.cosign(half.incomplete)
                 assert half.incomplete.read_bytes() == before
             assert set(await owner.signed(gun)) == set()
+
+
+async def test_a_file_that_a_signer_published_asks_for_no_other_keys(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    bob, eve, new = (CryptoSigner.generate_ed25519() for _ in range(3))
+    expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=9)
+    first = SignerRequest.make(Gun(gun), "bob", [bob], expires_at=expires_at)
+    honest = SignerRequest.make(Gun(gun), "bob", [new], expires_at=expires_at, replaced=[bob])
+    async with Person(server.url, tmp_path) as owner:
+        await owner.publisher.init(gun)
+        await owner.publisher.add_signer(gun, "bob", list(first.keys), file=first.file)
+
+        async def comes_from(request: SignerRequest, where: str = gun) -> bool | None:
+            read = read_request(request.to_bytes(), what="it")
+            return await owner.publisher.comes_from(where, "bob", list(read.keys), read.file)
+
+        # Everybody has it, with Bob's signature; Eve adds hers and her key.
+        served = await owner.publisher._api.metadata(gun, "1.bob.json", max_bytes=100_000)
+        for theft in (served, honest.file):
+            eves = SignerRequest(
+                Gun(gun), "bob", (eve.public_key,), TUF.add_signature(theft, [eve])
+            )
+            assert await comes_from(eves) is False
+            both = SignerRequest(
+                Gun(gun),
+                "bob",
+                (new.public_key, eve.public_key),
+                TUF.add_signature(theft, [eve, new]),
+            )
+            assert await comes_from(both) is False
+        # Nor is what Bob asked for in one GUN asked for in another, where he has the same key.
+        other = f"{gun}-other"
+        await owner.publisher.init(other)
+        await owner.publisher.add_signer(other, "bob", list(first.keys), file=first.file)
+        assert await comes_from(honest, other) is False
+        assert await comes_from(honest) is True

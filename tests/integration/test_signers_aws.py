@@ -1,12 +1,13 @@
 """Keys in AWS KMS, by moto's server: another's notion of AWS, not AWS itself.
 
-It needs the extra ``test-aws``: with boto3 installed, whatever imports securesystemslib loads it,
+It needs the extra ``test-cloud``: with boto3 installed, whatever imports securesystemslib loads it,
 which would slow each program that the other tests start.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.errors import KeyStoreError, SignerError
 from tabellion.signers.registry import RemoteSigners
 
-boto3: Any = pytest.importorskip("boto3", reason="pip install '.[test-aws]'")
-moto_server: Any = pytest.importorskip("moto.server", reason="pip install '.[test-aws]'")
+boto3: Any = pytest.importorskip("boto3", reason="pip install '.[test-cloud]'")
+moto_server: Any = pytest.importorskip("moto.server", reason="pip install '.[test-cloud]'")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,31 @@ def test_an_alias_is_noted_as_the_key_that_it_names_now(kms: Any) -> None:
 
 @pytest.mark.usefixtures("kms")
 def test_a_key_that_is_not_there_is_told() -> None:
-    with pytest.raises(SignerError, match="alias/nobody"):
+    with pytest.raises(SignerError, match="alias/nobody") as caught:
         signers().find("awskms:alias/nobody")
+    assert "check the key's name" in caught.value.hint
+
+
+def test_nobody_is_told_how_to_log_in(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    arn = make(kms, "nobody-is-logged-in")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps what it found
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with pytest.raises(SignerError) as caught:
+        signers().find(f"awskms:{arn}")
+    assert "log in with aws" in caught.value.hint
+
+
+def test_who_can_not_be_reached_is_told(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"awskms:{make(kms, 'away')}"
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(SignerError) as caught:
+            signers().find(uri)
+    assert "check the network" in caught.value.hint
 
 
 def test_keys_that_clients_do_not_read_are_refused(kms: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from tuf.api.metadata import TargetFile
 
 from tabellion.core.search import find_target
-from tabellion.core.trusted_set import verify_hashes
+from tabellion.core.succession import verify_hashes
 from tabellion.errors import DigestMismatchError, NotSignedError, TabellionError
 from tabellion.transport.fetcher import HttpFetcher
 from tabellion.verify.cache import MetadataCache

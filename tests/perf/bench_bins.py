@@ -44,7 +44,7 @@ async def measure(url: str, folder: Path, targets: int, bins: int) -> None:
     changes = [SignTarget(f"t{number}", Digest.of(b"x"), 1) for number in range(targets)]
     async with Person(url, folder / "owner") as owner:
         made = await owner.publisher.init(gun, bins=bins)
-        fill = await clock(lambda: owner.publisher._publish(gun, changes, again=False))
+        fill = await clock(lambda: owner.publisher._applier.publish(gun, changes, again=False))
         show(f"{name}: publish all of them at once", [fill])
 
         async def sign(number: int) -> None:
@@ -71,6 +71,11 @@ async def measure(url: str, folder: Path, targets: int, bins: int) -> None:
             [await clock(lambda h=h: asyncio.to_thread(peer, h)) for h in peers],
         )
         if bins:
+            anew = await clock(lambda: owner.publisher.rotate(gun, "targets"))
+            show(f"{name}: rotate targets, all bins signed anew", [anew])
+            for how in ("bins were changed", "again"):
+                seen = await clock(lambda: owner.publisher.status(gun))
+                show(f"{name}: status, {how}", [seen])
             again = await clock(lambda: owner.publisher.rebin(gun, bins * 2))
             show(f"{name}: move all into {bins * 2} bins", [again])
 

@@ -119,6 +119,24 @@ async def test_a_commit_closes_a_proposal_in_the_same_transaction(store: Store) 
     assert await actions(store) == ["opened", "opened", "published"]
 
 
+async def test_a_proposal_that_another_process_withdrew_meanwhile_is_not_committed(
+    store: Store,
+) -> None:
+    await put(store, row())
+    assert await store.close_pending(entry("withdrawn"))
+    with pytest.raises(StaleHeadError):
+        await store.commit(
+            GUN,
+            dialect="tuf",
+            expected_revision=None,
+            added=whole_set(1),
+            closes=entry("published"),
+            at=AT,
+        )
+    assert await store.head(GUN) is None
+    assert await actions(store) == ["opened", "withdrawn"]
+
+
 async def test_what_is_past_its_expiry_is_dropped_for_all_guns(store: Store) -> None:
     await put(store, row())
     await put(store, row("b", gun="other"))

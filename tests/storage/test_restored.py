@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from storage.writer_process import GUN, publish_next, whole_set
-from tabellion_server.storage.high_water import BLOCK
+from tabellion_server.storage.high_water import BLOCK, HighWater
 from tabellion_server.storage.interface import (
     OnlineKeyRow,
     RestoredStoreError,
@@ -22,6 +23,8 @@ from tabellion_server.storage.interface import (
     StoredFile,
 )
 from tabellion_server.storage.sqlite import SqliteStore
+from tabellion_server.storage.sqlite_file import connect
+from tabellion_server.storage.sqlite_restoration import missing_changes
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 SCRIPT = Path(__file__).with_name("writer_process.py")
@@ -206,6 +209,34 @@ async def test_a_killed_server_goes_on_and_passes_over_what_it_may_have_signed(
     assert await store.missing_changes() == 0
     await publish_next(store)
     assert (await store.restoration(GUN)).skip == 0
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_is_not_committed_yet_is_missed_by_nobody(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch, *, ends: bool
+) -> None:
+    """Between the mark, which is written ahead, and the commit it's written for."""
+    store = await opened()
+    missing: list[int] = []
+    cover = HighWater.cover
+
+    def look(water: HighWater, last: int, *, committed: int | None = None) -> None:
+        cover(water, last, committed=committed)
+        with contextlib.closing(connect(path, read_only=True)) as connection:
+            missing.append(missing_changes(connection, water))
+        if ends and len(missing) > 1:
+            raise StorageError("here it ended")
+
+    monkeypatch.setattr(HighWater, "cover", look)
+    await publish(store, BLOCK)
+    with pytest.raises(StorageError, match="here it ended") if ends else contextlib.nullcontext():
+        await publish(store, 2)
+    assert missing == [0, 0]
+    monkeypatch.undo()
+    await store.close()
+    store = await opened()
+    assert await store.missing_changes() == 0
+    await publish_next(store)
 
 
 async def test_a_restore_among_crashes_is_noticed_beyond_a_block(

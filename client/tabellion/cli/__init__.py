@@ -7,6 +7,7 @@ configuration file: ``context.py``.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ __all__ = ["main"]
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 fine, 1 refused, 2 usage, 3 server or network trouble."""
+    # gRPC, where it's installed for Google's keys, writes to the screen what it also answers; it
+    # reads this when it's imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from tabellion.cli.app import run  # noqa: PLC0415  # the package itself must import in no time
 
     sys.exit(run(args))

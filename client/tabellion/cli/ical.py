@@ -36,7 +36,9 @@ def _events(standing: Standing, now: datetime, margins: Margins) -> Iterator[str
     for end in standing.ends:
         if end.renewed_by != "publisher":
             continue
-        identity = f"{standing.gun}\0{end.role}\0{end.what}"
+        # Another bin may be the first next time. None is named so: bins are all there is then.
+        role = end.role if end.bins is None else "hash bins"
+        identity = f"{standing.gun}\0{role}\0{end.what}"
         yield from (
             "BEGIN:VEVENT",
             f"UID:{hashlib.sha256(identity.encode()).hexdigest()[:40]}@tabellion",

@@ -86,7 +86,9 @@ def _versions(versions: Mapping[str, int]) -> str:
 
 
 def _tell_incomplete(published: Published, what: str, gun: str) -> None:
-    missing = ", ".join(f"{role}: {count} more" for role, count in published.missing.items())
+    lacks = [f"{role}: {count} more" for role, count in published.missing.items()]
+    others = f", and {len(lacks) - _SHOWN} more files" if len(lacks) > _SHOWN else ""
+    missing = ", ".join(lacks[:_SHOWN]) + others
     file = published.incomplete
     if not missing and file is not None:
         output.say(f"{what}: enough have signed; nothing published")
@@ -139,4 +141,5 @@ def as_json(published: Published) -> dict[str, Any]:
         "silent": list(published.silent),
         "shadowed": dict(published.shadowed),
         "gone_too": list(published.gone_too),
+        "own_bins": published.own_bins,
     }

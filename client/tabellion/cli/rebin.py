@@ -25,8 +25,8 @@ def command(name: str | None, gun: str | None, bins: int, keys: tuple[str, ...])
     """Spread all targets of GUN over N hash bins, in one publication.
 
     Each bin holds the targets whose names' hashes begin alike, so that signing one target signs a
-    small file. With as many bins as there are, it signs anew those that expire soon. After the
-    targets key was rotated it makes new bins with the new key.
+    small file. With as many bins as there are, it signs anew those that expire soon, or all of
+    them with other keys: those of --bins-key, else those of the targets role.
 
     \b
     Examples:

@@ -95,8 +95,9 @@ def signer(
 
     Shows what NAME signed since DATE. With --yes the delegation is withdrawn, and the holder of
     the targets key signs what NAME had signed before, as it was then, and what --vouch names.
-    A digest goes with it, as the thief may sign something else meanwhile. NAME comes back with a
-    new key by `tabellion signer request`.
+    A digest goes with it, as the thief may sign something else meanwhile; what is signed beside
+    it since DATE, as the parts of an index, doesn't stay. NAME comes back with a new key by
+    `tabellion signer request`.
 
     \b
     Examples:
@@ -176,7 +177,10 @@ def _row(doubt: Doubt, vouched: Collection[str]) -> tuple[str, ...]:
         "-" if target is None else output.digest(target.hashes)
         for target in (doubt.before, doubt.now)
     )
-    becomes = "vouched for: stays" if doubt.target in vouched else _MEANING[doubt.since]
+    becomes = _MEANING[doubt.since]
+    if doubt.target in vouched:
+        is_whole = doubt.vouchable == doubt.now
+        becomes = "vouched for: stays" + ("" if is_whole else ", without what is said beside it")
     return doubt.target, doubt.since, before, now, becomes
 
 

@@ -32,8 +32,9 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
     """Give each ROLE of GUN another key by one new root, and sign anew what depends on it.
 
     ROLE is root, targets, snapshot or timestamp; several change in one root. It is signed by the
-    old and the new root keys, so that all who trust the old one follow. The timestamp's key is the
-    server's. A GUN that was mirrored from another server is taken over by the last example.
+    old and the new root keys, so that all who trust the old one follow. Hash bins that have the
+    keys of targets get the new ones with it. The timestamp's key is the server's. A GUN that was
+    mirrored from another server is taken over by the last example.
 
     \b
     Examples:
@@ -51,9 +52,14 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
         async with publisher(settings) as author:
             return await author.rotate(wanted, *roles, keys=keys, server=online)
 
-    said = " and ".join(roles)
+    done, said = work(rotate(), f"rotating {' and '.join(roles)}"), " and ".join(roles)
     has = "has a new key" if len(roles) == 1 else "have new keys"
-    tell(work(rotate(), f"rotating {said}"), f"{said} of {wanted} {has}", wanted)
+    tell(done, f"{said} of {wanted} {has}", wanted)
+    if done.own_bins:
+        output.warn(f"the {done.own_bins} hash bins of {wanted} keep keys of their own")
+        output.hint(
+            f"change them: tabellion rebin --gun {wanted} --bins {done.own_bins} --bins-key KEY"
+        )
     if "snapshot" in roles and not online:
         output.warn(
             "the snapshot key is held here now, not by the server: whoever publishes needs it"

@@ -186,7 +186,9 @@ def add(  # noqa: PLR0917  # click passes by keyword
                     raise
                 present = None
             if present is not None:
-                await _tell_of_present(name, present, first_file, kept=not paths)
+                await _tell_of_present(wanted, name, present, keys, first_file)
+                if not paths:
+                    output.say(f"{name} keeps its paths: {' '.join(present.paths)}")
             published = await author.add_signer(
                 wanted,
                 name,
@@ -365,22 +367,27 @@ def _offered(
 
 
 async def _tell_of_present(
-    name: str, present: SignerInfo, first_file: bytes | None, *, kept: bool
+    gun: Gun, name: str, present: SignerInfo, keys: Sequence[Key], first_file: bytes | None
 ) -> None:
-    """Tell a signer's owner who asks for other keys, and what stays."""
+    """Tell a signer's owner who asks for other keys."""
     import asyncio  # noqa: PLC0415  # not needed for help
 
     from tabellion.publish.enrolment import is_by_present_holders  # noqa: PLC0415  # same
 
-    if first_file is not None:
-        if await asyncio.to_thread(
-            is_by_present_holders, first_file, name, present.keys, present.threshold
-        ):
-            output.say(f"{name}'s present key signed the request, too")
-        else:
-            output.warn(f"no present key of {name} signed the request: make sure who asks")
-    if kept:
-        output.say(f"{name} keeps its paths: {' '.join(present.paths)}")
+    if first_file is None:
+        return
+    if await asyncio.to_thread(
+        is_by_present_holders,
+        first_file,
+        gun,
+        name,
+        wanted=keys,
+        present=present.keys,
+        threshold=present.threshold,
+    ):
+        output.say(f"{name}'s present key signed the request, too")
+    else:
+        output.warn(f"no present key of {name} signed the request: make sure who asks")
 
 
 def _warn_of_no_file(name: str, where: str, gun: str) -> None:

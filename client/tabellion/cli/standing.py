@@ -102,6 +102,8 @@ def _show_role(role: RoleState, *, can_sign: bool) -> None:
     if role.version is not None:
         published = f"version {role.version}, {output.until(role.expires_at)}"
     output.answer(f"  {role.role:<9} {published}{by_server}{here}")
+    if role.bins is not None:
+        output.answer(f"{'':12}the first to end of {role.bins.count} hash bins")
     needed = f"{'':12}{role.threshold} of {len(role.keys)} needed, {role.alive} alive:"
     keys = [_key(key) for key in role.keys]
     line = f"{needed} {', '.join(keys)}"
@@ -168,6 +170,7 @@ def _role_json(standing: Standing, role: RoleState) -> dict[str, object]:
         "threshold": role.threshold,
         "alive": role.alive,
         "margin": role.margin,
+        "bins": role.bins.count if role.bins is not None else None,
         "keys": [
             {
                 "keyid": key.keyid,

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 from securesystemslib.signer import Key
 from tuf.api.metadata import Role, Root, Signed, Targets
 
+from tabellion.core.bin_keys import own_keys
 from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.holders import holders_of
 from tabellion.core.names import parse_reference
@@ -26,6 +27,7 @@ Level: TypeAlias = Literal["ok", "warn", "critical", "expired"]
 RenewedBy: TypeAlias = Literal["publisher", "server"]
 LEVELS: Final[tuple[Level, ...]] = ("ok", "warn", "critical", "expired")
 """From good to bad."""
+_SHORT: Final = 16
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,19 @@ class KeyState:
 
 
 @dataclass(frozen=True)
+class BinsState:
+    """The hash bins that one role stands for: the one of them that ends first.
+
+    Attributes:
+        count: Number of bins.
+        own_keys: Ids of their keys, where those aren't the targets role's.
+    """
+
+    count: int
+    own_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RoleState:
     """One role.
 
@@ -96,6 +111,7 @@ class RoleState:
         threshold: Keys needed.
         alive: Distinct keys that can still sign.
         keys: All its keys.
+        bins: Set if it's a hash bin, and so stands for all of them.
     """
 
     role: str
@@ -106,6 +122,7 @@ class RoleState:
     threshold: int
     alive: int
     keys: tuple[KeyState, ...] = ()
+    bins: BinsState | None = None
 
     @property
     def margin(self) -> int:
@@ -123,6 +140,7 @@ class End:
         expires_at: The moment, UTC.
         level: How bad that is now.
         renewed_by: Who can do something about it.
+        bins: Set if it's the end of the first of hash bins.
     """
 
     role: str
@@ -130,6 +148,7 @@ class End:
     expires_at: datetime
     level: Level
     renewed_by: RenewedBy
+    bins: BinsState | None = None
 
     @property
     def name(self) -> str:
@@ -214,7 +233,8 @@ def judge(view: View, *, now: datetime, margins: Margins | None = None) -> Stand
         wanted = view.online[item.role] if item.renewed_by == "server" else margins
         if item.expires_at is not None:
             level = wanted.level(item.expires_at, now)
-            ends.append(End(item.role, "metadata", item.expires_at, level, item.renewed_by))
+            signer = item.renewed_by
+            ends.append(End(item.role, "metadata", item.expires_at, level, signer, item.bins))
     until = _certificates_end(view)
     if until is not None:
         ends.append(End("root", "certificates", until, margins.level(until, now), "publisher"))
@@ -233,6 +253,9 @@ def remedy(end: End, gun: str) -> str:
     name = _argument(gun)
     if end.what == "certificates":
         return f"tabellion rotate {name} root"
+    if end.bins is not None:
+        keys = "".join(f" --bins-key {keyid[:_SHORT]}" for keyid in end.bins.own_keys)
+        return f"tabellion rebin {name} --bins {end.bins.count}{keys}"
     # A snapshot that publishers hold is signed along with targets.
     role = "targets" if end.role == "snapshot" else end.role
     return f"tabellion witness {name} {shlex.quote(role)}"
@@ -273,6 +296,15 @@ def _first_bin(view: View, payload: Targets) -> list[str]:
     return sorted(found, key=lambda name: (view.payloads[name].expires, name))[:1]
 
 
+def bins_state(targets: Targets, root: Root) -> BinsState:
+    """Describe the hash bins that a file delegates to."""
+    bins = bins_of(targets)
+    if bins is None:
+        raise RuntimeError("there are no hash bins")
+    own = tuple(bins.keyids) if own_keys(targets, root) else ()
+    return BinsState(bins.number_of_bins, own)
+
+
 def _role_state(view: View, delegator: str, role: str, *, now: datetime) -> RoleState:
     above: Any = view.payloads[delegator]
     keys, entry = role_keys(above, role)
@@ -288,7 +320,9 @@ def _role_state(view: View, delegator: str, role: str, *, now: datetime) -> Role
         states.append(state)
         if state.is_alive:
             alive.add(material)
-    payload = view.payloads.get(role)
+    payload, root = view.payloads.get(role), view.payloads["root"]
+    is_of_bins = isinstance(above, Targets) and is_bin(bins_of(above), role)
+    bins = bins_state(above, root) if is_of_bins and isinstance(root, Root) else None
     return RoleState(
         role,
         delegator,
@@ -298,6 +332,7 @@ def _role_state(view: View, delegator: str, role: str, *, now: datetime) -> Role
         entry.threshold,
         len(alive),
         tuple(states),
+        bins,
     )
 
 

@@ -35,7 +35,7 @@ from tabellion.core.publication import (
     holds_threshold,
 )
 from tabellion.core.roles import TOP_LEVEL_ROLES, role_keys, verify_threshold
-from tabellion.core.trusted_set import verify_hashes
+from tabellion.core.succession import verify_hashes
 from tabellion.errors import (
     ExpiredMetadataError,
     MalformedMetadataError,

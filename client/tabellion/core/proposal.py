@@ -30,15 +30,11 @@ from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile, hol
 from tabellion.core.roles import (
     check_role_name,
     delegated_roles,
-    key_material,
+    material_of,
     role_keys,
     verify_threshold,
 )
-from tabellion.errors import (
-    InvalidNameError,
-    MalformedMetadataError,
-    RefusedPublicationError,
-)
+from tabellion.errors import InvalidNameError, RefusedPublicationError
 
 
 @dataclass(frozen=True)
@@ -147,10 +143,16 @@ class Proposal:
             current: What the GUN serves, or as much of it as is known; None if it doesn't exist.
         """
         held = current.files if current is not None else {}
+        # Bins delegate nothing, and there are thousands of them.
+        above = [
+            item
+            for by in delegating(held, self.files)
+            if names_keys((item := self.files.get(by) or held[by]).signed)
+        ]
         return [
             standing_of(item, delegator)
             for role, item in self.files.items()
-            for delegator in self._delegators(role, held)
+            for delegator in self._delegators(role, held, above)
         ]
 
     def missing(self, current: CurrentSet | None) -> dict[str, int]:
@@ -189,18 +191,18 @@ class Proposal:
         )
 
     def _delegators(
-        self, role: str, held: Mapping[str, UnverifiedMetadata[Any]]
+        self,
+        role: str,
+        held: Mapping[str, UnverifiedMetadata[Any]],
+        above: Sequence[UnverifiedMetadata[Any]],
     ) -> Iterator[UnverifiedMetadata[Any]]:
-        """List the files whose keys have to sign a role's."""
+        """List the files whose keys have to sign a role's, of those that name keys."""
         if role == "root":
             if "root" in held:
                 yield held["root"]
             yield self.files["root"]
             return
-        for by in delegating(held, self.files):
-            item = self.files.get(by) or held[by]
-            if delegates_to(item.signed, role):
-                yield item
+        yield from (item for item in above if delegates_to(item.signed, role))
 
 
 def proposal_id(files: Mapping[str, UnverifiedMetadata[Any]]) -> str:
@@ -249,6 +251,12 @@ def delegates_of(signed: object) -> list[str]:
     return [child.name for child in delegated_roles(signed)] if isinstance(signed, Targets) else []
 
 
+def names_keys(signed: object) -> bool:
+    """Tell whether a file names keys for any role of publishers, hash bins maybe."""
+    is_spread = isinstance(signed, Targets) and bins_of(signed) is not None
+    return is_spread or bool(delegates_of(signed))
+
+
 def delegates_to(signed: object, role: str) -> bool:
     """Tell whether a file names keys for a role of publishers, a hash bin maybe."""
     if role in delegates_of(signed):
@@ -264,14 +272,6 @@ def _more(
         for keyid, signature in others[item.role].signatures.items()
         if keyid not in item.signatures
     ]
-
-
-def material_of(key: Key) -> bytes:
-    """Give what makes a key that key; one that can't be read is nobody else's."""
-    try:
-        return key_material(key)
-    except MalformedMetadataError:
-        return key.keyid.encode()
 
 
 def _check_role(role: str, dialect: Dialect) -> None:

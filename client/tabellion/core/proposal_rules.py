@@ -6,6 +6,7 @@ holders from signing in vain, and signatures that don't count from being kept.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -22,11 +23,10 @@ from tabellion.core.proposal import (
     Proposal,
     delegates_of,
     delegating,
-    material_of,
     standing_of,
 )
 from tabellion.core.publication import CurrentSet, OnlineKeys, holds_threshold
-from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles
+from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, material_of
 from tabellion.errors import ConflictError, RefusedPublicationError
 
 
@@ -36,9 +36,11 @@ def verify_signatures(proposal: Proposal, current: CurrentSet | None) -> None:
     Raises:
         RefusedPublicationError: There is one.
     """
-    standings = proposal.standings(current)
+    keys_for: defaultdict[str, list[Mapping[str, Key]]] = defaultdict(list)
+    for standing in proposal.standings(current):
+        keys_for[standing.role].append(standing.keys)
     for role, item in proposal.files.items():
-        listed = [standing.keys for standing in standings if standing.role == role]
+        listed = keys_for[role]
         if not listed:
             raise RefusedPublicationError(
                 f"nothing delegates to role {role[:80]!r}", rule="unknown-role", role=role

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 
 from tuf.api.metadata import TargetFile, Targets
 
@@ -19,11 +19,14 @@ class RoleRequest:
         role: Name of the role.
         delegator: The role that led to it.
         optional: If its file can't be had or trusted, ``TrustedSet.note_unusable`` is enough.
+        beside: Roles that are asked for in this order, this one among them: whoever fetches may
+            fetch a few at once.
     """
 
     role: str
     delegator: str
     optional: bool = False
+    beside: Sequence[str] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

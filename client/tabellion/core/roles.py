@@ -116,6 +116,14 @@ def key_material(key: Key) -> bytes:
         ) from error
 
 
+def material_of(key: Key) -> bytes:
+    """Give what makes a key that key; one that can't be read is nobody else's."""
+    try:
+        return key_material(key)
+    except MalformedMetadataError:
+        return key.keyid.encode()
+
+
 def rsa_bits(key: Key) -> int | None:
     """Give the size of an RSA key in bits, None for other kinds.
 

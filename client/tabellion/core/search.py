@@ -102,9 +102,9 @@ def walk_roles(
         if role is None:
             continue
         usable[request.role] = role
+        names = list(_children(trusted, role.signed, bins))
         pending.extend(
-            RoleRequest(name, request.role, optional=True)
-            for name in _children(trusted, role.signed, bins)
+            RoleRequest(name, request.role, optional=True, beside=names) for name in names
         )
     return list(usable.values())
 

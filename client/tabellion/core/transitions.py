@@ -35,8 +35,8 @@ from tabellion.core.publication import (
     holds_threshold,
 )
 from tabellion.core.roles import TOP_LEVEL_ROLES
+from tabellion.core.succession import verify_converted_root, verify_next_root
 from tabellion.core.targets_tree import TargetsTree, verify_signed_by
-from tabellion.core.trusted_set import verify_converted_root, verify_next_root
 from tabellion.errors import (
     ConflictError,
     MalformedMetadataError,

@@ -8,32 +8,33 @@ Spec: TUF 1.0.34, section 5; its step numbers stand at the checks.
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import MetaFile, Root, Snapshot, Targets, Timestamp
 
-from tabellion.core.conversion import (
-    is_tuf_root,
-    verify_signed_by_notary_root,
-    version_before,
-)
+from tabellion.core.conversion import is_tuf_root, version_before
 from tabellion.core.dialect import NOTARY, TUF, Dialect, dialect_of
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import TrustedMetadata, UnverifiedMetadata, UnversionedMeta
 from tabellion.core.pinning import RootPin
-from tabellion.core.roles import key_material, role_keys, verify_threshold
+from tabellion.core.roles import role_keys, verify_threshold
+from tabellion.core.succession import (
+    trust,
+    verify_converted_root,
+    verify_meta,
+    verify_next_root,
+    verify_not_lower,
+    verify_snapshot_keeps,
+    verify_version,
+)
 from tabellion.errors import (
     MixAndMatchError,
     NotSignedError,
-    RollbackError,
     TabellionError,
     VerificationError,
 )
-
-S = TypeVar("S", bound=Signed)
 
 
 class TrustedSet:
@@ -81,7 +82,7 @@ class TrustedSet:
         self.dialect = dialect or dialect_of(root_data)
         self._may_convert = dialect is None
         unverified = self._parse("root", root_data)
-        self.root: TrustedMetadata[Root] = _trust(unverified, "root", unverified.signed)
+        self.root: TrustedMetadata[Root] = trust(unverified, "root", unverified.signed)
         self._verify_root_signers(self.root, now=None)
         self._verify_pinned(self.root, leads_on=True)
         self.timestamp: TrustedMetadata[Timestamp] | None = None
@@ -131,7 +132,7 @@ class TrustedSet:
             VerificationError: Not signed by the trusted root's timestamp keys, or malformed.
         """
         unverified = self._parse("timestamp", data)
-        self.timestamp = _trust(unverified, "timestamp", self.root.signed)
+        self.timestamp = trust(unverified, "timestamp", self.root.signed)
 
     def update_timestamp(self, data: bytes) -> bool:
         """Take a fetched timestamp (5.4).
@@ -148,13 +149,13 @@ class TrustedSet:
             verify_fresh("timestamp", self.timestamp.signed, self.now)
             return False
         unverified = self._parse("timestamp", data)
-        candidate: TrustedMetadata[Timestamp] = _trust(unverified, "timestamp", self.root.signed)
+        candidate: TrustedMetadata[Timestamp] = trust(unverified, "timestamp", self.root.signed)
         if self.timestamp is not None:
-            _verify_not_lower("timestamp", candidate.version, self.timestamp.version)
+            verify_not_lower("timestamp", candidate.version, self.timestamp.version)
             if candidate.version == self.timestamp.version:
                 verify_fresh("timestamp", self.timestamp.signed, self.now)
                 return False
-            _verify_not_lower(  # 5.4.3.2
+            verify_not_lower(  # 5.4.3.2
                 "snapshot", candidate.signed.snapshot_meta.version, self.snapshot_meta.version
             )
         verify_fresh("timestamp", candidate.signed, self.now)  # 5.4.4
@@ -168,15 +169,15 @@ class TrustedSet:
             VerificationError: Not signed by the trusted root's snapshot keys, or malformed.
         """
         unverified = self._parse("snapshot", data)
-        self.snapshot = _trust(unverified, "snapshot", self.root.signed)
+        self.snapshot = trust(unverified, "snapshot", self.root.signed)
 
     def is_snapshot_current(self) -> bool:
         """Tell whether the loaded snapshot is the one that the timestamp names, and fresh."""
         if self.snapshot is None:
             return False
         try:
-            _verify_version("snapshot", self.snapshot.version, self.snapshot_meta)
-            _verify_meta("snapshot", self.snapshot.data, self.snapshot_meta)
+            verify_version("snapshot", self.snapshot.version, self.snapshot_meta)
+            verify_meta("snapshot", self.snapshot.data, self.snapshot_meta)
             self._verify_root_named(self.snapshot.signed)
             verify_fresh("snapshot", self.snapshot.signed, self.now)
         except VerificationError:
@@ -192,10 +193,10 @@ class TrustedSet:
             ExpiredMetadataError: It's expired.
             VerificationError: Too few signatures, malformed or too large.
         """
-        _verify_meta("snapshot", data, self.snapshot_meta)  # 5.5.2
+        verify_meta("snapshot", data, self.snapshot_meta)  # 5.5.2
         unverified = self._parse("snapshot", data)
-        candidate: TrustedMetadata[Snapshot] = _trust(unverified, "snapshot", self.root.signed)
-        _verify_version("snapshot", candidate.version, self.snapshot_meta)  # 5.5.4
+        candidate: TrustedMetadata[Snapshot] = trust(unverified, "snapshot", self.root.signed)
+        verify_version("snapshot", candidate.version, self.snapshot_meta)  # 5.5.4
         self._verify_root_named(candidate.signed)
         if self.snapshot is not None:
             verify_snapshot_keeps(self.snapshot.signed, candidate.signed)
@@ -216,7 +217,7 @@ class TrustedSet:
             keys, entry = role_keys(self._delegator(delegator), role)
             self._seen_files[role] = version_before(role, data, keys, entry), data
         elif isinstance(self.targets_meta(role), UnversionedMeta):
-            known: TrustedMetadata[Targets] = _trust(
+            known: TrustedMetadata[Targets] = trust(
                 self._parse(role, data), role, self._delegator(delegator)
             )
             self._seen_files[role] = known.version, known.data
@@ -234,12 +235,12 @@ class TrustedSet:
             VerificationError: Not in the snapshot, too few signatures, malformed or too large.
         """
         meta = self.targets_meta(role)
-        _verify_meta(role, data, meta)  # 5.6.2
+        verify_meta(role, data, meta)  # 5.6.2
         unverified = self._parse(role, data)
-        trusted: TrustedMetadata[Targets] = _trust(unverified, role, self._delegator(delegator))
-        _verify_version(role, trusted.version, meta)  # 5.6.4
+        trusted: TrustedMetadata[Targets] = trust(unverified, role, self._delegator(delegator))
+        verify_version(role, trusted.version, meta)  # 5.6.4
         seen_version, seen = self._seen_files.get(role, (0, data))
-        _verify_not_lower(role, trusted.version, seen_version)
+        verify_not_lower(role, trusted.version, seen_version)
         if trusted.version == seen_version and seen != data:
             raise MixAndMatchError(f"two files are shown as {role} version {trusted.version}")
         verify_fresh(role, trusted.signed, self.now)  # 5.6.5
@@ -269,7 +270,7 @@ class TrustedSet:
             verify_threshold(known, role, keys, entry.keyids, entry.threshold)
         except VerificationError:
             return
-        _verify_not_lower(role, 0, known.version)
+        verify_not_lower(role, 0, known.version)
 
     def note_unusable(self, role: str, delegator: str, error: TabellionError) -> None:
         """Keep why an optional role is left out."""
@@ -331,7 +332,7 @@ class TrustedSet:
         Where snapshots name the root, whoever hides the newest one shows here.
         """
         if self.dialect.lists_root:
-            _verify_meta("root", self.root.data, snapshot.meta["root.json"])
+            verify_meta("root", self.root.data, snapshot.meta["root.json"])
 
     def _delegator(self, name: str) -> Root | Targets:
         if name == "root":
@@ -343,131 +344,3 @@ class TrustedSet:
 
     def _parse(self, role: str, data: bytes) -> UnverifiedMetadata[Any]:
         return self.dialect.parse(role, data, max_bytes=self.limits.max_bytes(role))
-
-
-def verify_next_root(
-    trusted: Root, unverified: UnverifiedMetadata[Root], *, dialect: Dialect, gun: str | None
-) -> TrustedMetadata[Root]:
-    """Judge the root after a trusted one; neither one's expiry is.
-
-    Raises:
-        ThresholdError: Not signed by a threshold of both the old and the new root keys.
-        RollbackError: The version isn't exactly one higher.
-
-    Spec:
-        TUF 1.0.34, 5.3.4 and 5.3.5.
-    """
-    by_old = _trust(unverified, "root", trusted)
-    dialect.verify_root_signers(trusted, by_old.signed_by, gun=gun, now=None)
-    accepted = _trust(unverified, "root", unverified.signed)
-    dialect.verify_root_signers(accepted.signed, accepted.signed_by, gun=gun, now=None)
-    _verify_follows(trusted, accepted)
-    return accepted
-
-
-def verify_converted_root(
-    trusted: Root, unverified: UnverifiedMetadata[Root], *, gun: str | None
-) -> TrustedMetadata[Root]:
-    """Judge the TUF root after a trusted Notary root; neither one's expiry is.
-
-    Raises:
-        ThresholdError: Not signed by a threshold of both the old and the new root keys.
-        RollbackError: The version isn't exactly one higher.
-    """
-    verify_signed_by_notary_root(trusted, unverified, gun=gun)
-    accepted = _trust(unverified, "root", unverified.signed)
-    _verify_follows(trusted, accepted)
-    return accepted
-
-
-def _verify_follows(trusted: Root, root: TrustedMetadata[Root]) -> None:
-    if root.version != trusted.version + 1:
-        raise RollbackError(
-            f"root version {root.version} doesn't follow version {trusted.version}",
-            role="root",
-            found=root.version,
-            expected=trusted.version + 1,
-        )
-
-
-def have_online_keys_changed(old: Root, new: Root) -> bool:
-    """Tell whether timestamp or snapshot keys or thresholds differ.
-
-    After such a change a client drops its trusted timestamp and snapshot, also where an old key
-    stays valid: an attacker who fast-forwarded versions with the other keys is undone only so.
-
-    Spec:
-        TUF 1.0.34, 5.3.11.
-    """
-    return any(_role_material(old, role) != _role_material(new, role) for role in _ONLINE)
-
-
-_ONLINE = ("timestamp", "snapshot")
-
-
-def _role_material(root: Root, role: str) -> tuple[int, frozenset[bytes]]:
-    entry = root.roles[role]
-    material = {key_material(root.keys[keyid]) for keyid in entry.keyids if keyid in root.keys}
-    return entry.threshold, frozenset(material)
-
-
-def verify_snapshot_keeps(old: Snapshot, new: Snapshot) -> None:
-    """Refuse a snapshot in which a role went back or is gone (5.5.5).
-
-    One that names no versions may only go on itself: it's the files that show a rollback, and a
-    role that nothing delegates to any more may be gone.
-
-    Raises:
-        RollbackError: Names the role and both versions.
-    """
-    if any(isinstance(meta, UnversionedMeta) for meta in old.meta.values()):
-        _verify_not_lower("snapshot", new.version, old.version)
-        return
-    for name, meta in old.meta.items():
-        role = name.removesuffix(".json")
-        found = new.meta.get(name)
-        _verify_not_lower(role, found.version if found is not None else 0, meta.version)
-
-
-def _trust(unverified: UnverifiedMetadata[S], role: str, delegator: Signed) -> TrustedMetadata[S]:
-    keys, entry = role_keys(cast("Root | Targets", delegator), role)
-    signed_by = verify_threshold(unverified, role, keys, entry.keyids, entry.threshold)
-    return TrustedMetadata(unverified.role, unverified.data, unverified.signed, signed_by)
-
-
-def _verify_not_lower(role: str, found: int, expected: int) -> None:
-    if found < expected:
-        what = f"has version {found}" if found else "is gone from the snapshot"
-        raise RollbackError(
-            f"{role} {what}, but version {expected} was seen before",
-            role=role,
-            found=found,
-            expected=expected,
-        )
-
-
-def _verify_version(role: str, found: int, meta: MetaFile) -> None:
-    if not isinstance(meta, UnversionedMeta) and found != meta.version:
-        raise MixAndMatchError(f"{role} has version {found}, but version {meta.version} is named")
-
-
-def _verify_meta(role: str, data: bytes, meta: MetaFile) -> None:
-    """Check length and every named hash (5.5.2, 5.6.2)."""
-    if meta.length is not None and len(data) != meta.length:
-        raise MixAndMatchError(f"{role} has {len(data)} bytes, but {meta.length} are named")
-    verify_hashes(role, data, meta.hashes or {})
-
-
-def verify_hashes(what: str, data: bytes, hashes: dict[str, str]) -> None:
-    """Check every named hash; sha256 and sha512 are known.
-
-    Raises:
-        MixAndMatchError: One differs, or its algorithm isn't known.
-    """
-    for algorithm, expected in hashes.items():
-        if algorithm not in {"sha256", "sha512"}:
-            raise MixAndMatchError(
-                f"{what} is named with unknown hash algorithm {algorithm[:20]!r}"
-            )
-        if hashlib.new(algorithm, data).hexdigest() != expected:
-            raise MixAndMatchError(f"{what} doesn't have the {algorithm} that is named for it")

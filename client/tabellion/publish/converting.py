@@ -17,31 +17,32 @@ from typing import Any, Final
 from securesystemslib.signer import Key
 from tuf.api.metadata import Role, Root
 
-from tabellion.core.conversion import may_go_on, tuf_name
+from tabellion.core.conversion import is_conversion, may_go_on, tuf_name
 from tabellion.core.dialect import NOTARY, TUF
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
-from tabellion.core.names import Gun
-from tabellion.core.publication import OnlineKeys, UploadedFile
-from tabellion.core.roles import delegated_roles, role_keys
+from tabellion.core.names import Gun, parse_gun
+from tabellion.core.proposal import Proposal
+from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile
+from tabellion.core.succession import verify_converted_root
 from tabellion.core.targets_tree import verify_signed_by
 from tabellion.core.transitions import judge_publication
-from tabellion.core.trusted_set import verify_converted_root
 from tabellion.errors import (
     KeyStoreError,
-    MalformedMetadataError,
     RollbackError,
+    UnknownGunError,
     UsageError,
 )
 from tabellion.publish import partial
 from tabellion.publish.conversion_plan import ConversionPlan, plan_conversion
+from tabellion.publish.cosigning import sign_proposal, verify_untouched
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.founding import pin_root
 from tabellion.publish.outcome import Published
-from tabellion.publish.server_api import ServerApi
 from tabellion.publish.signatures import signatures_missing
-from tabellion.publish.signing import Built, Expiries, KeyRing, no_key
-from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader
+from tabellion.publish.signing import Built, no_key
+from tabellion.publish.state import RENEWED_BY_ROOT, Current
+from tabellion.publish.tools import Tools
 from tabellion.publish.words import targets_in_words
 from tabellion.verify.cache import MetadataCache
 
@@ -83,22 +84,8 @@ Agree = Callable[[Preview], None]
 class Converter:
     """Converts GUNs of one server with the keys of one home folder."""
 
-    def __init__(
-        self,
-        api: ServerApi,
-        reader: StateReader,
-        ring: KeyRing,
-        *,
-        home: Path,
-        expiries: Expiries,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._api = api
-        self._reader = reader
-        self._ring = ring
-        self._home = home
-        self._expiries = expiries
-        self._clock = clock
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
 
     async def preview(self, wish: Wish) -> Preview:
         """Tell what would happen; nothing is signed, and the server makes no key.
@@ -121,29 +108,39 @@ class Converter:
             KeyStoreError: The keys of root or targets aren't here.
         """
         gun = wish.beside or wish.gun
-        delivery = Delivery(self._api, gun, home=self._home)
+        delivery = Delivery(self._tools.api, gun, home=self._tools.home)
         agreed: list[Preview] = []
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            if wish.beside is not None and not is_retry and await self._api.exists(gun):
+            if wish.beside is not None and not is_retry and await self._tools.api.exists(gun):
                 raise UsageError(f"{gun} exists on the server already", hint="give another name")
             current, seen = await self._plan(wish)
             if not agreed or agreed[-1] != seen:
                 agree(seen)
                 agreed.append(seen)
-            online = {role: await self._api.online_key(gun, role, TUF) for role in _ONLINE}
+            online = {role: await self._tools.api.online_key(gun, role, TUF) for role in _ONLINE}
             return await asyncio.to_thread(self._build, wish, current, seen, online)
 
         built = await delivery.bring(build)
         if built.missing:
-            path = partial.path_for(self._home, gun, built.versions, built.files)
+            path = partial.path_for(self._tools.home, gun, built.versions, built.files)
             await asyncio.to_thread(partial.write, path, gun, built.files)
             return Published(gun, {}, delivery.attempts, path, built.missing)
         if wish.beside is not None:
-            cache = MetadataCache.of(self._home, gun)
+            cache = MetadataCache.of(self._tools.home, gun)
             async with cache.locked():
                 await asyncio.to_thread(pin_root, cache, built.files[0].data)
         return Published(gun, built.versions, delivery.attempts)
+
+    async def converts(self, held: partial.Partial) -> bool:
+        """Tell whether a file is to convert its GUN, which other changes of a root aren't."""
+        if not held.has_root:
+            return False
+        try:
+            current = await self._tools.reader.read(parse_gun(held.gun), renews=RENEWED_BY_ROOT)
+        except UnknownGunError:
+            return False
+        return await asyncio.to_thread(is_conversion, current.trusted.dialect, held.files)
 
     async def cosign(
         self,
@@ -158,10 +155,10 @@ class Converter:
             ThresholdError: The owner didn't sign it.
             KeyStoreError: No key here is one of those that are missing.
         """
-        delivery = Delivery(self._api, held.gun, home=self._home)
+        delivery = Delivery(self._tools.api, held.gun, home=self._tools.home)
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(held.gun, renews=RENEWED_BY_ROOT)
+            current = await self._tools.reader.read(held.gun, renews=RENEWED_BY_ROOT)
             built = await asyncio.to_thread(
                 self._add_signatures, current, held, None if is_retry else show
             )
@@ -176,7 +173,7 @@ class Converter:
         return Published(held.gun, built.versions, delivery.attempts)
 
     async def _plan(self, wish: Wish) -> tuple[Current, Preview]:
-        current = await self._reader.read(wish.gun, renews=RENEWED_BY_ROOT)
+        current = await self._tools.reader.read(wish.gun, renews=RENEWED_BY_ROOT)
         if current.trusted.dialect is not NOTARY:
             raise UsageError(
                 f"{wish.gun} speaks TUF 1.0 already", hint="there is nothing to convert"
@@ -199,7 +196,7 @@ class Converter:
         return current, seen
 
     def _lacking(self, plan: ConversionPlan) -> dict[str, int]:
-        held = self._ring.held()
+        held = self._tools.ring.held()
         wanted = {"root": (plan.root_keys, plan.root_threshold)}
         wanted |= {name: (role.keys, role.threshold) for name, role in plan.roles.items()}
         return {
@@ -211,12 +208,12 @@ class Converter:
     def _build(
         self, wish: Wish, current: Current, seen: Preview, online: Mapping[str, Key]
     ) -> Built:
-        now, plan = self._clock(), seen.plan
+        now, plan = self._tools.clock(), seen.plan
         is_new = wish.beside is not None
         root = plan.root(online)
         root.version = 1 if is_new else current.root.version + 1
-        root.expires = now + self._expiries.root
-        signers = self._ring.open(
+        root.expires = now + self._tools.expiries_of(TUF).root
+        signers = self._tools.ring.open(
             TUF, plan.root_keys, list(plan.root_keys), at_most=plan.root_threshold
         )
         files = [UploadedFile("root", TUF.sign(root, signers))]
@@ -225,9 +222,9 @@ class Converter:
         for name, role in plan.roles.items():
             payload = copy.copy(role.payload)  # the plan stays as it was agreed to
             payload.version = 1 if is_new else payload.version
-            payload.expires = now + self._expiries.targets
+            payload.expires = now + self._tools.expiries_of(TUF).targets
             keys, entry = role.keys, Role(list(role.keys), role.threshold)
-            made = self._ring.open(TUF, keys, entry.keyids, at_most=role.threshold)
+            made = self._tools.ring.open(TUF, keys, entry.keyids, at_most=role.threshold)
             data = TUF.sign(payload, made)
             lacking = signatures_missing(TUF, name, data, keys, entry)
             if lacking:
@@ -286,8 +283,10 @@ class Converter:
             raise _outdated(held.gun) from error
         if "targets" not in parsed:
             raise _outdated(held.gun)
+        proposal = Proposal(held.gun, TUF, parsed)
+        follows = CurrentSet({"root": root}, TUF)
+        verify_untouched(proposal, follows, knows_all=False)
         # It says whose keys sign the other files, so it has to be the owner's before they do.
-        _verify_unchanged(parsed["targets"], *role_keys(root.signed, "targets"))
         verify_signed_by(parsed["targets"], root, "targets")
         before = {tuf_name(role): item for role, item in current.roles.items() if may_go_on(role)}
         for role, item in parsed.items():
@@ -296,48 +295,14 @@ class Converter:
                 raise _outdated(held.gun)
         if show is not None:
             show(_in_words(current, parsed))
-        signed, missing = self._sign(held.gun, root.signed, parsed)
+        signed = sign_proposal(proposal, follows, self._tools.ring, knows_all=False)
+        missing = signed.missing(follows)
         files = tuple(
-            UploadedFile(item.role, signed.get(item.role, item.data)) for item in held.files
+            UploadedFile(item.role, signed.files.get(item.role, item).data) for item in held.files
         )
         if not missing:
-            self._judge(current, files, root.signed, held.gun, self._clock())
+            self._judge(current, files, root.signed, held.gun, self._tools.clock())
         return Built(TUF, files, versions, missing)
-
-    def _sign(
-        self, gun: str, root: Root, parsed: Mapping[str, UnverifiedMetadata[Any]]
-    ) -> tuple[dict[str, bytes], dict[str, int]]:
-        """Add to each role's file what is missing and can be given here; tell what still is."""
-        signed: dict[str, bytes] = {}
-        missing: dict[str, int] = {}
-        added = 0
-        for role, item in parsed.items():
-            keys, entry = _keys_of(role, root, parsed)
-            _verify_unchanged(item, keys, entry)
-            lacking = signatures_missing(TUF, role, item.data, keys, entry)
-            fresh = [keyid for keyid in entry.keyids if keyid not in item.signatures]
-            signers = self._ring.open(TUF, keys, fresh, at_most=lacking)
-            added += len(signers)
-            signed[role] = TUF.add_signature(item.data, signers) if signers else item.data
-            lacking = signatures_missing(TUF, role, signed[role], keys, entry)
-            if lacking:
-                missing[role] = lacking
-        if missing and not added:
-            role = next(iter(missing))
-            raise no_key(gun, role, _keys_of(role, root, parsed)[1])
-        return signed, missing
-
-
-def _verify_unchanged(item: UnverifiedMetadata[Any], keys: Mapping[str, Key], entry: Role) -> None:
-    """Refuse a file that isn't the one that others signed."""
-    for keyid in item.signatures.keys() & set(entry.keyids):
-        try:
-            keys[keyid].verify_signature(item.signatures[keyid], item.signed_bytes)
-        except Exception as error:  # whatever a foreign verifier says: it doesn't fit
-            raise MalformedMetadataError(
-                f"{item.role} version {item.version} was changed after key {keyid[:16]} signed it",
-                hint="nothing was signed; ask for the file anew",
-            ) from error
 
 
 def _outdated(gun: str) -> UsageError:
@@ -345,22 +310,6 @@ def _outdated(gun: str) -> UsageError:
         f"the conversion of {gun} was made for an older state",
         hint="its owner makes it anew: tabellion convert GUN --to tuf",
     )
-
-
-def _keys_of(
-    role: str, root: Root, parsed: Mapping[str, UnverifiedMetadata[Any]]
-) -> tuple[Mapping[str, Key], Role]:
-    """Give a role's keys as the conversion lists them; the owner signed that.
-
-    Raises:
-        UsageError: It delegates to no such role.
-    """
-    if role == "targets":
-        return role_keys(root, role)
-    for item in parsed.values():
-        if any(child.name == role for child in delegated_roles(item.signed)):
-            return role_keys(item.signed, role)
-    raise UsageError(f"the conversion holds {role[:80]!r}, which nothing in it delegates to")
 
 
 def _in_words(current: Current, parsed: Mapping[str, UnverifiedMetadata[Any]]) -> list[str]:

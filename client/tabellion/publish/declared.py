@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +18,10 @@ from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.dialect import TUF
 from tabellion.core.freshness import verify_fresh
-from tabellion.core.names import parse_gun
+from tabellion.core.names import Gun, parse_gun
 from tabellion.errors import CacheError, InvalidNameError, TabellionError, VerificationError
 from tabellion.publish.changes import AddSigner, change_from_json, change_to_json
+from tabellion.publish.outcome import Published
 
 _MAX_BYTES: Final = 16_000_000
 _REST: Final = "/**"
@@ -141,6 +142,39 @@ class Declared:
 
     def _unusable(self, error: OSError) -> CacheError:
         return CacheError(f"{self.path} can't be used: {error.strerror or error}")
+
+
+def lacking_yet(declarations: Sequence[Declaration]) -> dict[str, str]:
+    """Say why a GUN that other holders have to sign first has none of its signers yet."""
+    why = "other holders have to sign the GUN first: add the signer then"
+    return {each.signer.name: why for each in declarations}
+
+
+async def give_declared(
+    gun: Gun,
+    declarations: Sequence[Declaration],
+    apply: Callable[[str, AddSigner], Awaitable[Published]],
+    *,
+    now: datetime,
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Give a new GUN its declared signers; gives those it has, and why it hasn't the others.
+
+    The GUN is there, and its keys have to be told: no fault here is raised.
+    """
+    added: list[str] = []
+    lacking: dict[str, str] = {}
+    for declaration in declarations:
+        name = declaration.signer.name
+        try:
+            outcome = await apply(gun, declaration.for_gun_founded(now))
+        except TabellionError as error:
+            lacking[name] = error.message
+        else:
+            if outcome.missing:
+                lacking[name] = f"signatures are missing: pass {outcome.incomplete} on"
+            else:
+                added.append(name)
+    return tuple(added), lacking
 
 
 def _from_json(item: dict[str, Any]) -> Declaration:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tabellion.core.next_root import RootEdit
 from tabellion.publish.named_keys import NamedKey, list_keys
-from tabellion.publish.root_edits import RootEdit
 from tabellion.publish.signing import KeyRing
 from tabellion.publish.state import Current
 

@@ -24,6 +24,7 @@ from tabellion.errors import KeyStoreError, TabellionError, ThresholdError, Usag
 from tabellion.publish.public_keys import load_public_key
 
 _KIND: Final = "signer-request"
+_MEMBER: Final = "x-tabellion-request"
 _MAX_BYTES: Final = 200_000
 _HINT: Final = "the signer makes it with: tabellion signer request GUN NAME"
 
@@ -37,7 +38,8 @@ class SignerRequest:
         role: The role's name.
         keys: Its public keys.
         file: Its first version, without targets, signed by every one of the keys; where the
-            role gets other keys, by its present ones, too: that shows who asks.
+            role gets other keys, by its present ones, too. The file names the request then, so
+            that shows who asks, and for what. An empty one alone was published before.
     """
 
     gun: Gun
@@ -62,7 +64,9 @@ class SignerRequest:
         """
         check_role_name(role)
         keys = tuple(signer.public_key for signer in signers)
-        file = TUF.sign(Targets(expires=expires_at), [*signers, *replaced])
+        asked = {_MEMBER: _asked(gun, role, keys)} if replaced else {}
+        content = Targets(expires=expires_at, unrecognized_fields=asked)
+        file = TUF.sign(content, [*signers, *replaced])
         return cls(gun, role, keys, file)
 
     def signed_too(self, signers: Sequence[Signer]) -> SignerRequest:
@@ -118,15 +122,38 @@ def read_request(data: bytes, *, what: str) -> SignerRequest:
     return request
 
 
-def is_by_present_holders(file: bytes, role: str, keys: Sequence[Key], threshold: int) -> bool:
-    """Tell whether those who hold a role's present keys signed a request's file, enough of them."""
+def is_by_present_holders(
+    file: bytes,
+    gun: str,
+    role: str,
+    *,
+    wanted: Sequence[Key],
+    present: Sequence[Key],
+    threshold: int,
+) -> bool:
+    """Tell whether those who hold a role's present keys asked for just these others.
+
+    Args:
+        file: A request's file.
+        gun: Where.
+        role: The role.
+        wanted: Keys that it's to get.
+        present: Keys that it has.
+        threshold: How many of them have to sign.
+    """
     parsed = TUF.parse(role, file, max_bytes=_MAX_BYTES)
-    present = {key.keyid: key for key in map(TUF.adopt_key, keys)}
+    if parsed.signed.unrecognized_fields.get(_MEMBER) != _asked(gun, role, wanted):
+        return False
+    held = {key.keyid: key for key in map(TUF.adopt_key, present)}
     try:
-        verify_threshold(parsed, role, present, list(present), threshold)
+        verify_threshold(parsed, role, held, list(held), threshold)
     except ThresholdError:
         return False
     return True
+
+
+def _asked(gun: str, role: str, keys: Sequence[Key]) -> dict[str, object]:
+    return {"gun": gun, "role": role, "keys": sorted(key.keyid for key in keys)}
 
 
 def _verify(request: SignerRequest) -> None:

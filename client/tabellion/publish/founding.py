@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
 from typing import Final, cast
 
 from securesystemslib.signer import Key
@@ -41,8 +39,7 @@ from tabellion.publish.named_keys import NamedKey, list_keys
 from tabellion.publish.outcome import Initialized
 from tabellion.publish.pending_api import Offer, PendingApi
 from tabellion.publish.retries import Retries
-from tabellion.publish.server_api import ServerApi
-from tabellion.publish.signing import Expiries, KeyRing
+from tabellion.publish.tools import Tools
 from tabellion.verify.cache import MetadataCache
 
 _REFUSED: Final = range(300, 500)
@@ -52,25 +49,15 @@ _SHOWN_KEYS: Final = 5
 class Founder:
     """Founds one GUN."""
 
-    def __init__(
-        self,
-        api: ServerApi,
-        ring: KeyRing,
-        gun: Gun,
-        *,
-        home: Path,
-        dialect: Dialect,
-        expiries: Expiries,
-        clock: Callable[[], datetime],
-    ) -> None:
+    def __init__(self, tools: Tools, gun: Gun, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._api = api
-        self._ring = ring
+        self._api = tools.api
+        self._ring = tools.ring
         self._gun = gun
-        self._cache = MetadataCache.of(home, gun)
-        self._pending = Pending(home, gun)
-        self._expiries = expiries
-        self._clock = clock
+        self._cache = MetadataCache.of(tools.home, gun)
+        self._pending = Pending(tools.home, gun)
+        self._expiries = tools.expiries_of(dialect)
+        self._clock = tools.clock
         self._made: list[KeyInfo] = []
         self._is_fresh = False
 

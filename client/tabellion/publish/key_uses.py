@@ -100,7 +100,7 @@ def roles_signed(
     Returns:
         Key id here to roles.
     """
-    namers = [item.signed for item in files] + list(payloads)
+    namers = [item for item in (*(file.signed for file in files), *payloads) if _names(item)]
     found: dict[str, list[str]] = {}
     for file in files:
         here = {
@@ -111,6 +111,13 @@ def roles_signed(
         for keyid in here:
             found.setdefault(keyid, []).append(file.role)
     return found
+
+
+def _names(signed: Signed) -> bool:
+    """Tell whether it names keys at all: thousands of hash bins don't."""
+    return isinstance(signed, Root) or (
+        isinstance(signed, Targets) and signed.delegations is not None
+    )
 
 
 def _keys_of(namers: Iterable[Signed], role: str) -> dict[str, Key]:

@@ -36,7 +36,7 @@ from tabellion.publish.changes import (
 )
 
 if TYPE_CHECKING:
-    from tabellion.publish.edits import Draft
+    from tabellion.publish.draft import Draft
 
 _PREFIX: Final = "targets/"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")

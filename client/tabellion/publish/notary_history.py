@@ -17,15 +17,39 @@ from tuf.api.metadata import MetaFile, Snapshot, TargetFile, Targets, Timestamp
 from tabellion.core.dialect import NOTARY
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.names import Gun
 from tabellion.core.notary_reading import parse_moment
-from tabellion.errors import AccessDeniedError, NotFoundError, VerificationError
+from tabellion.errors import AccessDeniedError, NotFoundError, UnknownGunError, VerificationError
 from tabellion.publish.server_api import HistoryEntry, ServerApi
-from tabellion.publish.state import Current
+from tabellion.publish.state import Current, StateReader
 
 _MAX_PUBLICATIONS: Final = 500
 _LIMITS: Final = Limits()
 
 Roles = Mapping[str, UnverifiedMetadata[Targets]]
+
+
+async def read_history(  # noqa: PLR0917  (as the publisher has them)
+    api: ServerApi,
+    reader: StateReader,
+    gun: Gun,
+    target: str | None,
+    before: int | None,
+    limit: int,
+) -> list[HistoryEntry]:
+    """Give a GUN's history as its server tells it, newest first.
+
+    A notary-server keeps none, but every version, from which it's read.
+    """
+    try:
+        return await api.history(gun, target=target, before=before, limit=limit)
+    except UnknownGunError:
+        if before is not None or not await api.exists(gun):
+            raise
+        current = await reader.read(gun)
+        if current.trusted.dialect is not NOTARY:
+            raise
+        return await NotaryHistory(api, current).entries(target, limit)
 
 
 class NotaryHistory:

@@ -21,7 +21,7 @@ from tabellion.core.roles import delegated_roles, key_material
 from tabellion.publish.signatures import signatures_missing
 
 if TYPE_CHECKING:
-    from tabellion.publish.edits import Draft
+    from tabellion.publish.draft import Draft
     from tabellion.publish.state import Current
 
 

@@ -16,14 +16,16 @@ from tuf.api.metadata import Root
 from tabellion.core.dialect import dialect_of
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
+from tabellion.core.names import parse_gun
 from tabellion.core.publication import CurrentSet, UploadedFile
-from tabellion.core.trusted_set import verify_next_root
+from tabellion.core.succession import verify_next_root
 from tabellion.errors import TabellionError, UntrustedRootError, UsageError
 from tabellion.publish import partial
 from tabellion.publish.cosigning import sign_proposal, verify_untouched
 from tabellion.publish.examining import Examined, Show, worded
 from tabellion.publish.signing import KeyRing
 from tabellion.verify.cache import MetadataCache
+from tabellion.verify.trust_store import TrustStore
 
 
 def sign_file(
@@ -72,11 +74,13 @@ def _current(
 ) -> CurrentSet | None:
     """Give what is known here of the state that the files follow; None if they found the GUN."""
     cache = MetadataCache.of(home, gun)
-    data = _trusted(cache.load("root"), given, gun)
-    if data is None:
+    pin = TrustStore(home).pin(parse_gun(gun))
+    data = _trusted(cache.load("root") or (pin.root if pin is not None else None), given, gun)
+    if data is None and pin is None:
         first = next((item.data for item in files if item.role == "root"), None)
         if first is not None and _root(first).version == 1:
             return None
+    if data is None:
         raise UsageError(
             f"no root of {gun} is trusted on this machine",
             hint="give the one that is trusted today: --root FILE",

@@ -36,6 +36,8 @@ class Published:
         lost: Target to the role whose other word verifiers take now that a signer was removed, ""
             where nobody signs it any more.
         silent: Roles that signed under other keys before, and have to sign again to be heard.
+        own_bins: Number of hash bins that keep keys of their own though the targets role got
+            others; 0 if none do.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
@@ -54,6 +56,7 @@ class Published:
     gone_too: Sequence[str] = ()
     lost: Mapping[str, str] = field(default_factory=dict)
     silent: Sequence[str] = ()
+    own_bins: int = 0
     is_staged: bool = False
     is_checked: bool = True
     ending: End | None = None

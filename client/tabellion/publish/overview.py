@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from tabellion.core.expiry import LEVELS, End, KeyState, Margins, RoleState, Standing, in_order
+from tabellion.core.expiry import (
+    LEVELS,
+    BinsState,
+    End,
+    KeyState,
+    Margins,
+    RoleState,
+    Standing,
+    in_order,
+)
 from tabellion.core.names import parse_gun
 from tabellion.errors import InvalidNameError, ServerAnswerError, TabellionError
 from tabellion.publish.outcome import Status
@@ -88,7 +97,8 @@ def status_of_word(gun: str, word: Mapping[str, Any], *, now: datetime, margins:
     try:
         if word["gun"] != gun or len(word["roles"]) > _MAX_ROLES:
             raise ValueError("another GUN, or too many roles")  # noqa: TRY301  (one message)
-        roles = tuple(_role(name, item) for name, item in word["roles"].items())
+        top = set(word["roles"]["targets"]["keyids"]) if "targets" in word["roles"] else set()
+        roles = tuple(_role(name, item, top) for name, item in word["roles"].items())
         ends = [
             end
             for role in roles
@@ -106,7 +116,7 @@ def status_of_word(gun: str, word: Mapping[str, Any], *, now: datetime, margins:
     )
 
 
-def _role(name: str, item: Mapping[str, Any]) -> RoleState:
+def _role(name: str, item: Mapping[str, Any], top: Collection[str]) -> RoleState:
     signed_by = set(item.get("signed_by", ()))
     keys = tuple(
         KeyState(
@@ -128,7 +138,12 @@ def _role(name: str, item: Mapping[str, Any]) -> RoleState:
         _count(item["threshold"]),
         _count(item.get("alive", sum(key.is_alive for key in keys))),
         keys,
+        _bins(item, [key.keyid for key in keys if key.keyid not in top]),
     )
+
+
+def _bins(item: Mapping[str, Any], own: Sequence[str]) -> BinsState | None:
+    return BinsState(_count(item["of_bins"]), tuple(own)) if "of_bins" in item else None
 
 
 def _signer(name: str, item: Mapping[str, Any]) -> str:
@@ -147,7 +162,8 @@ def _ends(
             if told not in LEVELS:
                 raise ValueError("no such level")
             level = "expired" if level == "expired" else told
-        found.append(End(role.role, "metadata", role.expires_at, level, role.renewed_by))
+        signer = role.renewed_by
+        found.append(End(role.role, "metadata", role.expires_at, level, signer, role.bins))
     until = _moment(item.get("certificates_expire"))
     if until is not None:
         level = margins.level(until, now)

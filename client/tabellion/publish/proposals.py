@@ -7,19 +7,23 @@ thing for those who reach it. Either way the signatures decide, not where they w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from functools import partial as partial_of
 from pathlib import Path
 
-from tabellion.core.dialect import Dialect
 from tabellion.core.names import Gun, parse_gun
+from tabellion.core.next_root import RootEdit
+from tabellion.core.proposal import Proposal
 from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import (
     NotFoundError,
     PublicationError,
+    ServerAnswerError,
     TransportError,
     UnknownGunError,
+    UntrustedRootError,
     UsageError,
 )
 from tabellion.publish import partial
@@ -29,35 +33,19 @@ from tabellion.publish.edit_requests import EditRequest
 from tabellion.publish.examining import Examined, Show, chosen, examined, worded
 from tabellion.publish.outcome import Published
 from tabellion.publish.pending_api import AuditRecord, PendingApi, PendingInfo
-from tabellion.publish.root_edits import build_root_edit
-from tabellion.publish.server_api import ServerApi
-from tabellion.publish.signing import Built, Expiries, KeyRing
+from tabellion.publish.root_edits import edit_root
+from tabellion.publish.signing import Built
 from tabellion.publish.spreading import bins_uploaded
-from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader
+from tabellion.publish.state import RENEWED_BY_ROOT, Current
+from tabellion.publish.tools import Tools
 
 
 class Proposals:
     """Makes, signs and publishes proposals of GUNs of one server."""
 
-    def __init__(
-        self,
-        api: ServerApi,
-        reader: StateReader,
-        ring: KeyRing,
-        *,
-        home: Path,
-        expiries_of: Callable[[Dialect], Expiries],
-        clock: Callable[[], datetime],
-        locks: Mapping[str, asyncio.Lock],
-    ) -> None:
-        self._api = api
-        self._pending = PendingApi(api)
-        self._reader = reader
-        self._ring = ring
-        self._home = home
-        self._expiries_of = expiries_of
-        self._clock = clock
-        self._locks = locks
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._pending = PendingApi(tools.api)
 
     async def prepare_root(
         self,
@@ -87,25 +75,20 @@ class Proposals:
 
         wanted = EditRequest(added or {}, removed, thresholds or {}, life)
 
-        def build_on(current: Current) -> Built:
-            dialect, now = current.trusted.dialect, self._clock()
-            return build_root_edit(
-                current,
-                wanted.resolve(current, self._ring, now=now),
-                self._ring,
-                expiries=self._expiries_of(dialect),
-                now=now,
-                may_be_unsigned=True,
-            )
+        async def edit(current: Current) -> RootEdit:
+            now = self._tools.clock()
+            return await asyncio.to_thread(wanted.resolve, current, self._tools.ring, now=now)
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(name, renews=RENEWED_BY_ROOT)
-            return await asyncio.to_thread(build_on, await self._reader.with_left(current))
+            built_on = await edit_root(
+                self._tools, name, edit, renews=RENEWED_BY_ROOT, may_be_unsigned=True
+            )
+            return built_on[1]
 
-        async with self._locks[name]:
+        async with self._tools.locks[name]:
             if out is not None:
                 return await self._write(name, await build(False), out)  # noqa: FBT003  (as above)
-            delivery = Delivery(self._api, name, home=self._home)
+            delivery = Delivery(self._tools.api, name, home=self._tools.home)
             built = await delivery.bring(build)
         return await self.keep(name, built, delivery.attempts)
 
@@ -113,7 +96,7 @@ class Proposals:
         """Tell what was published; keep what is incomplete in a file, and at the server."""
         if not built.missing:
             return Published(gun, built.versions, attempts)
-        path = partial.path_for(self._home, gun, built.versions, built.files)
+        path = partial.path_for(self._tools.home, gun, built.versions, built.files)
         await asyncio.to_thread(partial.write, path, gun, built.files)
         try:
             return await self._offer(gun, built.files, path)
@@ -134,7 +117,7 @@ class Proposals:
         """
         held = await asyncio.to_thread(partial.read, file)
         gun = parse_gun(held.gun)
-        async with self._locks[gun]:
+        async with self._tools.locks[gun]:
             built, attempts = await self._sign(gun, held.files, show)
             if built.missing:
                 await asyncio.to_thread(partial.write, file, gun, built.files)
@@ -158,7 +141,7 @@ class Proposals:
             KeyStoreError: No key here is one of those that are missing.
         """
         name = parse_gun(gun)
-        async with self._locks[name]:
+        async with self._tools.locks[name]:
             info = chosen(await self.pending(name), name, number)
             files = await self._files(name, info.id)
             built, attempts = await self._sign(name, files, show)
@@ -175,7 +158,7 @@ class Proposals:
         """
         held = await asyncio.to_thread(partial.read, file)
         gun = parse_gun(held.gun)
-        delivery = Delivery(self._api, gun, home=self._home)
+        delivery = Delivery(self._tools.api, gun, home=self._tools.home)
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._read(gun, held.files, RENEWED_BY_ROOT)
@@ -183,12 +166,12 @@ class Proposals:
                 complete,
                 current,
                 held.files,
-                self._ring,
-                expiries=self._expiries_of(current.trusted.dialect),
-                now=self._clock(),
+                self._tools.ring,
+                expiries=self._tools.expiries_of(current.trusted.dialect),
+                now=self._tools.clock(),
             )
 
-        async with self._locks[gun]:
+        async with self._tools.locks[gun]:
             if not await self._is_founded(gun):
                 await self.examine(gun, held.files)
                 return await self._offer(gun, held.files, file)
@@ -210,7 +193,7 @@ class Proposals:
             current = await asyncio.to_thread(state.as_served)
         except UnknownGunError:
             pass  # it founds the GUN
-        return await asyncio.to_thread(examined, gun, files, current, self._ring)
+        return await asyncio.to_thread(examined, gun, files, current, self._tools.ring)
 
     async def show(self, gun: str, number: str = "") -> Examined:
         """Examine a proposal that the server keeps.
@@ -250,34 +233,36 @@ class Proposals:
         self, gun: str, files: Sequence[UploadedFile], renews: Collection[str]
     ) -> Current:
         """Read what a proposal is built on, with the hash bins it's about."""
-        current = await self._reader.read(gun, renews=renews, bins=partial_of(bins_uploaded, files))
-        return await self._reader.with_left(current)
+        current = await self._tools.reader.read(
+            gun, renews=renews, bins=partial_of(bins_uploaded, files)
+        )
+        return await self._tools.reader.with_left(current)
 
     async def _sign(
         self, gun: Gun, files: Sequence[UploadedFile], show: Show | None
     ) -> tuple[Built, int]:
         """Sign, and publish if that's enough and the GUN exists."""
         if not await self._is_founded(gun):
-            seen = await asyncio.to_thread(examined, gun, files, None, self._ring)
+            seen = await asyncio.to_thread(examined, gun, files, None, self._tools.ring)
             if show is not None:
                 show(seen.words)
-            signed = await asyncio.to_thread(sign_proposal, seen.proposal, None, self._ring)
+            signed = await asyncio.to_thread(sign_proposal, seen.proposal, None, self._tools.ring)
             missing = signed.missing(None)
             return Built(signed.dialect, tuple(signed.upload), signed.versions, missing), 1
-        delivery = Delivery(self._api, gun, home=self._home)
+        delivery = Delivery(self._tools.api, gun, home=self._tools.home)
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._read(gun, files, RENEWED_BY_ROOT if _has_root(files) else ())
             if show is not None and not is_retry:
                 served = await asyncio.to_thread(current.as_served)
-                show((await asyncio.to_thread(worded, gun, files, served, self._ring)).words)
+                show((await asyncio.to_thread(worded, gun, files, served, self._tools.ring)).words)
             return await asyncio.to_thread(
                 add_signatures,
                 current,
                 files,
-                self._ring,
-                expiries=self._expiries_of(current.trusted.dialect),
-                now=self._clock(),
+                self._tools.ring,
+                expiries=self._tools.expiries_of(current.trusted.dialect),
+                now=self._tools.clock(),
             )
 
         return await delivery.bring(build), delivery.attempts
@@ -306,10 +291,31 @@ class Proposals:
         files = await self._pending.files(gun, number)
         if not files:
             raise UsageError(f"proposal {number[:16]} of {gun} holds no file")
+        told = Proposal.parse(gun, dialect_of_upload(files), files)
+        # Its author told people that number: they sign what it stands for, or nothing.
+        if await asyncio.to_thread(lambda: told.id) != number:
+            raise ServerAnswerError(
+                f"the server gave another proposal of {gun} than {number[:16]}",
+                status=200,
+                hint="nothing was signed; tell its author and the server's operator",
+            )
         return files
 
     async def _is_founded(self, gun: Gun) -> bool:
-        return await self._api.exists(gun)
+        """Tell whether the GUN exists; a server that hides it must not have it founded again.
+
+        Raises:
+            UntrustedRootError: The server says that there's none, and this home knows better.
+        """
+        if await self._tools.api.exists(gun):
+            return True
+        if await self._tools.reader.is_known(gun):
+            raise UntrustedRootError(
+                f"the server holds nothing for {gun}, though a root of it is trusted here",
+                hint="nothing was signed; if it was dropped on purpose and is founded again, "
+                f"forget the old one first: tabellion trust remove {gun}",
+            )
+        return False
 
 
 def _has_root(files: Sequence[UploadedFile]) -> bool:

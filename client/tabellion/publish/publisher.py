@@ -17,26 +17,17 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial as partial_of
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from securesystemslib.signer import Key
 
-from tabellion.core.conversion import is_conversion
 from tabellion.core.dialect import NOTARY, TUF, Dialect
-from tabellion.core.expiry import End, Margins
-from tabellion.core.names import Digest, Gun, parse_gun
-from tabellion.core.notary_search import RELEASES
-from tabellion.errors import (
-    TabellionError,
-    UnknownGunError,
-    UnreachableError,
-    UsageError,
-)
+from tabellion.core.expiry import Margins
+from tabellion.core.names import Digest, parse_gun
 from tabellion.publish import partial
-from tabellion.publish.afterwards import look_back
+from tabellion.publish.applying import Applier, check_witnesses
 from tabellion.publish.changes import (
     AddSigner,
     Change,
@@ -44,39 +35,29 @@ from tabellion.publish.changes import (
     RevokeTarget,
     SignTarget,
     SpreadTargets,
-    Staged,
-    Witness,
 )
 from tabellion.publish.converting import Agree, Converter, Preview, Wish
-from tabellion.publish.declared import Declared, GunPrefix
-from tabellion.publish.delivery import Delivery
-from tabellion.publish.edits import Draft, apply
+from tabellion.publish.declared import Declared, GunPrefix, give_declared, lacking_yet
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
 from tabellion.publish.keystore import KeyStore
 from tabellion.publish.lost import LostFiles
-from tabellion.publish.named_keys import NamedKey
-from tabellion.publish.notary_edits import spoken_of
-from tabellion.publish.notary_history import NotaryHistory
+from tabellion.publish.notary_history import read_history
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.overview import Overview
 from tabellion.publish.passphrases import Passphrases
 from tabellion.publish.proposals import Proposals
-from tabellion.publish.root_edits import RootEdit, build_root_edit, check_rotation
+from tabellion.publish.rotating import Rotation, Rotator
 from tabellion.publish.server_api import HistoryEntry, ServerApi
 from tabellion.publish.signing import (
     NOTARY_EXPIRIES,
-    Built,
     Expiries,
     KeyRing,
-    build,
-    judge,
-    no_key,
 )
-from tabellion.publish.spreading import bins_changed
-from tabellion.publish.state import RENEWED_BY_ROOT, Current, StateReader, Trust
-from tabellion.publish.stolen import Doubt, survey, take_over, verify_settled
+from tabellion.publish.state import StateReader, Trust
+from tabellion.publish.stolen import Doubt, settled, survey, take_over
 from tabellion.publish.survey import role_states, signer_infos
+from tabellion.publish.tools import Tools
 from tabellion.verify.cache import MetadataCache
 
 
@@ -115,28 +96,23 @@ class Publisher:
         self._passphrases = passphrases or Passphrases()
         self._ring = KeyRing(self._keystore, self._passphrases)
         self._reader = StateReader(self._api, trust, home)
-        self._staged = Staged(home)
         self._declared = Declared(home)
         self._expiries = expiries
         self._clock = clock or (lambda: datetime.now(UTC))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._converter = Converter(
+        self._tools = Tools(
             self._api,
             self._reader,
             self._ring,
-            home=home,
-            expiries=self._expiries_of(TUF),
-            clock=self._clock,
+            home,
+            self._expiries_of,
+            self._now,
+            self._locks,
         )
-        self.proposals = Proposals(
-            self._api,
-            self._reader,
-            self._ring,
-            home=home,
-            expiries_of=self._expiries_of,
-            clock=self._clock,
-            locks=self._locks,
-        )
+        self.proposals = Proposals(self._tools)
+        self._converter = Converter(self._tools)
+        self._rotator = Rotator(self._tools)
+        self._applier = Applier(self._tools, self.proposals)
 
     async def __aenter__(self) -> Self:
         return self
@@ -181,15 +157,7 @@ class Publisher:
                 can't be so many bins.
         """
         name = parse_gun(gun)
-        founder = Founder(
-            self._api,
-            self._ring,
-            name,
-            home=self._home,
-            dialect=dialect,
-            expiries=self._expiries_of(dialect),
-            clock=self._clock,
-        )
+        founder = Founder(self._tools, name, dialect)
         async with self._locks[name]:
             made = await founder.found(
                 {"root": root_keys, "targets": targets_keys, "bins": bins_keys},
@@ -197,27 +165,11 @@ class Publisher:
                 local_snapshot=snapshot == "local",
                 bins=bins,
             )
-        return await self._declare(name, made)
-
-    async def _declare(self, gun: Gun, made: Initialized) -> Initialized:
-        """Give a new GUN the signers that are declared for its namespace."""
-        added: list[str] = []
-        lacking: dict[str, str] = {}
-        for declaration in await asyncio.to_thread(self._declared.of, gun):
-            name = declaration.signer.name
-            if made.pending:
-                lacking[name] = "other holders have to sign the GUN first: add the signer then"
-                continue
-            try:
-                outcome = await self.apply(gun, declaration.for_gun_founded(self._clock()))
-            except TabellionError as error:
-                lacking[name] = error.message  # the GUN is there, and its keys have to be told
-            else:
-                if outcome.missing:
-                    lacking[name] = f"signatures are missing: pass {outcome.incomplete} on"
-                else:
-                    added.append(name)
-        return replace(made, declared=tuple(added), lacking=lacking)
+        declarations = await asyncio.to_thread(self._declared.of, name)
+        if made.pending:
+            return replace(made, lacking=lacking_yet(declarations))
+        added, lacking = await give_declared(name, declarations, self.apply, now=self._clock())
+        return replace(made, declared=added, lacking=lacking)
 
     async def rebin(self, gun: str, bins: int, *, keys: Sequence[Key] = ()) -> Published:
         """Spread all targets of a GUN over so many hash bins, in one publication.
@@ -232,7 +184,7 @@ class Publisher:
         Raises:
             UsageError: The GUN has signers, or is a Notary GUN, or there can't be so many bins.
         """
-        return await self._take(gun, SpreadTargets(bins, tuple(keys)), publish=True)
+        return await self._applier.take(gun, SpreadTargets(bins, tuple(keys)), publish=True)
 
     async def sign(
         self,
@@ -262,7 +214,7 @@ class Publisher:
             NotDelegatedError: ``role`` may not.
         """
         change = SignTarget(target, digest, length, custom or {}, role)
-        return await self._take(gun, change, publish=publish)
+        return await self._applier.take(gun, change, publish=publish)
 
     async def revoke(
         self, gun: str, target: str, *, role: str | None = None, publish: bool = True
@@ -272,7 +224,7 @@ class Publisher:
         Raises:
             NotSignedError: No role whose key is here lists it.
         """
-        return await self._take(gun, RevokeTarget(target, role), publish=publish)
+        return await self._applier.take(gun, RevokeTarget(target, role), publish=publish)
 
     async def publish(self, gun: str) -> Published:
         """Publish what is staged; it stays staged if that fails.
@@ -281,16 +233,7 @@ class Publisher:
             UsageError: Nothing is staged.
             RefusedPublicationError: The server refused it.
         """
-        name = parse_gun(gun)
-        changes = await asyncio.to_thread(self._staged.read, name)
-        if not changes:
-            raise UsageError(
-                f"nothing is staged for {name}", hint="stage with: tabellion sign --no-publish"
-            )
-        # What was staged was fit then; what is done already was published by a run cut off.
-        published = await self._publish(name, changes, again=True)
-        await asyncio.to_thread(self._staged.drop, name, changes)
-        return published
+        return await self._applier.publish_staged(parse_gun(gun))
 
     async def status(
         self, gun: str, *, online: bool = True, margins: Margins | None = None
@@ -300,10 +243,10 @@ class Publisher:
         An expired root is told, not refused: who asks is about to renew it.
         """
         name = parse_gun(gun)
-        staged = tuple(await asyncio.to_thread(self._staged.read, name))
+        staged = tuple(await asyncio.to_thread(self._applier.staged.read, name))
         if not online:
             return Status(name, staged)
-        current = await self._reader.read(name, renews=("root",))
+        current = await self._reader.read(name, renews=("root",), bins=None)
         held = await asyncio.to_thread(self._ring.held)
         return role_states(current, staged, held, now=self._clock(), margins=margins)
 
@@ -328,11 +271,11 @@ class Publisher:
 
     async def staged_guns(self) -> list[str]:
         """List GUNs with staged changes."""
-        return await asyncio.to_thread(self._staged.guns)
+        return await asyncio.to_thread(self._applier.staged.guns)
 
     async def reset(self, gun: str) -> int:
         """Drop all staged changes; gives their number."""
-        return await asyncio.to_thread(self._staged.reset, parse_gun(gun))
+        return await asyncio.to_thread(self._applier.staged.reset, parse_gun(gun))
 
     async def add_signer(
         self,
@@ -365,7 +308,7 @@ class Publisher:
         """
         given = None if paths is None else tuple(paths)
         change = AddSigner(name, tuple(keys), given, threshold, terminating, file, under)
-        return await self._take(gun, change, publish=publish)
+        return await self._applier.take(gun, change, publish=publish)
 
     async def signer(self, gun: str, name: str, under: str = "targets") -> SignerInfo | None:
         """Give a delegated role by the name it was added by, None if there's none."""
@@ -374,7 +317,7 @@ class Publisher:
 
     async def remove_signer(self, gun: str, name: str, *, publish: bool = True) -> Published:
         """Withdraw a delegation: what only that role signed isn't signed any more."""
-        return await self._take(gun, RemoveSigner(name), publish=publish)
+        return await self._applier.take(gun, RemoveSigner(name), publish=publish)
 
     async def signers(self, gun: str) -> list[SignerInfo]:
         """List delegated roles in the order they are asked."""
@@ -387,28 +330,11 @@ class Publisher:
 
     async def apply(self, gun: str, change: Change) -> Published:
         """Publish a change, or nothing if it's so already."""
-        return await self._publish(parse_gun(gun), [change], again=True)
+        return await self._applier.publish(parse_gun(gun), [change], again=True)
 
     async def would_change(self, gun: str, change: Change) -> bool:
         """Tell whether a change makes a difference; raises as publishing it would."""
-        current = await self._read(parse_gun(gun), [change])
-        return bool((await self._try(current, [], change, again=True)).changed())
-
-    async def _try(
-        self, current: Current, before: Sequence[Change], change: Change, *, again: bool = False
-    ) -> Draft:
-        """Apply a change after others; all of them have to fit, and keys for them to be here."""
-        draft = Draft(current, await asyncio.to_thread(self._ring.held))
-        apply(draft, before, again=True)
-        draft.signed_as.clear()
-        draft.withdrawn.clear()
-        draft.removed.clear()
-        draft.gone_too.clear()
-        apply(draft, [change], again=again)
-        for role in draft.changed():
-            if not draft.may_sign(role):
-                raise no_key(current.gun, role, draft.keys_of(role)[1])
-        return draft
+        return await self._applier.would_change(parse_gun(gun), change)
 
     async def witness(self, gun: str, roles: Sequence[str], *, publish: bool = True) -> Published:
         """Sign roles anew as they are: another version, a new expiry.
@@ -424,20 +350,10 @@ class Publisher:
             UsageError: A role is the server's, or has published nothing.
             KeyStoreError: No key of one is here.
         """
-        online = {"snapshot", "timestamp"}.intersection(roles)
-        if not roles or online or ("root" in roles and (len(roles) > 1 or not publish)):
-            raise UsageError(
-                f"{' '.join(roles)[:80] or 'nothing'} can't be witnessed",
-                hint="name root alone, or targets roles; the server renews snapshot and timestamp",
-            )
         if "root" in roles:
+            check_witnesses(roles, publish=publish)
             return await self.proposals.prepare_root(gun)
-        changes = [Witness(role) for role in roles]
-        if publish:
-            return await self._publish(parse_gun(gun), changes, again=False)
-        for change in changes[:-1]:
-            await self._stage(parse_gun(gun), change)
-        return await self._stage(parse_gun(gun), changes[-1])
+        return await self._applier.witness(parse_gun(gun), roles, publish=publish)
 
     async def rotate(
         self,
@@ -462,61 +378,12 @@ class Publisher:
             KeyStoreError: No root key is here.
         """
         name = parse_gun(gun)
-        online = check_rotation(roles, has_keys=bool(keys), server=server)
-        delivery = Delivery(self._api, name, home=self._home)
-        made: dict[str, list[Key]] = {}
-        built_on: list[Current] = []
-
-        async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current = await self._reader.read(name, renews=roles)
-            current = await self._reader.with_left(current)
-            built_on.append(current)
-            dialect = current.trusted.dialect
-            for role in roles:
-                if role in made:
-                    continue
-                if role in online:
-                    made[role] = [await self._api.rotate_online_key(name, role, dialect)]
-                else:
-                    made[role] = await asyncio.to_thread(self._new_keys, current, role, keys)
-            for role, new in made.items():
-                if {key.keyid for key in new} == set(current.root.roles[role].keyids):
-                    raise UsageError(
-                        f"those are the keys that {role} has already", hint="give another --key"
-                    )
-            return await asyncio.to_thread(
-                build_root_edit,
-                current,
-                RootEdit(keys=made),
-                self._ring,
-                expiries=self._expiries_of(dialect),
-                now=self._clock(),
-            )
-
+        rotation = Rotation.of(roles, keys=keys, server=server)
         async with self._locks[name]:
-            built = await delivery.bring(build)
-        published = await self.proposals.keep(name, built, delivery.attempts)
-        return replace(published, ending=await self._look_back(built_on[-1], built))
-
-    def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
-        """Give a role's new keys as the GUN's metadata will list them, one made if none is named.
-
-        A key that is made stays if the rotation fails: it can be named then.
-        """
-        dialect, gun = current.trusted.dialect, current.gun
-        found = [NamedKey.read(text, self._keystore) for text in named]
-        if not found:
-            passphrase = self._passphrases.new(role)
-            info = self._keystore.generate(
-                role,
-                passphrase=passphrase,
-                keytype="ecdsa" if dialect is NOTARY else "ed25519",
-                gun=None if role == "root" else gun,
-            )
-            self._passphrases.remember(info.keyid, passphrase)
-            found = [NamedKey(info.key, info)]
-        now = self._clock()
-        return [key.listed(role, dialect, self._ring, gun, now=now) for key in found]
+            done = await self._rotator.rotate(name, rotation)
+        published = await self.proposals.keep(name, done.built, done.attempts)
+        ending = await self._applier.look_back(done.current, done.built)
+        return replace(published, ending=ending, own_bins=done.own_bins)
 
     async def bring_back(self, gun: str) -> dict[str, int]:
         """Publish again what the server lost by an old backup; role to version.
@@ -549,31 +416,17 @@ class Publisher:
             doubts: From ``signed_since``: what was signed before stays as it was then.
             vouched: Targets added or changed since that are all right.
         """
-
-        def check(draft: Draft) -> None:
-            if any(doubt.heir == RELEASES for doubt in doubts):
-                verify_settled(draft.of(RELEASES).targets, doubts, vouched)
-
         changes = take_over(signer, doubts, vouched)
-        return await self._publish(parse_gun(gun), changes, again=False, check=check)
+        check = settled(doubts, vouched)
+        return await self._applier.publish(parse_gun(gun), changes, again=False, check=check)
 
     async def cosign(self, file: Path, *, show: Show | None = None) -> Published:
         """Add signatures to a file's proposal; see ``Proposals.cosign_file``."""
         held = await asyncio.to_thread(partial.read, file)
-        if await self._converts(held):
+        if await self._converter.converts(held):
             async with self._locks[parse_gun(held.gun)]:
                 return await self._converter.cosign(file, held, show)
         return await self.proposals.cosign_file(file, show=show)
-
-    async def _converts(self, held: partial.Partial) -> bool:
-        """Tell whether a file is to convert the GUN, which other changes of its root aren't."""
-        if not held.has_root:
-            return False
-        try:
-            current = await self._reader.read(parse_gun(held.gun), renews=RENEWED_BY_ROOT)
-        except UnknownGunError:
-            return False
-        return await asyncio.to_thread(is_conversion, current.trusted.dialect, held.files)
 
     async def preview_conversion(self, wish: Wish) -> Preview:
         """Tell what ``convert`` would do; raises as that does."""
@@ -588,106 +441,10 @@ class Publisher:
         self, gun: str, *, target: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[HistoryEntry]:
         """Tell what a tag, or every tag, meant when; newest first. The server's word."""
-        name = parse_gun(gun)
-        try:
-            return await self._api.history(name, target=target, before=before, limit=limit)
-        except UnknownGunError:
-            # A notary-server keeps no history, but every version.
-            if before is not None or not await self._api.exists(name):
-                raise
-            current = await self._reader.read(name)
-            if current.trusted.dialect is not NOTARY:
-                raise
-            return await NotaryHistory(self._api, current).entries(target, limit)
+        return await read_history(self._api, self._reader, parse_gun(gun), target, before, limit)
+
+    def _now(self) -> datetime:
+        return self._clock()
 
     def _expiries_of(self, dialect: Dialect) -> Expiries:
         return self._expiries or (NOTARY_EXPIRIES if dialect is NOTARY else Expiries())
-
-    async def _look_back(self, current: Current, built: Built) -> End | None:
-        return await asyncio.to_thread(look_back, current, built, self._ring, now=self._clock())
-
-    async def _read(self, gun: Gun, changes: Sequence[Change]) -> Current:
-        """Read what changes are built on, with the hash bins and roles they speak of."""
-        revives = [change.role for change in changes if isinstance(change, Witness)]
-        chosen = partial_of(bins_changed, changes)
-        current = await self._reader.read(gun, revives=revives, bins=chosen)
-        return await self._reader.with_left(current, spoken_of(changes).union(revives))
-
-    async def _take(self, gun: str, change: Change, *, publish: bool) -> Published:
-        name = parse_gun(gun)
-        if publish:
-            return await self._publish(name, [change], again=False)
-        return await self._stage(name, change)
-
-    async def _stage(self, gun: Gun, change: Change) -> Published:
-        """Keep a change that fits what is current with what is staged; away, keep any."""
-        try:
-            staged = await asyncio.to_thread(self._staged.read, gun)
-            chosen = partial_of(bins_changed, [*staged, change])
-            current = await self._reader.read(gun, bins=chosen)
-        except UnreachableError:
-            outcome = Published(gun, {}, is_staged=True, is_checked=False)
-        else:
-            draft = await self._try(current, staged, change)
-            outcome = Published(
-                gun,
-                {},
-                signed_as=draft.signed_as,
-                withdrawn=draft.withdrawn,
-                shadowed=draft.shadowed(),
-                gone_too=draft.gone_too,
-                lost=draft.lost(),
-                is_staged=True,
-            )
-        await asyncio.to_thread(self._staged.add, gun, [change])
-        return outcome
-
-    async def _publish(
-        self,
-        gun: Gun,
-        changes: Sequence[Change],
-        *,
-        again: bool,
-        check: Callable[[Draft], None] | None = None,
-    ) -> Published:
-        delivery = Delivery(self._api, gun, home=self._home)
-        drafts: list[Draft] = []
-
-        async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            draft, built = await self._build(gun, changes, again=again or is_retry, check=check)
-            drafts.append(draft)
-            return built
-
-        async with self._locks[gun]:
-            built = await delivery.bring(build)
-        draft = drafts[-1]
-        return replace(
-            await self.proposals.keep(gun, built, delivery.attempts),
-            signed_as=draft.signed_as,
-            withdrawn=draft.withdrawn,
-            shadowed=draft.shadowed(),
-            gone_too=draft.gone_too,
-            ending=await self._look_back(draft.current, built),
-            lost=draft.lost(),
-            silent=built.silent,
-        )
-
-    async def _build(
-        self,
-        gun: Gun,
-        changes: Sequence[Change],
-        *,
-        again: bool,
-        check: Callable[[Draft], None] | None = None,
-    ) -> tuple[Draft, Built]:
-        current = await self._read(gun, changes)
-        draft = Draft(current, await asyncio.to_thread(self._ring.held))
-        apply(draft, changes, again=again)
-        if check is not None:
-            check(draft)
-        now = self._clock()
-        expiries = self._expiries_of(current.trusted.dialect)
-        built = await asyncio.to_thread(build, draft, self._ring, expiries=expiries, now=now)
-        if built.files and not built.missing:
-            await asyncio.to_thread(judge, current, built.files, now=now)
-        return draft, built

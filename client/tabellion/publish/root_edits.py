@@ -9,22 +9,23 @@ Spec: TUF 1.0.34, 6.1; notary-v1 sections 9 and 17.1.
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from datetime import datetime
 
-from securesystemslib.signer import Key, Signer
-from tuf.api.metadata import Role, Root
+from securesystemslib.signer import Signer
+from tuf.api.metadata import Root, Targets
 
+from tabellion.core.bin_keys import give_keys, keys_after
+from tabellion.core.bins import bins_of, is_bin
 from tabellion.core.dialect import NOTARY
-from tabellion.core.holders import set_holders
+from tabellion.core.names import Gun
+from tabellion.core.next_root import RootEdit, next_root
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.proposal import Proposal
 from tabellion.core.publication import UploadedFile
-from tabellion.core.roles import key_material
-from tabellion.errors import UsageError
+from tabellion.errors import ConflictError
 from tabellion.publish.notary_release import hand_over
 from tabellion.publish.signatures import signatures_missing
 from tabellion.publish.signing import (
@@ -36,52 +37,7 @@ from tabellion.publish.signing import (
     with_snapshot,
 )
 from tabellion.publish.state import Current
-
-ROLES: Final = ("root", "targets", "snapshot", "timestamp")
-_ONLINE: Final = frozenset({"snapshot", "timestamp"})
-
-
-@dataclass(frozen=True)
-class RootEdit:
-    """What is to change in a root; nothing renews it as it is.
-
-    Attributes:
-        keys: Role to all its keys afterwards, as the GUN's metadata lists keys.
-        added: Role to keys it gets beside those it has.
-        removed: Ids, or beginnings of ids, of keys to be taken from every role.
-        thresholds: Role to threshold.
-        holders: Key id to its holder's name.
-        life: How long the root lasts; None for as long as is usual.
-    """
-
-    keys: Mapping[str, Sequence[Key]] = field(default_factory=dict)
-    added: Mapping[str, Sequence[Key]] = field(default_factory=dict)
-    removed: Sequence[str] = ()
-    thresholds: Mapping[str, int] = field(default_factory=dict)
-    holders: Mapping[str, str] = field(default_factory=dict)
-    life: timedelta | None = None
-
-
-def check_rotation(roles: Sequence[str], *, has_keys: bool, server: bool) -> frozenset[str]:
-    """Give the roles whose new keys the server makes.
-
-    Raises:
-        UsageError: Roles, keys and holder don't go together.
-    """
-    wrong = [role for role in roles if role not in ROLES or (server and role not in _ONLINE)]
-    if wrong and wrong[0] in ROLES:
-        raise UsageError(
-            f"the server can't hold the key of {wrong[0]}",
-            hint="it holds those of snapshot and timestamp; rotate the others by themselves",
-        )
-    if wrong or not roles or len(set(roles)) != len(roles):
-        said = f"{wrong[0][:40]!r} isn't a top-level role" if wrong else "each role is named once"
-        raise UsageError(said, hint=f"they are {', '.join(ROLES)}")
-    online = frozenset(role for role in roles if role == "timestamp" or server)
-    if has_keys and (online or len(roles) > 1):
-        said = f"the {min(online)} key is the server's to make" if online else "keys are for one"
-        raise UsageError(said, hint="leave --key or --server-managed out, or rotate one role")
-    return online
+from tabellion.publish.tools import Tools
 
 
 def build_root_edit(
@@ -101,7 +57,7 @@ def build_root_edit(
         PassphraseError: A passphrase is missing or wrong.
     """
     dialect, old = current.trusted.dialect, current.root
-    root = next_root(current, edit)
+    root = next_root(current.root, edit, current.trusted.dialect)
     root.expires = now + (edit.life or expiries.root)
     signers = {
         signer.public_key.keyid: signer
@@ -112,20 +68,12 @@ def build_root_edit(
         raise no_key(current.gun, "root", old.roles["root"])
     files = [UploadedFile("root", dialect.sign(root, list(signers.values())))]
     versions = {"root": root.version}
-    held = current.roles["targets"]
-    entry = root.roles["targets"]
-    if signatures_missing(dialect, "targets", held.data, root.keys, entry):
-        targets = copy.deepcopy(held.signed)
-        anew = {"targets": targets}
-        keys = [root.keys[keyid] for keyid in entry.keyids]
-        if dialect is NOTARY and hand_over(current, targets, keys):
-            anew[RELEASES] = copy.deepcopy(current.roles[RELEASES].signed)
-        signers_of_targets = _signers(current, ring, root, "targets")
-        for role, payload in anew.items():
-            payload.version = current.version_of(role) + 1
-            payload.expires = now + expiries.targets
-            files.append(UploadedFile(role, dialect.sign(payload, signers_of_targets)))
-            versions[role] = payload.version
+    for role, payload, signers_of_role in _signed_anew(current, root, ring):
+        payload.version = current.version_of(role) + 1
+        life = expiries.bins if is_bin(current.bins, role) else expiries.targets
+        payload.expires = now + life
+        files.append(UploadedFile(role, dialect.sign(payload, signers_of_role)))
+        versions[role] = payload.version
     missing = Proposal.parse(current.gun, dialect, files).missing(current.as_served())
     if missing:
         return Built(dialect, tuple(files), versions, missing)
@@ -136,79 +84,82 @@ def build_root_edit(
     return Built(dialect, tuple(files), versions, {})
 
 
-def next_root(current: Current, edit: RootEdit) -> Root:
-    """Give the edited root, its expiry still the old one's.
+async def edit_root(
+    tools: Tools,
+    gun: Gun,
+    edit_of: Callable[[Current], Awaitable[RootEdit]],
+    *,
+    renews: Collection[str],
+    may_be_unsigned: bool = False,
+) -> tuple[Current, Built]:
+    """Read what is current, and sign the next root and what depends on it; see ``build_root_edit``.
 
-    Raises:
-        UsageError: A role would have fewer keys than its threshold, or the edit doesn't fit.
+    Args:
+        tools: What to work with.
+        gun: The GUN.
+        edit_of: Says what is to change, seeing what is current.
+        renews: As for ``StateReader.read``.
+        may_be_unsigned: It's fine if no key that has to sign is here.
+
+    Returns:
+        What it's built on, hash bins too where they get other keys, and the files.
     """
-    root = copy.deepcopy(current.root)
-    root.version += 1
-    _check_roles({*edit.keys, *edit.added, *edit.thresholds})
-    for role, keys in edit.keys.items():
-        for keyid in list(root.roles[role].keyids):
-            root.revoke_key(keyid, role)
-        for key in keys:
-            root.add_key(key, role)
-    for role, keys in edit.added.items():
-        for key in keys:
-            _add(root, key, role)
-    for text in edit.removed:
-        _remove(root, text)
-    for role, threshold in edit.thresholds.items():
-        root.roles[role].threshold = threshold
-    for role, entry in root.roles.items():
-        _check_reachable(role, root, entry)
-    if edit.holders and current.trusted.dialect is NOTARY:
-        raise UsageError(
-            "a Notary root has no place for holders' names",
-            hint="leave =NAME out; names of keys here are shown from their notes",
+    current = await tools.reader.with_left(await tools.reader.read(gun, renews=renews))
+    edit = await edit_of(current)
+    if _changes_bins(current, edit):
+        current = await tools.reader.with_bins(current, renews=renews)
+    built = await asyncio.to_thread(
+        build_root_edit,
+        current,
+        edit,
+        tools.ring,
+        expiries=tools.expiries_of(current.trusted.dialect),
+        now=tools.clock(),
+        may_be_unsigned=may_be_unsigned,
+    )
+    return current, built
+
+
+def _changes_bins(current: Current, edit: RootEdit) -> bool:
+    targets = current.roles["targets"].signed
+    return (
+        keys_after(targets, current.root, next_root(current.root, edit, current.trusted.dialect))
+        is not None
+    )
+
+
+def _signed_anew(
+    current: Current, root: Root, ring: KeyRing
+) -> Iterator[tuple[str, Targets, Sequence[Signer]]]:
+    """Give the targets roles that the next root's keys don't vouch for as they are."""
+    dialect, held = current.trusted.dialect, current.roles["targets"]
+    entry = root.roles["targets"]
+    wanted = keys_after(held.signed, current.root, root)
+    if wanted is None and not signatures_missing(dialect, "targets", held.data, root.keys, entry):
+        return
+    targets = copy.deepcopy(held.signed)
+    keys = [root.keys[keyid] for keyid in entry.keyids]
+    is_handed_over = dialect is NOTARY and hand_over(current, targets, keys)
+    if wanted is not None:
+        give_keys(targets, wanted)
+    signers = _signers(current, ring, root, "targets")
+    yield "targets", targets, signers
+    if is_handed_over:
+        yield RELEASES, copy.deepcopy(current.roles[RELEASES].signed), signers
+    bins = bins_of(targets)
+    if wanted is None or bins is None:
+        return
+    published = [item for role, item in current.roles.items() if is_bin(bins, role)]
+    if len(published) != bins.number_of_bins:
+        raise ConflictError(
+            f"{current.gun} got other hash bins while its root was read",
+            versions=current.versions(["targets"]),
         )
-    set_holders(root, edit.holders)
-    return root
-
-
-def _add(root: Root, key: Key, role: str) -> None:
-    """Add a key, under the id that the root lists it by already if it does."""
-    material = key_material(key)
-    for keyid in root.roles[role].keyids:
-        if key_material(root.keys[keyid]) == material:
-            raise UsageError(
-                f"key {keyid[:16]} is one of {role} already", hint="leave it out of --add-key"
-            )
-    if root.keys.get(key.keyid, key) != key:
-        raise UsageError(f"two keys have the id {key.keyid[:64]}", hint="make a new key")
-    root.add_key(key, role)
-
-
-def _remove(root: Root, text: str) -> None:
-    """Take a key from every role of publishers that has it."""
-    found = [keyid for keyid in root.keys if keyid.startswith(text.lower())]
-    used = {keyid: [name for name in ROLES if keyid in root.roles[name].keyids] for keyid in found}
-    if len(found) != 1:
-        raise UsageError(
-            f"{len(found)} keys of the root begin with {text[:64]!r}",
-            hint="give more of the id; see them with: tabellion root show GUN",
-        )
-    for name in used[found[0]]:
-        root.revoke_key(found[0], name)
-
-
-def _check_roles(named: set[str]) -> None:
-    odd = sorted(named - set(ROLES))
-    if odd:
-        raise UsageError(
-            f"{odd[0][:40]!r} is no role of a root", hint=f"its roles are {', '.join(ROLES)}"
-        )
-
-
-def _check_reachable(role: str, root: Root, entry: Role) -> None:
-    count = len({key_material(root.keys[keyid]) for keyid in entry.keyids})
-    if not 1 <= entry.threshold <= count:
-        raise UsageError(
-            f"{role} needs {entry.threshold} keys, {count} would be left",
-            hint="give as many keys as the threshold, or lower it",
-        )
+    listed = {key.keyid: key for key in wanted.keys}
+    signers = ring.open(dialect, listed, bins.keyids, at_most=bins.threshold)
+    for item in published:
+        if signatures_missing(dialect, item.role, item.data, listed, bins):
+            yield item.role, copy.deepcopy(item.signed), signers
 
 
 def _signers(current: Current, ring: KeyRing, root: Root, role: str) -> list[Signer]:

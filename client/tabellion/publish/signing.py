@@ -20,7 +20,7 @@ from tabellion.core.release import next_snapshot
 from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import KeyStoreError, PassphraseError
-from tabellion.publish.edits import Draft
+from tabellion.publish.draft import Draft
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.keystore import KeyStore

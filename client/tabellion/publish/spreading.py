@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from securesystemslib.signer import Key
 from tuf.api.metadata import Delegations, SuccinctRoles, TargetFile, Targets
 
+from tabellion.core.bin_keys import BinKeys, give_keys
 from tabellion.core.bins import bins_of, bits_of, free_prefix, is_bin
 from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import delegated_roles, role_keys
@@ -19,7 +20,7 @@ from tabellion.errors import UsageError
 from tabellion.publish.changes import Change, RevokeTarget, SignTarget, SpreadTargets, Witness
 
 if TYPE_CHECKING:
-    from tabellion.publish.edits import Draft
+    from tabellion.publish.draft import Draft
 
 
 def make_bins(
@@ -64,7 +65,10 @@ def bins_uploaded(files: Sequence[UploadedFile], bins: SuccinctRoles) -> Collect
 
 
 def spread(draft: Draft, change: SpreadTargets) -> None:
-    """Move all targets into so many bins of a new generation, or renew those there are.
+    """Move all targets into so many bins of a new generation.
+
+    Are there so many already, they are renewed if need be, and signed by other keys if they shall
+    have those.
 
     Raises:
         UsageError: The GUN has signers, whose delegations bins would take the place of.
@@ -82,12 +86,11 @@ def spread(draft: Draft, change: SpreadTargets) -> None:
     threshold = 1 if change.keys else top.threshold
     draft.touched.add("targets")
     names = list(held.get_roles()) if held is not None else []
-    if (
-        held is not None
-        and held.bit_length == bits
-        and set(held.keyids) == {key.keyid for key in keys}
-    ):
+    if held is not None and held.bit_length == bits:
         draft.touched.update(names)
+        if set(held.keyids) != {key.keyid for key in keys}:
+            give_keys(draft.edit("targets"), BinKeys(tuple(keys), threshold))
+            draft.witnessed.update(names)
         return
     moved = dict(targets.targets)
     for name in reversed(names):

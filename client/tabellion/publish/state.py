@@ -18,7 +18,8 @@ from tabellion.core.publication import CurrentSet, ServedFiles
 from tabellion.core.role_requests import RoleRequest
 from tabellion.core.roles import delegated_roles
 from tabellion.core.search import BinChoice, walk_roles
-from tabellion.core.trusted_set import TrustedSet, verify_hashes
+from tabellion.core.succession import verify_hashes
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ExpiredMetadataError,
     NotFoundError,
@@ -45,6 +46,9 @@ class Trust(Protocol):
         self, gun: str, *, as_of: datetime | None = None, bins: BinChoice | None = None
     ) -> TrustedSet:
         """Give the verified current state, or what it would be at another moment."""
+
+    async def is_known(self, gun: str) -> bool:
+        """Tell whether a root of a GUN is trusted already, whatever the server says."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class StateReader:
         *,
         renews: Collection[str] = (),
         revives: Collection[str] = (),
-        bins: BinChoice = no_bins,
+        bins: BinChoice | None = no_bins,
     ) -> Current:
         """Verify and read the current state.
 
@@ -142,7 +146,7 @@ class StateReader:
                 root and the server's roles, expired ones do.
             revives: Delegated roles that it's here to sign anew: too few signatures of theirs
                 don't matter, they are left out.
-            bins: Chooses the hash bins to read.
+            bins: Chooses the hash bins to read; None for all that are published.
 
         Raises:
             VerificationError: It must not be built upon.
@@ -176,7 +180,17 @@ class StateReader:
                     raise
                 trusted.note_unusable(request.role, request.delegator, error)
 
-    async def _refresh(self, gun: str, renews: Collection[str], bins: BinChoice) -> TrustedSet:
+    async def is_known(self, gun: str) -> bool:
+        """Tell whether a root of a GUN is trusted already, whatever the server says."""
+        return await self._trust.is_known(gun)
+
+    async def with_bins(self, current: Current, *, renews: Collection[str] = ()) -> Current:
+        """Read a GUN again with all its hash bins, and whatever came since; else as ``read``."""
+        return await self.with_left(await self.read(current.gun, renews=renews, bins=None))
+
+    async def _refresh(
+        self, gun: str, renews: Collection[str], bins: BinChoice | None
+    ) -> TrustedSet:
         as_of: datetime | None = None
         for _ in range(_EXPIRIES):
             try:
@@ -296,6 +310,7 @@ def _current(gun: str, trusted: TrustedSet, found: Sequence[TrustedMetadata[Targ
         for child in delegated_roles(item.signed):
             delegators.setdefault(child.name, item.role)
         bins = bins_of(item.signed)
-        for name in (each.role for each in found if is_bin(bins, each.role)):
-            delegators.setdefault(name, item.role)
+        if bins is not None:
+            for name in (each.role for each in found if is_bin(bins, each.role)):
+                delegators.setdefault(name, item.role)
     return Current(gun, trusted, {item.role: item for item in found}, delegators)

@@ -10,7 +10,7 @@ released. That is gone through in the same way, and where others still sign it, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -23,9 +23,11 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import Digest
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.roles import key_material, role_keys, verify_threshold
-from tabellion.core.trusted_set import verify_hashes
+from tabellion.core.strict_json import canonical
+from tabellion.core.succession import verify_hashes
 from tabellion.errors import MixAndMatchError, UsageError, VerificationError
 from tabellion.publish.changes import Change, RemoveSigner, RevokeTarget, SignTarget
+from tabellion.publish.draft import Draft
 from tabellion.publish.notary_edits import keys_that_release_without
 from tabellion.publish.notary_release import owners_material
 from tabellion.publish.server_api import HistoryEntry, ServerApi
@@ -54,6 +56,19 @@ class Doubt:
     before: TargetFile | None
     now: TargetFile | None
     heir: str = "targets"
+
+    @property
+    def vouchable(self) -> TargetFile | None:
+        """Give what somebody vouches for by a digest: the bytes, and what was said of them before.
+
+        What the thief says beside them, such as which images an index is made of, isn't looked at
+        by who compares digests.
+        """
+        if self.now is None or (self.before is not None and self.before == self.now):
+            return self.now
+        known = self.before is not None and _custom(self.before) == _custom(self.now)
+        extra = {"custom": _custom(self.now)} if known and _custom(self.now) else {}
+        return TargetFile(self.now.length, dict(self.now.hashes), self.target, extra)
 
 
 async def survey(api: ServerApi, current: Current, role: str, since: datetime) -> list[Doubt]:
@@ -141,6 +156,16 @@ def take_over(role: str, doubts: Sequence[Doubt], vouched: Collection[str]) -> l
     return changes
 
 
+def settled(doubts: Sequence[Doubt], vouched: Collection[str]) -> Callable[[Draft], None]:
+    """Give ``verify_settled`` as a check of the draft that ``take_over`` makes."""
+
+    def check(draft: Draft) -> None:
+        if any(doubt.heir == RELEASES for doubt in doubts):
+            verify_settled(draft.of(RELEASES).targets, doubts, vouched)
+
+    return check
+
+
 def verify_settled(
     released: Mapping[str, TargetFile], doubts: Sequence[Doubt], vouched: Collection[str]
 ) -> None:
@@ -165,13 +190,19 @@ def verify_settled(
         )
 
 
-def _bytes_of(target: TargetFile) -> tuple[int, str | None]:
-    return target.length, target.hashes.get("sha256")
+def _custom(target: TargetFile) -> dict[str, Any]:
+    custom = target.unrecognized_fields.get("custom")
+    return custom if isinstance(custom, dict) else {}
+
+
+def _bytes_of(target: TargetFile) -> tuple[int, str | None, bytes]:
+    return target.length, target.hashes.get("sha256"), canonical(_custom(target))
 
 
 def _stays(doubt: Doubt, vouched: Collection[str]) -> TargetFile | None:
-    is_now = doubt.target in vouched or doubt.since == "removed"
-    return doubt.now if is_now else doubt.before
+    if doubt.since == "removed":
+        return None
+    return doubt.vouchable if doubt.target in vouched else doubt.before
 
 
 def _signed_anew(path: str, target: TargetFile, role: str) -> SignTarget:
@@ -180,14 +211,7 @@ def _signed_anew(path: str, target: TargetFile, role: str) -> SignTarget:
         raise UsageError(
             f"{path[:80]!r} is signed without a sha256", hint="sign it yourself, and say again"
         )
-    custom = target.unrecognized_fields.get("custom")
-    return SignTarget(
-        path,
-        Digest("sha256", sha256),
-        target.length,
-        custom if isinstance(custom, dict) else {},
-        role=role,
-    )
+    return SignTarget(path, Digest("sha256", sha256), target.length, _custom(target), role=role)
 
 
 def _compare(before: TargetFile | None, now: TargetFile | None) -> Since:

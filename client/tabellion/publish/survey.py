@@ -13,7 +13,7 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.notary_delegations import patterns_of
 from tabellion.core.roles import role_keys
 from tabellion.publish.changes import Change
-from tabellion.publish.edits import Draft
+from tabellion.publish.draft import Draft
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.outcome import SignerInfo, Status
 from tabellion.publish.state import Current
@@ -27,12 +27,18 @@ def role_states(
     now: datetime,
     margins: Margins | None = None,
 ) -> Status:
-    """Tell versions, expiry, which roles these keys reach the threshold of, and what ends when."""
+    """Tell versions, expiry, which roles these keys reach the threshold of, and what ends when.
+
+    The hash bin that ends first stands for all of them.
+    """
     trusted, draft = current.trusted, Draft(current, held)
     top = [trusted.root, trusted.snapshot, trusted.timestamp]
-    found = [item for item in (*top, *current.roles.values()) if item is not None]
+    standing = judge(view_of(current, held), now=now, margins=margins)
+    told = {role.role for role in standing.roles}  # of hash bins the first to end
+    files = (*top, *current.roles.values())
+    found = [item for item in files if item is not None and item.role in told]
     entries = {name: role_keys(current.root, name) for name in ("root", "snapshot")}
-    entries |= {name: draft.keys_of(name) for name in current.delegators}
+    entries |= {name: draft.keys_of(name) for name in current.delegators if name in told}
     return Status(
         current.gun,
         tuple(staged),
@@ -43,7 +49,7 @@ def role_states(
             for name, (keys, entry) in entries.items()
             if len(held.among(keys, entry.keyids)) >= entry.threshold
         ),
-        judge(view_of(current, held), now=now, margins=margins),
+        standing,
     )
 
 

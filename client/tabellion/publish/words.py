@@ -1,31 +1,41 @@
 """What a proposal changes, in words, for somebody who is about to sign it.
 
 Whatever differs from what is trusted gives a line, also what these words have no special name
-for: nothing is signed unsaid.
+for: nothing is signed unsaid. The author of a proposal may be an enemy: key ids are only said where
+they are the key's own, and no name of his makes a line of its own or reads like our words.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from securesystemslib.signer import Key
-from tuf.api.metadata import DelegatedRole, Root, Targets
+from tuf.api.metadata import DelegatedRole, Root, Signed, TargetFile, Targets
 
+from tabellion.core.anchors import MEMBER as ANCHOR
 from tabellion.core.bins import bins_of
+from tabellion.core.fingerprints import fingerprints
 from tabellion.core.holders import MEMBER, holders_of
+from tabellion.core.names import Digest
 from tabellion.core.notary_delegations import patterns_of
 from tabellion.core.notary_writing import WRITTEN_TEXT
 from tabellion.core.proposal import Proposal, Standing
 from tabellion.core.publication import CurrentSet
 from tabellion.core.roles import delegated_roles
+from tabellion.core.strict_json import canonical
 from tabellion.errors import TabellionError
 from tabellion.publish.public_keys import fingerprint_of
 
 _SHORT: Final = 16
+_WHOLE: Final = 64  # of a new key: who compares it with what its holder says compares all of it
 _ALWAYS: Final = frozenset({"_type", "version", "expires", WRITTEN_TEXT})
 _SPOKEN_OF: Final = _ALWAYS | {"keys", "roles", MEMBER}
-_MAX_VALUE: Final = 60
+_MAX_VALUE: Final = 1000
+_PLAIN = re.compile(r"[^\s'\"]+")
+_PERSON = re.compile(r"[\w.@+'-]+(?: [\w.@+'-]+)*")
 
 
 def changes_in_words(
@@ -45,9 +55,11 @@ def changes_in_words(
         if isinstance(item.signed, Root):
             found = list(_root(before, item.signed, names))
         else:
+            ends = _version_and_expiry(before, item.signed)
             found = list(targets_in_words(before, item.signed, names=names))
-        nothing = "nothing but version and expiry" if before is not None else "empty, its first"
-        lines += [f"{role}: {line}" for line in found or [nothing]]
+            nothing = "nothing but" if before is not None else "its first file, empty:"
+            found = [*found, ends] if found else [f"{nothing} {ends}"]
+        lines += [f"{_word(role)}: {line}" for line in found]
     return lines
 
 
@@ -68,21 +80,48 @@ def _people(standing: Standing, keyids: Sequence[str], names: Mapping[str, str])
     )
 
 
-def _named(keyid: str, key: Key, holders: Mapping[str, str], names: Mapping[str, str]) -> str:
-    """Write a key with its holder: as the file says, else as the note of a key here does."""
+def _named(
+    keyid: str,
+    key: Key | None,
+    holders: Mapping[str, str],
+    names: Mapping[str, str],
+    *,
+    digits: int = _SHORT,
+) -> str:
+    """Write a key with its holder, as the file says and as the note of a key here does.
+
+    Whoever writes a file chooses its key ids and names: an id that isn't the key's own would show
+    somebody else's key in its place.
+    """
+    if key is None:
+        return f"{_word(keyid[:_SHORT])}, which the file doesn't hold"
     try:
-        known = names.get(fingerprint_of(key), "")
+        prints, own = fingerprints(key) | {_bare_id(key)}, fingerprint_of(key)
     except TabellionError:
-        known = ""
-    name = holders.get(keyid) or known
-    return f"{keyid[:_SHORT]} ({name})" if name else keyid[:_SHORT]
+        return f"{_word(keyid[:_SHORT])}, which can't be read"
+    shown = keyid[:digits]
+    if keyid not in prints:
+        shown = f"{own[:digits]}, which calls itself {_word(keyid[:_SHORT])},"
+    said, known = _person(holders.get(keyid, "")), _person(names.get(own, ""))
+    if said and known and said.casefold() != known.casefold():
+        return f"{shown} ({said}; here it's {known})"
+    return f"{shown} ({said or known})" if said or known else shown
+
+
+def _person(name: str) -> str:
+    return name if not name or _PERSON.fullmatch(name) else _value(name)
+
+
+def _bare_id(key: Key) -> str:
+    """Give the id over type, scheme and value alone: some write it of a key with more in it."""
+    bare = {"keytype": key.keytype, "scheme": key.scheme, "keyval": key.keyval}
+    return Digest.of(canonical(bare)).hex
 
 
 def _root(old: Root | None, new: Root, names: Mapping[str, str]) -> Iterator[str]:
     if old is None:
         yield "founds the GUN: nothing of it is trusted yet"
-    was = f" (was {old.expires:%Y-%m-%d})" if old is not None else ""
-    yield f"version {new.version}, expires {new.expires:%Y-%m-%d}{was}"
+    yield _version_and_expiry(old, new)
     holders_before = holders_of(old) if old is not None else {}
     holders = holders_of(new)
     for role in sorted({*new.roles, *(old.roles if old is not None else ())}):
@@ -90,10 +129,15 @@ def _root(old: Root | None, new: Root, names: Mapping[str, str]) -> Iterator[str
     for keyid in sorted(holders.keys() | holders_before.keys()):
         before, after = holders_before.get(keyid), holders.get(keyid)
         if old is not None and before != after and keyid in new.keys and keyid in old.keys:
-            was, now = before or "nobody", after or "nobody"
-            yield f"key {keyid[:_SHORT]} is named {now}'s (was {was}'s)"
+            was, now = (_person(name or "nobody") for name in (before, after))
+            yield f"key {_word(keyid[:_SHORT])} is named {now}'s (was {was}'s)"
     if old is not None:
         yield from _unspoken(old, new)
+
+
+def _version_and_expiry(old: Signed | None, new: Signed) -> str:
+    was = f" (was {old.expires:%Y-%m-%d})" if old is not None else ""
+    return f"version {new.version}, expires {new.expires:%Y-%m-%d}{was}"
 
 
 def _root_role(
@@ -108,19 +152,26 @@ def _root_role(
     if after is None:
         yield f"role {role} is gone"
         return
-    known = set(before.keyids) if before is not None else set()
-    for keyid in after.keyids:
-        if keyid not in known and keyid in new.keys:
-            yield f"{role} gets key {_named(keyid, new.keys[keyid], holders, names)}"
-    for keyid in before.keyids if before is not None and old is not None else ():
-        if keyid not in after.keyids and old is not None and keyid in old.keys:
+    had = _present(before.keyids, old.keys) if before is not None and old is not None else []
+    has = _present(after.keyids, new.keys)
+    for keyid in has:
+        if keyid not in had:
+            named = _named(keyid, new.keys[keyid], holders, names, digits=_WHOLE)
+            yield f"{role} gets key {named}"
+    for keyid in had:
+        if keyid not in has and old is not None:
             yield f"{role} loses key {_named(keyid, old.keys[keyid], holders, names)}"
-    needs = f"{after.threshold} of {len(after.keyids)} keys"
-    had = f"{before.threshold} of {len(before.keyids)}" if before is not None else ""
+    needs = f"{after.threshold} of {len(has)} keys"
+    needed = f"{before.threshold} of {len(had)}" if before is not None else ""
     if before is None:
         yield f"{role} needs {needs}"
-    elif not needs.startswith(f"{had} "):
-        yield f"{role} needs {needs} (was {had})"
+    elif not needs.startswith(f"{needed} "):
+        yield f"{role} needs {needs} (was {needed})"
+
+
+def _present(keyids: Sequence[str], keys: Mapping[str, Key]) -> list[str]:
+    """Leave out keys that a role names and its file doesn't hold: they never sign."""
+    return [keyid for keyid in keyids if keyid in keys]
 
 
 def _unspoken(old: Root, new: Root) -> Iterator[str]:
@@ -129,7 +180,7 @@ def _unspoken(old: Root, new: Root) -> Iterator[str]:
     yield from _fields("", before, after, skip=_SPOKEN_OF)
     for keyid in sorted(before["keys"].keys() & after["keys"].keys()):
         if before["keys"][keyid] != after["keys"][keyid]:
-            yield f"key {keyid[:_SHORT]} itself is another one"
+            yield f"key {_word(keyid[:_SHORT])} itself is another one"
     for role in sorted(before["roles"].keys() & after["roles"].keys()):
         skip = frozenset({"keyids", "threshold"})
         yield from _fields(f"{role}'s ", before["roles"][role], after["roles"][role], skip=skip)
@@ -140,40 +191,94 @@ def _fields(
 ) -> Iterator[str]:
     for name in sorted((before.keys() | after.keys()) - skip):
         if before.get(name) != after.get(name):
-            was, now = (str(side.get(name))[:_MAX_VALUE] for side in (before, after))
-            yield f"{of}{name[:_MAX_VALUE]} becomes {now} (was {was})"
+            was, now = (_value(side.get(name)) for side in (before, after))
+            yield f"{of}{_word(name)} becomes {now} (was {was})"
+
+
+def _word(name: str) -> str:
+    """Write a name from outside: one with spaces in it could read like more of our words."""
+    return name if _PLAIN.fullmatch(name) and name.isprintable() else _value(name)
+
+
+def _value(value: object) -> str:
+    """Write a value on one line; what is left out is said."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    if len(text) <= _MAX_VALUE:
+        return text
+    return f"{text[:_MAX_VALUE]}... of {len(text)} characters, see the file"
 
 
 def targets_in_words(
     old: Targets | None, new: Targets, *, names: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """Say what differs between two payloads of a targets role, a line each."""
+    """Say what differs between two payloads of a targets role, a line each.
+
+    Args:
+        old: What is trusted; None if the role begins.
+        new: What is to be signed.
+        names: Fingerprint to name of keys that are known here.
+    """
     before, after = (old.targets if old is not None else {}), new.targets
     for path in sorted(before.keys() | after.keys()):
         if path not in after:
-            yield f"revoke {path}"
-        elif before.get(path) != after[path]:
-            digest = next((f"{k}:{v}" for k, v in sorted(after[path].hashes.items())), "")
-            yield f"sign {path} {digest} of {after[path].length} bytes"
+            yield f"revoke {_word(path)}"
+        elif path not in before:
+            yield f"sign {_word(path)} {_target(after[path])}"
+        elif before[path] != after[path]:
+            yield f"sign {_word(path)} {_target(after[path])} (was {_target(before[path])})"
     yield from _delegations(old, new, names or {})
-    yield from _bins(old, new)
+    yield from _bins(old, new, names or {})
+    skip = _ALWAYS | {"targets", "delegations"}
     if old is not None:
-        skip = _ALWAYS | {"targets", "delegations"}
         yield from _fields("", old.to_dict(), new.to_dict(), skip=skip)
+    else:
+        yield from _fields("", {}, new.to_dict(), skip=skip | {"spec_version", MEMBER})
 
 
-def _bins(old: Targets | None, new: Targets) -> Iterator[str]:
+def _target(target: TargetFile) -> str:
+    """Say all that is signed of a target. An anchor's content is all that counts of it."""
+    digests = " ".join(f"{_word(k)}:{_word(v)}" for k, v in sorted(target.hashes.items()))
+    said = f"{digests} of {target.length} bytes"
+    more = target.unrecognized_fields
+    if more.keys() == {"custom"} and isinstance(more["custom"], dict):
+        anchor = more["custom"].get(ANCHOR)
+        more = more["custom"]
+        if more.keys() == {ANCHOR}:
+            return f"{said}, the anchor {_value(anchor)}"
+    return f"{said} with {_value(more)}" if more else said
+
+
+def _bins(old: Targets | None, new: Targets, names: Mapping[str, str]) -> Iterator[str]:
     before, after = bins_of(old), bins_of(new)
     if before == after:
         return
     if after is None:
         yield "spread targets over no bins any more"
         return
-    keys = " ".join(keyid[:_SHORT] for keyid in after.keyids)
     yield (
-        f"spread targets over {after.number_of_bins} bins {after.name_prefix}-..., "
-        f"each signed with {after.threshold} of the keys {keys}"
+        f"spread targets over {after.number_of_bins} bins {_word(after.name_prefix)}-..., each "
+        f"signed with {after.threshold} of the keys {_keys(new, after.keyids, names)}"
+        f"{_more(after.unrecognized_fields)}"
     )
+
+
+def _keys(file: Targets, keyids: Sequence[str], names: Mapping[str, str]) -> str:
+    keys = file.delegations.keys if file.delegations is not None else {}
+    holders = holders_of(file)
+    return " ".join(
+        _named(keyid, keys.get(keyid), holders, names, digits=_WHOLE) for keyid in keyids
+    )
+
+
+def _more(fields: Mapping[str, Any]) -> str:
+    return f", with {_value(dict(fields))}" if fields else ""
+
+
+def _in_force(file: Targets, role: DelegatedRole) -> tuple[DelegatedRole, list[str]]:
+    """Give a delegation and which of its keys its file holds."""
+    keys = file.delegations.keys if file.delegations is not None else {}
+    return role, _present(role.keyids, keys)
 
 
 def _delegations(old: Targets | None, new: Targets, names: Mapping[str, str]) -> Iterator[str]:
@@ -181,61 +286,58 @@ def _delegations(old: Targets | None, new: Targets, names: Mapping[str, str]) ->
     roles_after = {role.name: role for role in delegated_roles(new)}
     for name in sorted(roles_before.keys() | roles_after.keys()):
         role = roles_after.get(name)
+        was = roles_before.get(name)
         if role is None:
-            yield f"remove signer {name}"
-        elif name not in roles_before:
-            yield from _new_signer(role, new, names)
-        elif old is not None:
-            yield from _changed_signer(roles_before[name], role, old, new, names)
+            yield f"remove signer {_word(name)}"
+        elif was is None or old is None or _in_force(old, was) != _in_force(new, role):
+            yield (
+                f"let {_word(name)} sign {_patterns(role)} with {role.threshold} of the keys "
+                f"{_keys(new, role.keyids, names)}{_more(role.unrecognized_fields)}"
+            )
+            if was is not None and old is not None:
+                yield from _signer_before(old, was, role, names)
+            if role.terminating:
+                yield f"ask nobody after {_word(name)} for what {_word(name)} may sign"
+            elif was is not None and was.terminating:
+                yield f"ask others after {_word(name)}, too"
     kept = [name for name in roles_before if name in roles_after]
     order = [name for name in roles_after if name in roles_before]
     if order != kept:
-        yield f"ask signers in another order: {' '.join(order)}"
+        yield f"ask signers in another order: {' '.join(map(_word, order))}"
+    yield from _before_others(list(roles_after), kept)
     keys_before = old.delegations.keys if old is not None and old.delegations else {}
     keys_after = new.delegations.keys if new.delegations else {}
     for keyid in sorted(keys_before.keys() & keys_after.keys()):
         if keys_before[keyid] != keys_after[keyid]:
-            yield f"key {keyid[:_SHORT]} itself is another one"
+            yield f"key {_word(keyid[:_SHORT])} itself is another one"
 
 
-def _new_signer(role: DelegatedRole, of: Targets, names: Mapping[str, str]) -> Iterator[str]:
-    keys = " ".join(_delegate(keyid, of, names) for keyid in role.keyids)
-    line = f"let {role.name} sign {_paths(role)} with {role.threshold} of the keys {keys}"
-    yield line + (", and ask no later role for that" if role.terminating else "")
-
-
-def _changed_signer(
-    before: DelegatedRole,
-    after: DelegatedRole,
-    old: Targets,
-    new: Targets,
-    names: Mapping[str, str],
+def _signer_before(
+    old: Targets, was: DelegatedRole, role: DelegatedRole, names: Mapping[str, str]
 ) -> Iterator[str]:
-    if _paths(before) != _paths(after):
-        yield f"let {after.name} sign {_paths(after)} (was {_paths(before)})"
-    for keyid in after.keyids:
-        if keyid not in before.keyids:
-            yield f"{after.name} gets key {_delegate(keyid, new, names)}"
-    for keyid in before.keyids:
-        if keyid not in after.keyids:
-            yield f"{after.name} loses key {_delegate(keyid, old, names)}"
-    had, needs = (f"{role.threshold} of {len(role.keyids)}" for role in (before, after))
-    if had != needs:
-        yield f"{after.name} needs {needs} keys (was {had})"
-    if before.terminating != after.terminating:
+    """Say what a signer may no longer do so, and which keys leave."""
+    before, after = (
+        (sorted(each.paths or ()), sorted(each.path_hash_prefixes or ()), each.threshold)
+        for each in (was, role)
+    )
+    if before != after:
         yield (
-            f"{after.name}'s paths are asked of no later role any more"
-            if after.terminating
-            else f"{after.name}'s paths are asked of later roles again"
+            f"so far {_word(role.name)} signs {_patterns(was)} with {was.threshold} of "
+            f"{len(was.keyids)} keys"
         )
-    skip = frozenset({"name", "keyids", "threshold", "paths", "terminating"})
-    yield from _fields(f"{after.name}'s ", before.to_dict(), after.to_dict(), skip=skip)
+    gone = [keyid for keyid in was.keyids if keyid not in role.keyids]
+    if gone:
+        yield f"{_word(role.name)} loses keys {_keys(old, gone, names)}"
 
 
-def _paths(role: DelegatedRole) -> str:
-    return " ".join(patterns_of(role)) or "nothing by name"
+def _patterns(role: DelegatedRole) -> str:
+    prefixes = [f"hash:{prefix}" for prefix in role.path_hash_prefixes or ()]
+    return " ".join(_word(path) for path in [*patterns_of(role), *prefixes])
 
 
-def _delegate(keyid: str, of: Targets, names: Mapping[str, str]) -> str:
-    keys = of.delegations.keys if of.delegations is not None else {}
-    return _named(keyid, keys[keyid], {}, names) if keyid in keys else keyid[:_SHORT]
+def _before_others(order: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+    """Say which new signers go before older ones: the first that signed a path is believed."""
+    for at, name in enumerate(order):
+        later = next((other for other in order[at:] if other in kept), None)
+        if name not in kept and later is not None:
+            yield f"ask {_word(name)} before {_word(later)}"

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from securesystemslib.signer import SSlibKey
 
 from tabellion.core.notary_keys import NotaryKey, PublicKey
-from tabellion.errors import SignerError, TabellionError
+from tabellion.errors import KeyStoreError, SignerError, TabellionError
 from tabellion.signers.backend import Backend, Pin
 from tabellion.signers.remote_keys import RemoteKey, remote_key
 from tabellion.signers.uris import SignerUri, parse_signer_uri
@@ -72,7 +72,11 @@ class RemoteSigners:
         """
         uri = parse_signer_uri(text)
         exact, public = _told(uri, lambda: self._backend(uri.scheme).find(uri))
-        return Found(str(exact), public)
+        try:
+            # Where it's said to be is the place's own word, and is kept and gone by.
+            return Found(str(parse_signer_uri(str(exact))), public)
+        except KeyStoreError as error:
+            raise SignerError(f"{uri}: what holds the key gives it no usable name") from error
 
     def private_key(self, text: str, public: PublicKey) -> RemoteKey:
         """Give what signs with a key; nobody is asked before it signs.

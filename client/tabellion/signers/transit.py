@@ -14,6 +14,7 @@ securesystemslib's signer for the same URIs knows only Ed25519 keys, under one m
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -107,7 +108,8 @@ def _ask(
             answer = pool.request(  # no redirects: they would take the token along
                 method, url, headers=headers, json=fields, redirect=False, preload_content=False
             )
-            body = answer.read(_MAX_ANSWER_BYTES)
+            with contextlib.closing(answer):  # one that is too long isn't read to its end
+                body = answer.read(_MAX_ANSWER_BYTES)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise SignerError(
             f"{uri}: Vault can't be reached at {address}", hint="check VAULT_ADDR and VAULT_CACERT"

@@ -275,6 +275,16 @@ class TrustClient:
             self._views.pop(name, None)
             return Why(view.trusted, view.pinned, view.anchors)
 
+    async def is_known(self, gun: str) -> bool:
+        """Tell whether a root of a GUN is kept, pinned or given, whatever the server says."""
+        name = parse_gun(gun)
+
+        def is_known() -> bool:
+            kept = MetadataCache.of(self._home, name).root_versions()
+            return bool(kept) or self._pin.root is not None or self._grounds.is_pinned(name)
+
+        return await asyncio.to_thread(is_known)
+
     def cache(self, gun: str) -> MetadataCache:
         """Give the cache of a GUN, to pin a root in it."""
         return MetadataCache.of(self._home, parse_gun(gun))

@@ -94,6 +94,11 @@ class Grounds:
             )
         return Ground(pin, AnchorJudge(gun, self._clock(), anchors))
 
+    def is_pinned(self, gun: Gun) -> bool:
+        """Tell whether somebody at this home decided how to trust a GUN; it blocks."""
+        own = any(source.gun == gun for source in self._store.collections())
+        return own or self._store.is_pinned(gun)
+
     def _decided(self, gun: Gun) -> tuple[Pin, tuple[AnchorSource, ...]]:
         sources = self._store.collections()
         own = next((source for source in sources if source.gun == gun), None)

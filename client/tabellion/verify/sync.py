@@ -105,6 +105,10 @@ class SyncTrustClient:
         """Give the entry of an anchor collection that speaks for a GUN."""
         return self._run(self._client.anchor(collection, gun))
 
+    def is_known(self, gun: str) -> bool:
+        """Tell whether a root of a GUN is kept, pinned or given, whatever the server says."""
+        return self._run(self._client.is_known(gun))
+
     def why(self, gun: str) -> Why:
         """Update a GUN and tell why its root is trusted."""
         return self._run(self._client.why(gun))

@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tuf.api.metadata import MetaFile
 
@@ -19,8 +19,9 @@ from tabellion.core.conversion import notary_name
 from tabellion.core.dialect import TUF
 from tabellion.core.limits import Limits
 from tabellion.core.pinning import RootPin
-from tabellion.core.role_requests import RoleRequest
-from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
+from tabellion.core.role_requests import RoleRequest, is_published
+from tabellion.core.succession import have_online_keys_changed, verify_hashes
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     AccessDeniedError,
     NotFoundError,
@@ -32,6 +33,7 @@ from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import Fetcher
 from tabellion.verify.cache import MetadataCache
 
+_AT_ONCE: Final = 16
 T = TypeVar("T")
 
 
@@ -66,6 +68,7 @@ class Updater:
         self._judge = judge
         self._seen_root = 0  # newest version that was ever kept
         self._unkept_roots: list[tuple[int, bytes]] = []
+        self._early: dict[str, bytes] = {}  # fetched before their turn, unverified
 
     async def start(self, root_data: bytes) -> TrustedSet:
         """Begin from a root the caller trusts (5.2), without any request."""
@@ -141,7 +144,7 @@ class Updater:
         await _off_loop(
             lambda: self._load_cached(seen, lambda old: trusted.load_targets(old, role, delegator))
         )
-        data = await self._fetch_named(trusted, role, meta)
+        data = await self._fetch_beside(trusted, request, meta)
 
         def keep() -> None:
             take(data)
@@ -176,6 +179,41 @@ class Updater:
     async def _fetch_named(self, trusted: TrustedSet, role: str, meta: MetaFile) -> bytes:
         name = trusted.dialect.named_file(role, meta, root=trusted.root.signed)
         return await self._fetch(role, name)
+
+    async def _fetch_beside(
+        self, trusted: TrustedSet, request: RoleRequest, meta: MetaFile
+    ) -> bytes:
+        """Fetch a role's file, and the next ones that will be asked for along with it.
+
+        What can't be fetched early is fetched, or refused, when its turn comes.
+        """
+        name = trusted.dialect.named_file(request.role, meta, root=trusted.root.signed)
+        if name in self._early:
+            return self._early.pop(name)
+        others = await _off_loop(lambda: self._next_of(trusted, request))
+        own, *found = await asyncio.gather(
+            self._fetch(request.role, name),
+            *(self._fetch(role, each) for each, role in others.items()),
+            return_exceptions=True,
+        )
+        early = zip(others, found, strict=True)
+        self._early = {each: data for each, data in early if isinstance(data, bytes)}
+        if isinstance(own, BaseException):
+            raise own
+        return own
+
+    def _next_of(self, trusted: TrustedSet, request: RoleRequest) -> dict[str, str]:
+        """Give file name to role of those asked for next that the cache doesn't hold."""
+        found: dict[str, str] = {}
+        start = list(request.beside).index(request.role) + 1 if request.beside else 0
+        for role in request.beside[start : start + _AT_ONCE - 1]:
+            if not is_published(trusted, role):
+                continue
+            meta = trusted.targets_meta(role)
+            held = self._cache.load(role)
+            if held is None or not _is_named(role, held, meta):
+                found[trusted.dialect.named_file(role, meta, root=trusted.root.signed)] = role
+        return found
 
     async def _fetch(self, role: str, name: str) -> bytes:
         data = await self._fetcher.fetch(
@@ -274,6 +312,15 @@ class Updater:
         except VerificationError:
             if strict:
                 raise
+
+
+def _is_named(role: str, data: bytes, meta: MetaFile) -> bool:
+    """Tell whether a cached file may be the one that the snapshot names."""
+    try:
+        verify_hashes(role, data, meta.hashes or {})
+    except VerificationError:
+        return False
+    return True
 
 
 def _advance(search: Generator[RoleRequest, None, T]) -> RoleRequest | tuple[T]:

@@ -29,6 +29,12 @@ class SizedCache(Generic[K, V]):
         self._held.move_to_end(key)
         return found[0]
 
+    def pop(self, key: K) -> None:
+        """Forget what is held under a key."""
+        found = self._held.pop(key, None)
+        if found is not None:
+            self._size -= found[1]
+
     def drop(self, fits: Callable[[K], bool]) -> None:
         """Forget what is held under the keys that fit; looks at every key."""
         for key in [key for key in self._held if fits(key)]:

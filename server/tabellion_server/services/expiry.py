@@ -10,12 +10,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any, Final
 
-from tuf.api.metadata import SuccinctRoles
-
-from tabellion.core.bins import bins_of, is_bin
+from tabellion.core.bins import bins_of
 from tabellion.core.dialect import dialect_named
 from tabellion.core.expiry import (
     UNKNOWN_LIFE,
@@ -35,6 +33,7 @@ from tabellion.core.roles import TOP_LEVEL_ROLES, role_keys, verify_threshold
 from tabellion.errors import TabellionError, ThresholdError
 from tabellion_server.logs import log
 from tabellion_server.services.cache import SizedCache
+from tabellion_server.services.first_bins import FirstBins
 from tabellion_server.services.signing import Clock, ReleaseSigner
 from tabellion_server.services.timestamping import Renewer
 from tabellion_server.storage.interface import Head, Store
@@ -46,7 +45,6 @@ _PAGE: Final = 100
 _PAUSE_SECONDS: Final = 1.0  # between pages: ten thousand GUNs take two minutes, and little else
 _GUNS_HELD: Final = 50_000
 _TOLD_HELD: Final = 100_000
-_BINS_HELD: Final = 100_000
 _RENEWED: Final = frozenset({"snapshot", "timestamp"})
 
 
@@ -68,12 +66,27 @@ class Round:
 class ExpiryJudge:
     """Judges one GUN's current files, which were verified when they were published."""
 
-    def __init__(self, signer: ReleaseSigner, margins: Margins) -> None:
+    def __init__(self, signer: ReleaseSigner, margins: Margins, first_bins: FirstBins) -> None:
         self._signer = signer
         self.margins = margins
+        self._first_bins = first_bins
+
+    async def with_first_bin(self, head: Head, current: CurrentSet) -> CurrentSet:
+        """Add the hash bin that ends first, which stands for all, if there are bins.
+
+        Raises:
+            StorageError: The store failed.
+            VerificationError: A stored file can't be read.
+        """
+        targets = current.files.get("targets")
+        bins = bins_of(targets.signed) if targets is not None else None
+        first = await self._first_bins.file_of(head, bins) if bins is not None else None
+        if first is None:
+            return current
+        return CurrentSet({**current.files, first.role: first}, current.dialect)
 
     async def standing(self, head: Head, current: CurrentSet, *, now: datetime) -> Standing:
-        """Tell how a GUN stands.
+        """Tell how a GUN stands; of hash bins by those that are in ``current``.
 
         Raises:
             StorageError: The store failed.
@@ -141,7 +154,6 @@ class ExpiryWatch:
         self._clock = clock
         self._report = report
         self._known: SizedCache[tuple[str, bytes], Known] = SizedCache(_GUNS_HELD)
-        self._bin_ends: SizedCache[str, datetime] = SizedCache(_BINS_HELD)
         self._told: SizedCache[tuple[str, str, date], bool] = SizedCache(_TOLD_HELD)
 
     async def watch_forever(self) -> None:
@@ -207,9 +219,10 @@ class ExpiryWatch:
             if bins is None:
                 files |= await self._read(head, head.files.keys() - files.keys() - _RENEWED)
             current = CurrentSet(files, dialect_named(head.dialect))
+            current = await self._judge.with_first_bin(head, current)
             online = await self._judge.online(head, current)
             ends = (await self._judge.standing(head, current, now=now)).ends
-            known = Known((*ends, *await self._first_bin(head, bins, now)), online)
+            known = Known(ends, online)
             self._known.put(key, known, 1)
         return known
 
@@ -221,24 +234,6 @@ class ExpiryWatch:
                 data[role] = file.data
         parsed = await asyncio.to_thread(CurrentSet.parse, data, dialect_named(head.dialect))
         return dict(parsed.files)
-
-    async def _first_bin(self, head: Head, bins: SuccinctRoles | None, now: datetime) -> list[End]:
-        """Give the end of the hash bin that ends first; each of thousands is read once."""
-        ends: list[tuple[datetime, str]] = []
-        for role, ref in head.files.items():
-            if not is_bin(bins, role):
-                continue
-            at = self._bin_ends.get(ref.sha256)
-            if at is None:
-                for item in (await self._read(head, {role})).values():
-                    at = item.signed.expires.replace(tzinfo=UTC)
-                    self._bin_ends.put(ref.sha256, at, 1)
-            if at is not None:
-                ends.append((at, role))
-        level = self._judge.margins.level
-        return [
-            End(role, "metadata", at, level(at, now), "publisher") for at, role in sorted(ends)[:1]
-        ]
 
     def _tell(self, gun: str, end: End, now: datetime) -> None:
         """Warn of what the server can't renew; of its own, ``timestamp.not_renewed`` tells."""

@@ -35,7 +35,7 @@ class Feed:
     """Gives changes at once, or as soon as there are some."""
 
     def __init__(self, store: Store, *, follow: Follow) -> None:
-        """Take the store, and what is told of every change, in order and in groups."""
+        """Take the store, and what is told all changes, in order: after each look, also of none."""
         self._store = store
         self._follow = follow
         self._last: int | None = None
@@ -113,11 +113,11 @@ class Feed:
         if self._last is None:
             self._last = await self.newest()
             self._wake(set(self._waiters))  # some may have read before that
-            return
         while found := await self._store.changes(None, after=self._last, limit=_PAGE):
-            self._last = found[-1].id
             self._wake({None, *(change.gun for change in found)})
             await self._follow(found)
+            self._last = found[-1].id
+        await self._follow(())
 
     def _wake(self, guns: set[str | None]) -> None:
         for gun in guns & self._waiters.keys():

@@ -11,6 +11,7 @@ from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.publication import CurrentSet, ServedFiles
 from tabellion.core.roles import TOP_LEVEL_ROLES
 from tabellion_server.services.cache import SizedCache
+from tabellion_server.services.heads import Heads
 from tabellion_server.storage.interface import (
     Change,
     Head,
@@ -21,7 +22,6 @@ from tabellion_server.storage.interface import (
 
 _CACHE_BYTES: Final = 64 * 1024 * 1024
 _PARSED_BYTES: Final = 8 * 1024 * 1024  # of the files; parsed, they take some seven times as much
-_GUNS_ASKED: Final = 10_000
 _ASKED_BY_ALL: Final = frozenset({"timestamp", "snapshot", "targets"})
 FEW_ROLES: Final = 64
 
@@ -39,7 +39,6 @@ class MetadataFiles:
     ) -> None:
         self._store = store
         self._stored: SizedCache[tuple[str, str, str], StoredFile] = SizedCache(cache_bytes)
-        self._asked: SizedCache[str, bool] = SizedCache(_GUNS_ASKED)
         self._parsed: SizedCache[tuple[str, str, str], Parsed] = SizedCache(parsed_bytes)
 
     async def current(self, head: Head, role: str) -> StoredFile | None:
@@ -51,7 +50,6 @@ class MetadataFiles:
         ref = head.files.get(role)
         if ref is None:
             return None
-        self._asked.put(head.gun, value=True, size=1)
         key = (head.gun, role, ref.sha256)
         found = self._stored.get(key)
         if found is not None:
@@ -136,19 +134,25 @@ class MetadataFiles:
 
         return CurrentSet(ServedFiles(head.files.keys(), read), ahead.dialect)
 
-    async def follow(self, changes: Sequence[Change]) -> None:
+    async def follow(self, changes: Sequence[Change], heads: Heads) -> None:
         """Hold the new files of GUNs that are asked for here, and none of a GUN that was dropped.
 
         Raises:
-            StorageError: The store failed; nothing depends on this, so it needn't be done again.
+            StorageError: The store failed.
         """
         dropped = {change.gun for change in changes if change.category == "deletion"}
         if dropped:
             self._stored.drop(lambda key: key[0] in dropped)
-        for gun in {change.gun for change in changes} - dropped:
-            if self._asked.get(gun) and (head := await self._store.head(gun)) is not None:
-                for role in _ASKED_BY_ALL & head.files.keys():
-                    await self.current(head, role)
+        for gun in {change.gun for change in changes}:
+            if not heads.knows(gun):
+                continue
+            try:
+                head = await heads.head(gun)
+                if head is not None:
+                    for role in _ASKED_BY_ALL & head.files.keys():
+                        await self.current(head, role)
+            except StoreCorruptionError:  # who asks for it is told
+                heads.forget(gun)
 
     def keep_parsed(self, dialect: Dialect, item: Parsed, sha256: str) -> None:
         """Hold a file that was parsed, and hashed, elsewhere and will be current."""

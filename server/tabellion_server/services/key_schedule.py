@@ -7,7 +7,6 @@ that names them as a pending proposal, unsigned. The root's holders see it, and 
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -16,6 +15,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
 from tabellion.core.dialect import Dialect, dialect_named
+from tabellion.core.next_root import RootEdit, next_root
 from tabellion.core.publication import UploadedFile
 from tabellion.errors import TabellionError
 from tabellion_server.keys.online import ONLINE_ROLES, OnlineKeys
@@ -148,12 +148,8 @@ class KeySchedule:
 
 def _proposal(old: Root, keys: Mapping[str, Key], dialect: Dialect, now: datetime) -> bytes:
     """Write the next root, signed by nobody."""
-    root = copy.deepcopy(old)
-    root.version += 1
+    edit = RootEdit(keys={role: [key] for role, key in keys.items()})
+    root = next_root(old, edit, dialect)
     soonest = now.replace(microsecond=0) + _ROOT_LIFE
     root.expires = max(root.expires.replace(tzinfo=UTC), soonest)
-    for role, key in keys.items():
-        for keyid in list(root.roles[role].keyids):
-            root.revoke_key(keyid, role)
-        root.add_key(key, role)
     return dialect.sign(root, [])

@@ -50,11 +50,12 @@ class Offered:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an offer is judged on."""
+    """What an offer is judged on; ``revision`` is the GUN's, None if it doesn't exist."""
 
     now: datetime
     current: CurrentSet | None
     online: OnlineKeys
+    revision: int | None = None
 
 
 def read_offer(gun: str, dialect: Dialect, upload: Sequence[UploadedFile]) -> Proposal:

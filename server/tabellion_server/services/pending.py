@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from tabellion.core.proposal import Proposal
+from tabellion.core.proposal import Proposal, Standing
 from tabellion.core.publication import UploadedFile
 from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import (
@@ -23,6 +23,7 @@ from tabellion.errors import (
     UnknownGunError,
 )
 from tabellion_server.logs import log
+from tabellion_server.services.cache import SizedCache
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.offers import (
@@ -33,13 +34,19 @@ from tabellion_server.services.offers import (
     read_offer,
     standing_of_row,
 )
-from tabellion_server.services.publishing import Published, Publisher, withdrawn
+from tabellion_server.services.publishing import (
+    Published,
+    Publisher,
+    each_alone,
+    verify_not_closed,
+)
 from tabellion_server.services.signing import Clock, ReleaseSigner
 from tabellion_server.storage.interface import AuditEntry, PendingFullError, PendingRow, Store
 
 MAX_PENDING: Final = 16
 MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 _ATTEMPTS: Final = 20
+_MOST_SHOWN: Final = 512
 _NOT_AGAIN: Final = frozenset({"withdrawn", "expired"})
 
 
@@ -64,6 +71,10 @@ class Pendings:
         self._locks = locks
         self._clock = clock
         self._life = life
+        self._showing = asyncio.Lock()
+        self._shown_before: SizedCache[tuple[object, ...], tuple[Sequence[Standing], bool]] = (
+            SizedCache(_MOST_SHOWN)
+        )
 
     async def offer(self, gun: str, upload: Sequence[UploadedFile], *, by: str = "") -> Offered:
         """Take a proposal or more signatures of one, or refuse it and change nothing.
@@ -91,13 +102,22 @@ class Pendings:
             UnknownGunError: There's neither the GUN nor a proposal.
             StorageError: The store failed.
         """
-        scene = await self._scene(gun)
-        rows = await self._store.pending(gun)
-        if scene.current is None and not rows:
-            raise UnknownGunError(f"there is nothing here for {gun}")
-        return await asyncio.to_thread(
-            lambda: [standing_of_row(row, scene.current) for row in rows]
-        )
+        # Anybody may ask, and the files may be large: one at a time, and each is judged once.
+        async with self._showing:
+            scene = await self._scene(gun)
+            rows = await self._store.pending(gun)
+            if scene.current is None and not rows:
+                raise UnknownGunError(f"there is nothing here for {gun}")
+            return [await self._shown(row, scene) for row in rows]
+
+    async def _shown(self, row: PendingRow, scene: Scene) -> Shown:
+        name = (row.gun, row.id, row.created_at, row.revision, scene.revision)
+        found = self._shown_before.get(name)
+        if found is None:
+            made = await asyncio.to_thread(standing_of_row, row, scene.current)
+            found = (made.standings, made.is_stale)
+            self._shown_before.put(name, found, 1)
+        return Shown(row, *found)
 
     async def one(self, gun: str, number: str) -> Shown:
         """Give one pending proposal.
@@ -140,7 +160,7 @@ class Pendings:
         head = await self._store.head(gun)
         current = await self._files.served(head, wanted) if head is not None else None
         online = await self._signer.public_keys(gun, current.dialect if current else None)
-        return Scene(self._clock(), current, online)
+        return Scene(self._clock(), current, online, head.revision if head is not None else None)
 
     async def _keep(
         self, gun: str, upload: Sequence[UploadedFile], by: str
@@ -152,9 +172,10 @@ class Pendings:
         offered = await asyncio.to_thread(read_offer, gun, dialect, upload)
         if await asyncio.to_thread(offered.is_served, current):
             return await self._published(offered)
-        told = await self._store.audit(gun, proposal=offered.id, limit=1)
-        if told and told[0].action in _NOT_AGAIN:
-            raise withdrawn(told[0])
+        # In company, too: what is signed of a file holds without the others.
+        for item in each_alone(list(offered.files.values())):
+            await verify_not_closed(self._store, gun, item, _NOT_AGAIN)
+        await verify_not_closed(self._store, gun, offered.files, _NOT_AGAIN)
         rows = {row.id: row for row in await self._store.pending(gun)}
         row = rows.get(offered.id)
         merged, fresh = await asyncio.to_thread(judge_offer, offered, row, scene)

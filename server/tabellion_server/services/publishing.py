@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, cast
@@ -172,12 +172,12 @@ class Publisher:
         """
         files: dict[str, Parsed] = {item.role: item for item in publication.roots[-1:]}
         files |= publication.targets
+        every = [*publication.roots, *publication.targets.values()]
+        for item in each_alone(every):
+            await verify_not_closed(self._store, gun, item, {"withdrawn"})
         if len(publication.roots) > 1 or not files:
             return None
-        number = await asyncio.to_thread(proposal_id, files)
-        told = await self._store.audit(gun, proposal=number, limit=1)
-        if told and told[0].action == "withdrawn":
-            raise withdrawn(told[0])
+        number = await verify_not_closed(self._store, gun, files, {"withdrawn"})
         return AuditEntry(
             gun,
             number,
@@ -290,6 +290,31 @@ class Publisher:
             tag_events, held, after, new=publication.targets.keys(), at=now
         )
         return _Prepared(added, events, publication)
+
+
+def each_alone(files: Sequence[Parsed]) -> list[Mapping[str, Parsed]]:
+    """Give each file by itself, as what was proposed alone may come back in company.
+
+    Of thousands of bins the owner's files only: nobody else can publish so many at once.
+    """
+    is_much = len(files) > FEW_ROLES
+    return [{item.role: item} for item in files if not is_much or item.role in TOP_LEVEL_ROLES]
+
+
+async def verify_not_closed(
+    store: Store, gun: str, files: Mapping[str, Parsed], actions: Collection[str]
+) -> str:
+    """Give the id that files have as a proposal, unless that came to an end of a certain kind.
+
+    Raises:
+        RefusedPublicationError: It did.
+        StorageError: The store failed.
+    """
+    number = await asyncio.to_thread(proposal_id, files)
+    told = await store.audit(gun, proposal=number, limit=1)
+    if told and told[0].action in actions:
+        raise withdrawn(told[0])
+    return number
 
 
 def withdrawn(entry: AuditEntry) -> RefusedPublicationError:

@@ -12,6 +12,7 @@ from tabellion.errors import TabellionError
 from tabellion_server.logs import log
 from tabellion_server.services.cache import SizedCache
 from tabellion_server.services.files import MetadataFiles, Parsed
+from tabellion_server.services.heads import Heads
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
     Clock,
@@ -38,6 +39,7 @@ class Renewer:
     def __init__(
         self,
         store: Store,
+        heads: Heads,
         files: MetadataFiles,
         signer: ReleaseSigner,
         locks: GunLocks,
@@ -45,6 +47,7 @@ class Renewer:
         clock: Clock,
     ) -> None:
         self._store = store
+        self._heads = heads
         self._files = files
         self._signer = signer
         self._locks = locks
@@ -60,7 +63,7 @@ class Renewer:
         A failure is logged, not raised: what is there may still be valid, and if it isn't,
         clients say so better than we could.
         """
-        head = await self._store.head(gun)
+        head = await self._heads.head(gun)
         if head is None or not await self._is_due(head):
             return head
         expires_at = await self.expires_at(head, "timestamp")
@@ -74,7 +77,7 @@ class Renewer:
             self._running[gun] = task
             task.add_done_callback(lambda _: self._running.pop(gun, None))
         await asyncio.wait([task], timeout=_PATIENCE_SECONDS if valid else None)
-        return await self._store.head(gun)
+        return await self._heads.head(gun)
 
     async def sweep(self) -> int:
         """Renew every GUN that is due; give how many GUNs were looked at."""

@@ -82,8 +82,13 @@ class HighWater:
             raise self._unusable(error) from error
         return self._mark
 
-    def cover(self, last: int) -> None:
+    def cover(self, last: int, *, committed: int | None = None) -> None:
         """Have a mark no lower than a change about to be committed or told, on disk.
+
+        Args:
+            last: The change's id.
+            committed: The newest that is committed, if known: should what is about to be never be,
+                nothing is missed for it then.
 
         Raises:
             StorageError: It can't be written; the change must not be committed.
@@ -93,7 +98,8 @@ class HighWater:
             with self._guarded():
                 held = self.read()
                 if held is None or last > held.number:
-                    self._write(Mark(last + BLOCK, is_exact=False))
+                    base = last if committed is None else committed
+                    self._write(Mark(max(base + BLOCK, last), is_exact=False))
 
     def covers(self, last: int) -> bool:
         """Tell, without a look at the disk, whether the mark is known to be no lower."""

@@ -340,7 +340,8 @@ class Store(Protocol):
             at: The moment of the commit, aware.
 
         Raises:
-            StaleHeadError: The revision isn't the expected one; carries the current head.
+            StaleHeadError: The revision isn't the expected one, or the proposal in ``closes`` was
+                withdrawn meanwhile; carries the current head.
             StoreCorruptionError: A stored version or the dialect would change, or a file doesn't
                 have its hash.
         """

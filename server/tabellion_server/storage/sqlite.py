@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -25,12 +26,13 @@ from tabellion_server.storage.interface import (
 )
 from tabellion_server.storage.records import FileRecord, Record
 from tabellion_server.storage.sqlite_dump import begin_load, dump, end_load, write_records
-from tabellion_server.storage.sqlite_file import open_store_file, storage_error
+from tabellion_server.storage.sqlite_file import connect, open_store_file, storage_error
 from tabellion_server.storage.sqlite_heads import HeadReader
 from tabellion_server.storage.sqlite_pending import (
     PendingTables,
     close_row,
     drop_rows,
+    verify_not_withdrawn,
 )
 from tabellion_server.storage.sqlite_restoration import (
     begin,
@@ -95,7 +97,7 @@ class SqliteStore(PendingTables):
             writer, water = GroupWriter(connection, path), None
         else:
             water = _join(connection, path, high_water)
-            writer = GroupWriter(connection, path, before_commit=_covered_by(water))
+            writer = GroupWriter(connection, path, before_commit=_covered_by(water, path))
         return cls(path, writer, Readers(path, count=_READERS), water)
 
     async def head(self, gun: str) -> Head | None:
@@ -141,8 +143,8 @@ class SqliteStore(PendingTables):
                 [(gun, role) for role in removed_heads],
             )
             write_events(connection, gun, events)
-            if closes is not None:
-                close_row(connection, closes)
+            if closes is not None and not close_row(connection, closes):
+                verify_not_withdrawn(connection, closes, head)
             if converts is not None:
                 drop_rows(connection, gun, at)
             written = read_head(connection, gun)
@@ -410,6 +412,17 @@ def _join(connection: sqlite3.Connection, path: Path, high_water: Path) -> HighW
     return water
 
 
-def _covered_by(water: HighWater) -> Work[None]:
-    """Give what has the mark no lower than what is about to be committed."""
-    return lambda connection: water.cover(last_change(connection))
+def _covered_by(water: HighWater, path: Path) -> Work[None]:
+    """Give what has the mark no lower than what is about to be committed.
+
+    Who looks meanwhile, or after a crash just then, sees what is committed: so that counts.
+    """
+
+    def cover(connection: sqlite3.Connection) -> None:
+        last = last_change(connection)
+        if not water.covers(last):
+            with contextlib.closing(connect(path, read_only=True)) as beside:
+                committed = last_change(beside)
+            water.cover(last, committed=committed)
+
+    return cover

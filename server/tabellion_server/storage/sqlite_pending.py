@@ -9,7 +9,13 @@ from abc import ABC, abstractmethod
 from datetime import datetime
 from typing import Final, TypeVar
 
-from tabellion_server.storage.interface import AuditEntry, PendingFullError, PendingRow
+from tabellion_server.storage.interface import (
+    AuditEntry,
+    Head,
+    PendingFullError,
+    PendingRow,
+    StaleHeadError,
+)
 from tabellion_server.storage.sqlite_threads import Work
 from tabellion_server.storage.stored_values import entry_of, files_json, pending_of, versions_json
 from tabellion_server.storage.values import below, ticks
@@ -117,6 +123,22 @@ def close_row(connection: sqlite3.Connection, entry: AuditEntry) -> bool:
     if deleted:
         _write_entry(connection, entry)
     return bool(deleted)
+
+
+def verify_not_withdrawn(
+    connection: sqlite3.Connection, entry: AuditEntry, head: Head | None
+) -> None:
+    """Refuse to publish what another process withdrew after it was judged.
+
+    Raises:
+        StaleHeadError: It did; judged again, it's refused.
+    """
+    told = connection.execute(
+        "SELECT action FROM audit WHERE gun = ? AND proposal = ? ORDER BY id DESC LIMIT 1",
+        (entry.gun, entry.proposal),
+    ).fetchone()
+    if told is not None and told[0] == "withdrawn":
+        raise StaleHeadError(f"proposal {entry.proposal[:16]} was withdrawn", head=head)
 
 
 def drop_rows(connection: sqlite3.Connection, gun: str, at: datetime) -> int:

@@ -10,6 +10,7 @@ from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.expiry import ExpiryJudge
 from tabellion_server.services.feed import Feed
 from tabellion_server.services.files import MetadataFiles
+from tabellion_server.services.heads import Heads
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.pending import Pendings
 from tabellion_server.services.publishing import Publisher
@@ -26,6 +27,7 @@ class Context:
     settings: Settings
     store: Store
     online: OnlineKeys
+    heads: Heads
     files: MetadataFiles
     feed: Feed
     publisher: Publisher

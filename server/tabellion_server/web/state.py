@@ -47,6 +47,7 @@ async def show_gun(request: web.Request) -> web.Response:
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     current = await context.files.current_set(head, await _described(context.files, head))
+    current = await context.judge.with_first_bin(head, current)
     standing = await context.judge.standing(head, current, now=context.clock())
     roles = {role.role: _role(role, standing, head, current) for role in standing.roles}
     first = standing.first
@@ -82,7 +83,7 @@ async def show_history(request: web.Request) -> web.Response:
 
 
 async def _described(files: MetadataFiles, head: Head) -> Collection[str]:
-    """Give the roles to be described one by one: all but bins."""
+    """Give the roles to be described one by one: all but bins, which one of them stands for."""
     targets = (await files.current_set(head, {"targets"})).files.get("targets")
     bins = bins_of(targets.signed) if targets is not None else None
     return head.files.keys() if bins is None else TOP_LEVEL_ROLES
@@ -138,6 +139,8 @@ def _role(state: RoleState, standing: Standing, head: Head, current: CurrentSet)
         "alive": state.alive,
         "renewed_by": state.renewed_by,
     }
+    if state.bins is not None:
+        item["of_bins"] = state.bins.count
     if file is not None and state.expires_at is not None:
         ref = head.files[role]
         item |= {

@@ -80,7 +80,7 @@ async def _get_file(
     if is_mutable and address.role in _RENEWED:
         head = await context.renewer.fresh_head(gun)
     else:
-        head = await context.store.head(gun)
+        head = await context.heads.head(gun)
     if head is None:
         raise UnknownGunError(f"there is nothing here for {gun}")
     note_dialect(request, dialect_named(head.dialect))

@@ -221,7 +221,10 @@ def unencrypted(key: BundledKey) -> BundledKey:
         lambda keyid, key: (keyid, unencrypted(key)),
         lambda keyid, key: (keyid, BundledKey(key.note, key.pem + unencrypted(key).pem)),
         lambda keyid, key: (keyid, BundledKey(b"{}", key.pem)),
-        lambda keyid, key: (keyid, BundledKey(key.note.replace(b"root", b"king"), key.pem)),
+        lambda keyid, key: (
+            keyid,
+            BundledKey(key.note.replace(b'"role": "', b'"role": "x'), key.pem),
+        ),
         lambda keyid, key: (keyid, BundledKey(key.note, key.pem + b" " * 65_536)),
     ],
     ids=["path", "another id", "plain", "plain too", "no note", "no role", "too large"],

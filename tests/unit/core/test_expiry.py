@@ -22,6 +22,7 @@ from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.expiry import (
     LEVELS,
     UNKNOWN_LIFE,
+    BinsState,
     End,
     Margins,
     Standing,
@@ -183,6 +184,24 @@ def test_published_bins_are_told_without_listing_billions() -> None:
     standing = standing_of(forge)
     assert standing.level_of("bin-0000000a") == "critical"
     assert len(standing.roles) == 5
+    first = standing.first
+    assert first is not None
+    assert first.bins == BinsState(2**32, (keyid,))
+    told = f"tabellion rebin x.example/y --bins {2**32} --bins-key {keyid[:16]}"
+    assert remedy(first, "x.example/y") == told
+
+
+def test_of_bins_with_the_targets_key_the_first_to_end_is_told_and_rebin_renews_all() -> None:
+    forge = Forge()
+    forge.spread(3, "bin1", "a", "b", holder=forge.signers["targets"][0])
+    forge.delegated["bin1-5"].expires = NOW + 3 * DAY
+    forge.release()
+    standing = standing_of(forge)
+    assert [role.role for role in standing.roles if role.bins] == ["bin1-5"]
+    first = standing.first
+    assert first is not None
+    assert (first.role, first.level, first.bins) == ("bin1-5", "critical", BinsState(8))
+    assert remedy(first, "x.example/y") == "tabellion rebin x.example/y --bins 8"
 
 
 def notary_standing(gun: NotaryGun, now: datetime = NOTARY_NOW) -> Standing:

@@ -17,7 +17,7 @@ from tabellion.core.notary_reading import parse_moment
 from tabellion.core.notary_writing import payload_json, write_envelope
 from tabellion.core.roles import key_material, role_keys, verify_threshold
 from tabellion.core.strict_json import canonical
-from tabellion.core.trusted_set import verify_next_root
+from tabellion.core.succession import verify_next_root
 from tabellion.errors import MalformedMetadataError
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "notary"

@@ -18,7 +18,8 @@ from tabellion.core.limits import Limits
 from tabellion.core.names import Digest
 from tabellion.core.role_requests import RoleRequest
 from tabellion.core.search import find_all, find_digest, find_target, walk_roles
-from tabellion.core.trusted_set import TrustedSet, have_online_keys_changed
+from tabellion.core.succession import have_online_keys_changed
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ExpiredMetadataError,
     MixAndMatchError,

@@ -1,0 +1,162 @@
+"""Rotation: other keys for top-level roles, and for what depends on them, in one publication."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from securesystemslib.signer import Key
+
+from tabellion.core.bin_keys import own_keys
+from tabellion.core.dialect import NOTARY
+from tabellion.core.names import Gun
+from tabellion.core.next_root import ROLES, RootEdit
+from tabellion.errors import UsageError
+from tabellion.publish.delivery import Delivery
+from tabellion.publish.named_keys import NamedKey
+from tabellion.publish.root_edits import edit_root
+from tabellion.publish.signing import Built
+from tabellion.publish.state import Current
+from tabellion.publish.tools import Tools
+
+_ONLINE: Final = frozenset({"snapshot", "timestamp"})
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What shall get other keys.
+
+    Attributes:
+        roles: Of ``root``, ``targets``, ``snapshot`` and ``timestamp``.
+        keys: Ids or names of the new keys of a single role in the key store; one is made if none
+            is given.
+        online: The roles whose new keys the server makes.
+    """
+
+    roles: Sequence[str]
+    keys: Sequence[str]
+    online: frozenset[str]
+
+    @classmethod
+    def of(cls, roles: Sequence[str], *, keys: Sequence[str], server: bool) -> Rotation:
+        """Check what is asked for.
+
+        Raises:
+            UsageError: Roles, keys and holder don't go together.
+        """
+        wrong = [role for role in roles if role not in ROLES or (server and role not in _ONLINE)]
+        if wrong and wrong[0] in ROLES:
+            raise UsageError(
+                f"the server can't hold the key of {wrong[0]}",
+                hint="it holds those of snapshot and timestamp; rotate the others by themselves",
+            )
+        if wrong or not roles or len(set(roles)) != len(roles):
+            said = (
+                f"{wrong[0][:40]!r} isn't a top-level role" if wrong else "each role is named once"
+            )
+            raise UsageError(said, hint=f"they are {', '.join(ROLES)}")
+        online = frozenset(role for role in roles if role == "timestamp" or server)
+        if keys and (online or len(roles) > 1):
+            said = (
+                f"the {min(online)} key is the server's to make" if online else "keys are for one"
+            )
+            raise UsageError(said, hint="leave --key or --server-managed out, or rotate one role")
+        return cls(roles, keys, online)
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """What became of it.
+
+    Attributes:
+        built: What was published, or is incomplete.
+        attempts: How often it was built.
+        current: What it was built on.
+        own_bins: Number of hash bins that keep keys of their own though targets got others.
+    """
+
+    built: Built
+    attempts: int
+    current: Current
+    own_bins: int
+
+
+class Rotator:
+    """Rotates keys of GUNs of one server with the keys of one home folder.
+
+    Keys that were made stay if a rotation fails: they can be named then.
+    """
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def rotate(self, gun: Gun, rotation: Rotation) -> Rotated:
+        """Give roles other keys in one root, with all that has to be signed anew for it.
+
+        Hash bins that have keys which the targets role loses get its new ones.
+
+        Raises:
+            UsageError: The server holds no keys of that role, or it has those keys already.
+            KeyStoreError: No root key is here.
+        """
+        delivery = Delivery(self._tools.api, gun, home=self._tools.home)
+        made: dict[str, list[Key]] = {}
+        states: list[Current] = []
+
+        async def edit(current: Current) -> RootEdit:
+            return RootEdit(keys=await self._make(current, rotation, made))
+
+        async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            current, built = await edit_root(self._tools, gun, edit, renews=rotation.roles)
+            states.append(current)
+            return built
+
+        built = await delivery.bring(build)
+        current = states[-1]
+        return Rotated(built, delivery.attempts, current, _own_bins(current, rotation))
+
+    async def _make(
+        self, current: Current, rotation: Rotation, made: dict[str, list[Key]]
+    ) -> dict[str, list[Key]]:
+        """Add to ``made`` what it lacks."""
+        gun, dialect = current.gun, current.trusted.dialect
+        for role in rotation.roles:
+            if role in made:
+                continue
+            if role in rotation.online:
+                made[role] = [await self._tools.api.rotate_online_key(gun, role, dialect)]
+            else:
+                made[role] = await asyncio.to_thread(self._new_keys, current, role, rotation.keys)
+        for role, new in made.items():
+            if {key.keyid for key in new} == set(current.root.roles[role].keyids):
+                raise UsageError(
+                    f"those are the keys that {role} has already", hint="give another --key"
+                )
+        return made
+
+    def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
+        """Give a role's new keys as metadata will list them, one made if none is named."""
+        dialect, gun = current.trusted.dialect, current.gun
+        found = [NamedKey.read(text, self._tools.ring.keystore) for text in named]
+        if not found:
+            passphrase = self._tools.ring.passphrases.new(role)
+            info = self._tools.ring.keystore.generate(
+                role,
+                passphrase=passphrase,
+                keytype="ecdsa" if dialect is NOTARY else "ed25519",
+                gun=None if role == "root" else gun,
+            )
+            self._tools.ring.passphrases.remember(info.keyid, passphrase)
+            found = [NamedKey(info.key, info)]
+        now = self._tools.clock()
+        return [key.listed(role, dialect, self._tools.ring, gun, now=now) for key in found]
+
+
+def _own_bins(before: Current, rotation: Rotation) -> int:
+    """Count the hash bins that no key was rotated of."""
+    bins, targets = before.bins, before.roles["targets"].signed
+    if bins is None or "targets" not in rotation.roles:
+        return 0
+    return bins.number_of_bins if len(own_keys(targets, before.root)) == len(bins.keyids) else 0
