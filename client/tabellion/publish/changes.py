@@ -125,7 +125,7 @@ class AddSigner:
         if not 1 <= threshold <= len({key.keyid for key in self.keys}):
             raise UsageError(
                 f"signer {self.name} has threshold {threshold} with {len(self.keys)} keys",
-                hint="give as many keys as the threshold, or more, or another --threshold",
+                hint="give as many keys as the threshold, or more",
             )
 
     def __str__(self) -> str:
