@@ -73,8 +73,16 @@ def make_app(
         clock=clock,
         allow_example_keys=settings.is_loopback_only,
     )
+    metrics = Metrics()
     pendings = Pendings(
-        store, files, signer, publisher, locks, clock=clock, life=settings.pending_life
+        store,
+        files,
+        signer,
+        publisher,
+        locks,
+        clock=clock,
+        life=settings.pending_life,
+        report=metrics.count_expired_proposals,
     )
     renewer = Renewer(store, heads, files, signer, locks, clock=clock)
 
@@ -102,7 +110,7 @@ def make_app(
     if settings.auth is not None:
         app[GUARD] = Guard(TokenVerifier(settings.auth), clock)
     app[IN_FLIGHT] = InFlight()
-    app[METRICS] = Metrics()
+    app[METRICS] = metrics
     add_routes(app)
     app.cleanup_ctx.append(partial(_background, watches=watches))
     return app
@@ -133,6 +141,7 @@ def _watches(app: web.Application) -> Iterator[Coroutine[None, None, None]]:
         report=app[METRICS].tell_expiry,
     )
     yield watch.watch_forever()
+    yield context.pendings.expire_forever()
     if context.settings.rotate_after is not None:
         schedule = KeySchedule(
             context.store,

@@ -38,7 +38,7 @@ ABOUT_TRUST = {
     "anchors set, anchors revoke", "anchors remove", "anchors list", "trust add, trust list",
     "trust show", "trust replace", "trust remove",
 }  # fmt: skip
-BY_ROLE = {"versions", "expires", "missing", "custom", "pem", "signed_for"}
+BY_ROLE = {"awaited", "holders", "versions", "expires", "missing", "custom", "pem", "signed_for"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -464,3 +464,44 @@ async def test_a_gun_whose_name_ends_like_an_address_of_proposals_has_its_own(si
 async def test_there_is_nothing_pending_for_a_gun_that_nobody_made(site: Site, path: str) -> None:
     response = await site.client.session.get(site.at(f"/v1/guns/nobody.example/app/{path}"))
     assert (response.status, (await response.json())["code"]) == (404, "unknown-gun")
+
+
+async def test_what_expired_is_dropped_unasked_and_told_once_by_two_processes_on_one_store(
+    site: Site, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "_ROUND_SECONDS", 0.02)
+    forge, (ann, _, _) = await two_of_three(site)
+    number = await opened(site, next_root(forge, [ann]))
+    stores = [await SqliteStore.open(site.store._path) for _ in range(2)]
+    online = site.client.app[CONTEXT].online
+    apps = [
+        make_app(settings, store=store, online_keys=online, clock=site.clock) for store in stores
+    ]
+    with capture_logs() as lines:
+        async with TestClient(TestServer(apps[0])) as one, TestClient(TestServer(apps[1])) as two:
+            await asyncio.sleep(0.2)
+            assert number in "".join(await site.everything())
+            site.clock.now += timedelta(days=14, seconds=1)
+            async with asyncio.timeout(20):
+                while await site.store.pending(site.gun):  # noqa: ASYNC110  (others drop it)
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)  # for the other to tell it again, if it would
+            texts = [await (await client.get("/metrics")).text() for client in (one, two)]
+    told = [line for line in lines if line["event"] == "proposal.expired"]
+    assert [(line["gun"], line["proposal"]) for line in told] == [(site.gun, number)]
+    counted = [
+        float(text.split("\ntabellion_proposals_expired_total ")[1].split()[0]) for text in texts
+    ]
+    assert sorted(counted) == [0, 1]
+    assert await actions(site) == ["opened", "expired"]
+    for store in stores:
+        await store.close()
+
+
+async def test_a_proposal_too_large_or_too_deep_is_refused(site: Site) -> None:
+    await two_of_three(site)
+    deep = b'{"signed":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    await refused(site, {"root": deep}, 400, "malformed-metadata")
+    await refused(site, {"root": b" " * 512_001}, 413, "metadata-too-large")
+    await refused(site, {"root": b" " * 1_600_000}, 413, "body-too-large")
+    assert await listed(site) == []

@@ -153,3 +153,27 @@ def test_a_gun_that_is_not_there_is_not_signed(script: Script) -> None:
     assert "nothing is signed in" in told
     tabellion(script, "history", script.gun, status=1)
     sign(script, "v1", status=1)
+
+
+def test_a_threshold_of_ours_is_honoured_by_the_real_client_which_cannot_sign_a_part(
+    script: Script,
+) -> None:
+    keys = [
+        tabellion(
+            script, "key", "generate", "--role", "targets", "--type", "ecdsa", "--name", name
+        ).split()[0]
+        for name in ("one", "two")
+    ]
+    words = ("--targets-key-id", "one", "--targets-key-id", "two", "--targets-threshold", "2")
+    tabellion(script, "init", "--dialect", "notary", script.gun, *words)
+    sign(script, "v1")
+    assert listed(script) == {"v1": "targets"}
+    # One of the two keys alone, in the hands of notary's own client: refused, nothing changes.
+    folder = str(script.folder / "half" / "trust")
+    (script.folder / "half").mkdir()
+    tabellion(script, "key", "export", keys[0], "--notary", folder, "--gun", script.gun)
+    said = script.notary(
+        *("addhash", script.gun, "v2", "5", "--sha256", DIGEST, "-p"), user="half", status=1
+    )
+    assert "found 1 of 2 needed keys" in said
+    assert listed(script, "after") == {"v1": "targets"}

@@ -484,3 +484,20 @@ async def test_an_idle_node_lets_others_know_what_is_lost(
         while database.sql("SELECT known FROM tabellion.counter") != [(1,)]:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     await idle.close()
+
+
+async def test_a_standby_is_refused(fragile: Database) -> None:
+    server = fragile.server
+    server.stop()
+    sign = server.data / "standby.signal"
+    sign.touch()
+    try:
+        server.start()
+        with pytest.raises(StorageError, match="is a standby") as caught:
+            await PostgresStore.open(fragile.place)
+        assert "primary" in caught.value.hint
+    finally:
+        server.stop()
+        sign.unlink()
+        server.start()
+    await (await PostgresStore.open(fragile.place)).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -73,26 +74,36 @@ def list_(name: str | None, gun: str | None) -> None:
 @command.command("show")
 @click.argument("words", metavar="GUN [ID]", nargs=-1)
 @_gun_option
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write it there, too.")
 @trust_options
 @common_options
-def show(words: tuple[str, ...], gun: str | None) -> None:
+def show(words: tuple[str, ...], gun: str | None, out: Path | None) -> None:
     """Show what a proposal changes, who has signed it, and who is missing.
 
-    Verified here, against what is current. ID is needed if several are pending.
+    Verified here, against what is current. ID is needed if several are pending. With --out it's
+    written for `root sign` on a machine without a network.
 
     \b
     Examples:
       tabellion pending show registry.example/team/app
+      tabellion pending show registry.example/team/app --out release.json
     """  # noqa: D301  # \b is click's mark
     settings = settle()
     wanted, number = _split(words, gun)
 
     async def examine() -> Examined:
         async with publisher(settings) as author:
+            if out is not None:
+                return await author.proposals.save(wanted, number, out)
             return await author.proposals.show(wanted, number)
 
     seen = work(examine(), f"reading {wanted}")
     proposals.show(seen, proposals.key_ring(settings).names())
+    if out is not None:
+        output.hint(
+            f"away from the network: tabellion root sign {out.name}, then here: "
+            f"tabellion root publish {out.name}"
+        )
 
 
 @command.command("withdraw")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -88,10 +89,25 @@ def _tell_incomplete(published: Published, what: str, gun: str) -> None:
         if file is not None:
             verb = "root sign" if "root" in published.missing else "publish --cosign"
             ways.append(f"tabellion {verb} {file.name}")
+        _tell_awaited(published)
         output.hint(f"the next signer runs: {', or '.join(ways)}")
     if published.not_kept:
         output.warn(f"the server doesn't keep it: {published.not_kept}")
     output.answer(str(file) if file is not None else published.pending)
+
+
+def _tell_awaited(published: Published) -> None:
+    """Name who may still sign; roles of the same people, as hash bins are, in one line."""
+    roles_of: defaultdict[tuple[int, tuple[str, ...]], list[str]] = defaultdict(list)
+    for role, people in published.awaited.items():
+        roles_of[published.missing.get(role, 0), tuple(people)].append(role)
+    for (count, by), roles in roles_of.items():
+        output.say(f"{_some(roles)}: {count} more of {_some(by)}")
+
+
+def _some(people: Sequence[str]) -> str:
+    more = f" and {len(people) - _SHOWN} more" if len(people) > _SHOWN else ""
+    return ", ".join(people[:_SHOWN]) + more
 
 
 def _tell_lost(published: Published) -> None:
@@ -126,6 +142,7 @@ def as_json(published: Published) -> dict[str, Any]:
         "incomplete": str(published.incomplete) if published.incomplete else None,
         "pending": published.pending or None,
         "missing": dict(published.missing),
+        "awaited": {role: list(people) for role, people in published.awaited.items()},
         "lost": dict(published.lost),
         "silent": list(published.silent),
         "shadowed": dict(published.shadowed),

@@ -32,9 +32,11 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
     """Give each ROLE of GUN another key by one new root, and sign anew what depends on it.
 
     ROLE is root, targets, snapshot or timestamp; several change in one root. It is signed by the
-    old and the new root keys, so that all who trust the old one follow. Hash bins that have the
-    keys of targets get the new ones with it. The timestamp's key is the server's. A GUN that was
-    mirrored from another server is taken over by the last example.
+    old and the new root keys, so that all who trust the old one follow. With more of them needed
+    than are here, it waits for their holders (`tabellion cosign`). Of a role of several holders the
+    keys that are here are replaced, the others stay. Hash bins that have the keys of targets get
+    the new ones with it. The timestamp's key is the server's. A GUN that was mirrored from another
+    server is taken over by the last example.
 
     \b
     Examples:
@@ -55,6 +57,11 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
     done, said = work(rotate(), f"rotating {' and '.join(roles)}"), " and ".join(roles)
     has = "has a new key" if len(roles) == 1 else "have new keys"
     tell(done, f"{said} of {wanted} {has}", wanted)
+    for role, keyids in done.stay.items():
+        output.hint(
+            f"{role} keeps the keys of others ({', '.join(keyid[:16] for keyid in keyids)}); each "
+            f"replaces their own, or: tabellion root prepare {wanted} --remove-key ID"
+        )
     if done.own_bins:
         output.warn(f"the {done.own_bins} hash bins of {wanted} keep keys of their own")
         output.hint(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from tabellion.cli.namespace import (
 )
 from tabellion.cli.publishing import no_publish_option, tell
 from tabellion.cli.subject import gun_of
+from tabellion.core.holders import check_holder
 from tabellion.core.names import Gun
 from tabellion.errors import KeyStoreError, UsageError
 
@@ -108,7 +110,7 @@ def request(
 
 
 @command.command("add")
-@click.argument("words", metavar="GUN NAME FILE...", nargs=-1, required=True)
+@click.argument("words", metavar="GUN NAME FILE[=HOLDER]...", nargs=-1, required=True)
 @_gun_option
 @click.option("--path", "paths", multiple=True, metavar="PATTERN", help="Tags it may sign (all).")
 @click.option("--threshold", type=click.IntRange(1), default=1, help="Keys needed.")
@@ -135,7 +137,8 @@ def add(  # noqa: PLR0917  # click passes by keyword
     A FILE is what `tabellion signer request` printed, or a public key: PEM, an X.509 certificate
     (only its key counts), or a key of TUF metadata. With keys alone, tags that no earlier role
     signed aren't found until NAME has published. A signer of that name gets these keys and paths
-    instead of its old ones.
+    instead of its old ones. FILE=HOLDER says whose key it is, to be seen in `status` and `pending`;
+    a Notary GUN has no place for that.
     With --gun-prefix all GUNs under it get the signer, a few at a time, and GUNs founded from this
     home later, too; what failed is taken up with --resume.
 
@@ -143,7 +146,7 @@ def add(  # noqa: PLR0917  # click passes by keyword
     Examples:
       tabellion signer add registry.example/team/app alice alice.json
       tabellion signer add --gun-prefix 'registry.example/team/**' alice alice.json
-      tabellion signer add registry.example/team/app qa a.pub b.pub c.pub --threshold 2
+      tabellion signer add registry.example/team/app qa a.pub=Ann b.pub=Bob c.pub --threshold 2
       tabellion signer add registry.example/team/app nightly ci.pub --path 'nightly-*'
       tabellion signer add registry.example/team/app carol carol.json --under alice
     """  # noqa: D301  # \b is click's mark
@@ -154,29 +157,32 @@ def add(  # noqa: PLR0917  # click passes by keyword
         _, (name, *files) = _split(words, prefix, least=1 if resume else 2)
         guns = _prefix(prefix)
         if files:
-            keys, first_file = _offered(guns.covers, f"under {guns}", name, files)
-            signer = _add_signer(name, keys, paths, threshold, terminating, first_file, under)
+            offered = _offered(guns.covers, f"under {guns}", name, files)
+            signer = _add_signer(name, offered, paths, threshold, terminating, under)
         else:
             signer = _begun_signer(settings, guns, name)
         add_everywhere(settings, guns, signer, resume=resume, dry_run=dry_run)
         return
     target_gun, (name, *files) = _split(words, gun, least=2)
     wanted = gun_of(target_gun, gun)
-    keys, first_file = _offered(wanted.__eq__, f"in {wanted}", name, files)
+    offered = _offered(wanted.__eq__, f"in {wanted}", name, files)
 
     async def delegate() -> Published:
         async with publisher(settings) as author:
-            if first_file is not None:
-                _tell_who_asks(name, await author.comes_from(wanted, name, keys, first_file))
+            if offered.file is not None:
+                _tell_who_asks(
+                    name, await author.comes_from(wanted, name, offered.keys, offered.file)
+                )
             return await author.add_signer(
                 wanted,
                 name,
-                keys,
+                offered.keys,
                 paths=paths or ("*",),
                 threshold=threshold,
                 terminating=terminating,
-                file=first_file,
+                file=offered.file,
                 under=under,
+                holders=offered.holders,
                 publish=not staged,
             )
 
@@ -252,7 +258,7 @@ def list_(name: str | None, gun: str | None) -> None:
         (
             signer.name,
             f"{signer.threshold} of {len(signer.keys)}",
-            " ".join(key.keyid[:16] for key in signer.keys),
+            " ".join(_named(key.keyid, signer.holders) for key in signer.keys),
             " ".join(signer.paths),
             "nothing published" if signer.version is None else f"version {signer.version}",
             signer.under,
@@ -305,29 +311,41 @@ def _begun_signer(settings: Settings, prefix: GunPrefix, name: str) -> AddSigner
 
 def _add_signer(  # noqa: PLR0917  # in the order of its fields
     name: str,
-    keys: Sequence[Key],
+    offered: _Offered,
     paths: tuple[str, ...],
     threshold: int,
     terminating: bool,  # noqa: FBT001  # same
-    file: bytes | None,
     under: str,
 ) -> AddSigner:
     from tabellion.publish.changes import AddSigner  # noqa: PLC0415  # not needed for help
 
-    return AddSigner(name, tuple(keys), paths or ("*",), threshold, terminating, file, under)
+    return AddSigner(
+        *(name, tuple(offered.keys), paths or ("*",), threshold, terminating),
+        *(offered.file, under, offered.holders),
+    )
 
 
-def _offered(
-    fits: Callable[[str], bool], where: str, name: str, files: Sequence[str]
-) -> tuple[list[Key], bytes | None]:
+@dataclass(frozen=True)
+class _Offered:
+    """What FILEs hold: keys, a role's first file, and key id to holder."""
+
+    keys: list[Key]
+    file: bytes | None
+    holders: dict[str, str]
+
+
+def _offered(fits: Callable[[str], bool], where: str, name: str, files: Sequence[str]) -> _Offered:
     """Read keys and requests; the first file of a role can only be one."""
     from tabellion.publish.enrolment import is_request, read_request  # noqa: PLC0415
     from tabellion.publish.public_keys import load_public_key  # noqa: PLC0415
 
     keys: list[Key] = []
     first_files: list[bytes] = []
-    for file in files:
-        data = _read(Path(file))
+    holders: dict[str, str] = {}
+    for text in files:
+        file, mark, holder = (text, "", "") if Path(text).is_file() else text.rpartition("=")
+        file = file if mark else text
+        known, data = len(keys), _read(Path(file))
         if is_request(data):
             held = read_request(data, what=f"request {file}")
             if not fits(held.gun) or held.role != name:
@@ -336,7 +354,9 @@ def _offered(
             first_files.append(held.file)
         else:
             keys.append(load_public_key(data, what=f"key file {file}"))
-    return keys, first_files[0] if len(first_files) == 1 else None
+        if mark:
+            holders |= {key.keyid: check_holder(holder) for key in keys[known:]}
+    return _Offered(keys, first_files[0] if len(first_files) == 1 else None, holders)
 
 
 def _tell_who_asks(name: str, comes_from: bool | None) -> None:  # noqa: FBT001  # an answer
@@ -375,6 +395,10 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
+def _named(keyid: str, holders: Mapping[str, str]) -> str:
+    return f"{keyid[:16]} ({holders[keyid]})" if keyid in holders else keyid[:16]
+
+
 def _as_json(signer: SignerInfo) -> dict[str, object]:
     return {
         "role": signer.name,
@@ -386,4 +410,5 @@ def _as_json(signer: SignerInfo) -> dict[str, object]:
         "expires": signer.expires_at,
         "held": list(signer.held),
         "under": signer.under,
+        "holders": dict(signer.holders),
     }

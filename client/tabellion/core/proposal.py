@@ -11,7 +11,7 @@ Spec: TUF 1.0.34, 4.2.1, 5.3.4 and 6.1.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -157,11 +157,7 @@ class Proposal:
 
     def missing(self, current: CurrentSet | None) -> dict[str, int]:
         """Give the roles that lack signatures, with their number at least."""
-        found: dict[str, int] = {}
-        for standing in self.standings(current):
-            if standing.lacking:
-                found[standing.role] = max(found.get(standing.role, 0), standing.lacking)
-        return found
+        return missing_of(self.standings(current))
 
     def is_served(self, current: CurrentSet | None) -> bool:
         """Tell whether just this is published, whoever's signatures it has there."""
@@ -203,6 +199,15 @@ class Proposal:
             yield self.files["root"]
             return
         yield from (item for item in above if delegates_to(item.signed, role))
+
+
+def missing_of(standings: Iterable[Standing]) -> dict[str, int]:
+    """Give the roles that lack signatures, with their number at least."""
+    found: dict[str, int] = {}
+    for standing in standings:
+        if standing.lacking:
+            found[standing.role] = max(found.get(standing.role, 0), standing.lacking)
+    return found
 
 
 def proposal_id(files: Mapping[str, UnverifiedMetadata[Any]]) -> str:

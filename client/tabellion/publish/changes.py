@@ -18,6 +18,7 @@ from securesystemslib.signer import Key
 from tabellion import atomic_file
 from tabellion.core import strict_json
 from tabellion.core.bins import bits_of
+from tabellion.core.holders import check_holder
 from tabellion.core.names import Digest
 from tabellion.core.roles import check_path_pattern, check_role_name, check_target_path
 from tabellion.errors import CacheError, InvalidNameError, TabellionError, UsageError
@@ -95,6 +96,7 @@ class AddSigner:
         terminating: Whether no later role is asked for its paths.
         file: Its first file, signed by its holders; without it the role is silent at first.
         under: The role that delegates to it.
+        holders: Key id to its holder's name.
     """
 
     name: str
@@ -104,6 +106,7 @@ class AddSigner:
     terminating: bool = False
     file: bytes | None = None
     under: str = "targets"
+    holders: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_role_name(self.name)
@@ -114,6 +117,8 @@ class AddSigner:
             raise InvalidNameError(f"signer {self.name} gets no path", hint="give '*' for all")
         for pattern in self.paths:
             check_path_pattern(pattern)
+        for holder in self.holders.values():
+            check_holder(holder)
         if not 1 <= self.threshold <= len({key.keyid for key in self.keys}):
             raise UsageError(
                 f"signer {self.name} has threshold {self.threshold} with {len(self.keys)} keys",
@@ -291,6 +296,7 @@ def change_to_json(change: Change) -> dict[str, Any]:
                 "terminating": change.terminating,
                 "file": None if change.file is None else change.file.decode("ascii"),
                 "under": change.under,
+                "holders": dict(change.holders),
             }
         case RemoveSigner():
             return {"kind": "remove-signer", "name": change.name}
@@ -324,6 +330,7 @@ def change_from_json(item: dict[str, Any]) -> Change:
                 item["terminating"] is True,
                 item["file"].encode("ascii") if item.get("file") is not None else None,
                 item.get("under", "targets"),
+                dict(item.get("holders", {})),
             )
         case "remove-signer":
             return RemoveSigner(item["name"])

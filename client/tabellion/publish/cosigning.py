@@ -21,7 +21,14 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish.held_keys import HeldKeys
-from tabellion.publish.signing import Built, Expiries, KeyRing, judge, with_snapshot
+from tabellion.publish.signing import (
+    Built,
+    Expiries,
+    KeyRing,
+    incomplete,
+    judge,
+    with_snapshot,
+)
 from tabellion.publish.state import Current
 
 
@@ -79,9 +86,8 @@ def _build(
     if proposal.is_served(served):
         return Built(dialect, (), proposal.versions, {})
     signed = sign(proposal, served, ring)
-    missing = signed.missing(served)
-    if missing:
-        return Built(dialect, tuple(signed.upload), signed.versions, missing)
+    if signed.missing(served):
+        return incomplete(current, signed)
     whole, versions = with_snapshot(
         current,
         signed.upload,
@@ -141,11 +147,7 @@ def sign_proposal(
                     f"{proposal.gun} has no role {standing.role[:80]!r} with these keys yet",
                     hint=f"the holders of {standing.delegator[:80]} sign the delegation first",
                 )
-        wanted = ", ".join(keyid[:12] for keyid in lacks[0].awaited)
-        raise KeyStoreError(
-            f"no key of role {lacks[0].role} of {proposal.gun} that hasn't signed is here",
-            hint=f"its keys are {wanted[:200]}; import one, or ask its holder",
-        )
+        raise _nothing_to_add(proposal.gun, lacks[0], held)
     upload = [
         UploadedFile(role, proposal.dialect.add_signature(item.data, list(signers[role].values())))
         if signers.get(role)
@@ -153,6 +155,25 @@ def sign_proposal(
         for role, item in proposal.files.items()
     ]
     return Proposal.parse(proposal.gun, proposal.dialect, upload)
+
+
+def _nothing_to_add(gun: str, lacks: Standing, held: HeldKeys) -> KeyStoreError:
+    """Tell those who signed already from those who can't."""
+    wanted = ", ".join(
+        f"{keyid[:12]} ({lacks.holders[keyid]})" if keyid in lacks.holders else keyid[:12]
+        for keyid in lacks.awaited
+    )
+    done = held.among(lacks.keys, lacks.signed_by)
+    if done:
+        return KeyStoreError(
+            f"{lacks.role} of {gun} is signed with your key {done[0][:12]} already, and "
+            f"{lacks.lacking} more of its keys must sign",
+            hint=f"pass it on to a holder of {wanted[:200]}",
+        )
+    return KeyStoreError(
+        f"no key of role {lacks.role} of {gun} that hasn't signed is here",
+        hint=f"its keys are {wanted[:200]}; import one, or ask its holder",
+    )
 
 
 def _is_delegated(standing: Standing) -> bool:
@@ -195,7 +216,7 @@ def verify_untouched(
         )
     except ConflictError as error:
         raise UsageError(
-            error.message, hint="make it anew: tabellion sign or root prepare"
+            error.message, hint="nothing was signed; make it anew: tabellion sign or root prepare"
         ) from error
     except RefusedPublicationError as error:
         raise UsageError(error.message, hint=error.hint) from error

@@ -10,6 +10,7 @@ from tuf.api.metadata import (
     Delegations,
 )
 
+from tabellion.core.holders import holders_of, set_holders
 from tabellion.core.roles import delegated_roles
 from tabellion.errors import KeyStoreError, NotDelegatedError, NotSignedError, UsageError
 from tabellion.publish import notary_edits, notary_release, spreading
@@ -167,7 +168,8 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     if change.file is not None:
         draft.first_files[change.name] = change.file
     held = {role.name: role for role in delegated_roles(draft.of(change.under))}.get(change.name)
-    if held == wanted:
+    named = holders_of(draft.of(change.under))
+    if held == wanted and change.holders.items() <= named.items():
         return
     parent = draft.edit(change.under)
     if parent.delegations is None or parent.delegations.roles is None:
@@ -180,6 +182,7 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     roles[change.name] = wanted  # a new one comes last: it can't take paths from those before
     for key in change.keys:
         parent.delegations.keys[key.keyid] = key
+    set_holders(parent, change.holders)
 
 
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
@@ -206,3 +209,4 @@ def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     draft.gone_too.extend(beneath)
     if not delegations.roles:
         parent.delegations = None
+    set_holders(parent, {})

@@ -56,6 +56,12 @@ def apply(draft: Draft, change: Change, *, again: bool) -> None:
         case RevokeTarget():
             _revoke(draft, change, again=again)
         case AddSigner():
+            if change.holders:
+                raise UsageError(
+                    f"{draft.current.gun} is a Notary GUN, whose files have no place for holders' "
+                    "names",
+                    hint="leave =NAME out; names of keys here are shown from their notes",
+                )
             _add_signer(draft, change)
         case RemoveSigner():
             _remove_signer(draft, change, again=again)

@@ -2,25 +2,32 @@
 
 What it changes is told against the root that this machine trusts: the cached one, or one that its
 owner hands over by name. A courier can't bring both the proposal and what it's compared with,
-unless the owner says so.
+unless the owner says so. What lies between that root and a delegated role comes with the file, and
+is verified from the root on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from tuf.api.metadata import Root
 
-from tabellion.core.dialect import dialect_of
+from tabellion.core.dialect import Dialect, dialect_of
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import parse_gun
-from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.core.proposal import Proposal
+from tabellion.core.publication import CurrentSet
 from tabellion.core.succession import verify_next_root
-from tabellion.errors import TabellionError, UntrustedRootError, UsageError
+from tabellion.errors import (
+    TabellionError,
+    UntrustedRootError,
+    UsageError,
+    VerificationError,
+)
 from tabellion.publish import partial
+from tabellion.publish.base_files import verify_base_files
 from tabellion.publish.cosigning import sign_proposal, verify_untouched
 from tabellion.publish.examining import Examined, Show, worded
 from tabellion.publish.signing import KeyRing
@@ -42,59 +49,83 @@ def sign_file(
         show: Told in words what it changes, before anything is signed; raises to refuse.
 
     Raises:
-        UsageError: It was made for another root than the one trusted here.
+        UsageError: It was made for another root than the one trusted here, or doesn't bring the
+            file that delegates to a role.
         MalformedMetadataError: It was changed after somebody signed it.
-        UntrustedRootError: ``root`` doesn't follow the cached one.
+        UntrustedRootError: ``root`` doesn't follow the cached one, or doesn't lead to what the
+            proposal is built on.
         KeyStoreError: No key here is one of those that are missing.
     """
-    seen = examine_file(file, ring, home=home, root=root)
+    held = partial.read(file)
+    seen = _examine(held, file, ring, home=home, root=root)
     show(seen.words)
     signed = sign_proposal(seen.proposal, seen.current, ring, knows_all=False)
-    partial.write(out, signed.gun, signed.upload)
+    partial.write(out, signed.gun, signed.upload, base=held.base)
     return Examined(signed, seen.current, seen.words)
 
 
 def examine_file(file: Path, ring: KeyRing, *, home: Path, root: bytes | None) -> Examined:
     """Read a proposal and say what it changes; raises as ``sign_file`` does."""
-    held = partial.read(file)
-    current = _current(home, held.gun, held.files, root)
+    return _examine(partial.read(file), file, ring, home=home, root=root)
+
+
+def _examine(
+    held: partial.Partial, file: Path, ring: KeyRing, *, home: Path, root: bytes | None
+) -> Examined:
+    current = _current(home, held, root)
     seen = worded(held.gun, held.files, current, ring)
-    odd = [role for role in seen.proposal.files if role not in {"root", "targets"}]
+    led_to = {standing.role for standing in seen.proposal.standings(current)}
+    odd = sorted(seen.proposal.files.keys() - led_to)
     if odd:
         raise UsageError(
-            f"{file} is about role {odd[0][:80]}, whose keys this machine can't know",
-            hint="sign it where the server can be reached: tabellion cosign FILE",
+            f"{file} doesn't bring the file that delegates to role {odd[0][:80]}",
+            hint="have it made anew, or sign it where the server can be reached: "
+            "tabellion cosign FILE",
         )
     verify_untouched(seen.proposal, current, knows_all=False)
     return seen
 
 
-def _current(
-    home: Path, gun: str, files: Sequence[UploadedFile], given: bytes | None
-) -> CurrentSet | None:
+def _current(home: Path, held: partial.Partial, given: bytes | None) -> CurrentSet | None:
     """Give what is known here of the state that the files follow; None if they found the GUN."""
-    cache = MetadataCache.of(home, gun)
-    pin = TrustStore(home).pin(parse_gun(gun))
-    data = _trusted(cache.load("root") or (pin.root if pin is not None else None), given, gun)
+    cache = MetadataCache.of(home, held.gun)
+    pin = TrustStore(home).pin(parse_gun(held.gun))
+    known_root = cache.load("root") or (pin.root if pin is not None else None)
+    data = _trusted(known_root, given, held.gun)
     if data is None and pin is None:
-        first = next((item.data for item in files if item.role == "root"), None)
+        first = next((item.data for item in held.files if item.role == "root"), None)
         if first is not None and _root(first).version == 1:
             return None
     if data is None:
         raise UsageError(
-            f"no root of {gun} is trusted on this machine",
+            f"no root of {held.gun} is trusted on this machine",
             hint="give the one that is trusted today: --root FILE",
         )
-    dialect = dialect_of(data)
-    current: dict[str, UnverifiedMetadata[Any]] = {"root": _root(data)}
-    cached = cache.load("targets")
-    proposed = next((item.data for item in files if item.role == "targets"), None)
-    if cached is not None and proposed is not None:
-        limit = Limits().targets_bytes
-        old = dialect.parse("targets", cached, max_bytes=limit)
-        if dialect.parse("targets", proposed, max_bytes=limit).version == old.version + 1:
-            current["targets"] = old  # an older one isn't what it changes: then all of it is told
-    return CurrentSet(current, dialect)
+    root, dialect = _root(data), dialect_of(data)
+    proposed = Proposal.parse(held.gun, dialect, held.files).files
+    brought = verify_base_files(root, held.base, dialect, proposed=proposed)
+    known = _cached_targets(cache.load("targets"), dialect)
+    targets = brought.get("targets")
+    if known is not None and targets is not None and targets.version < known.version:
+        raise UsageError(
+            f"the file is built on targets version {targets.version}, and version {known.version} "
+            "was seen here",
+            hint="have it made anew on what is current",
+        )
+    if known is not None and targets is None:
+        # As old as any: if it isn't what the file changes, then all of that is told.
+        follows = "targets" not in proposed or proposed["targets"].version == known.version + 1
+        brought |= {"targets": known} if follows else {}
+    return CurrentSet({"root": root, **brought}, dialect)
+
+
+def _cached_targets(data: bytes | None, dialect: Dialect) -> UnverifiedMetadata[Any] | None:
+    if data is None:
+        return None
+    try:
+        return dialect.parse("targets", data, max_bytes=Limits().targets_bytes)
+    except VerificationError:  # from before a conversion
+        return None
 
 
 def _trusted(cached: bytes | None, given: bytes | None, gun: str) -> bytes | None:

@@ -26,6 +26,7 @@ class Published:
         attempts: How often it was built; above 1 if somebody else published first.
         incomplete: File to be passed to the next signer for ``cosign``; None if published.
         missing: Role to number of signatures that are missing still.
+        awaited: Role to the keys, with their holders, that may still give them.
         pending: Id under which the server keeps what is incomplete; empty if it doesn't.
         not_kept: Why it doesn't, where it could have.
         signed_as: Target to the role that signs it.
@@ -41,6 +42,7 @@ class Published:
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
+        stay: Of a rotation, role to the ids of keys of other holders, which it keeps.
     """
 
     gun: str
@@ -60,6 +62,8 @@ class Published:
     is_staged: bool = False
     is_checked: bool = True
     ending: End | None = None
+    awaited: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    stay: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class SignerInfo:
         expires_at: When that expires, None if it published nothing yet.
         held: Key ids whose private part is in this key store.
         under: The role that delegates to it.
+        holders: Key id to its holder's name, as the delegator gives it.
     """
 
     name: str
@@ -115,6 +120,7 @@ class SignerInfo:
     expires_at: datetime | None
     held: tuple[str, ...]
     under: str = "targets"
+    holders: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

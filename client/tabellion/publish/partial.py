@@ -17,15 +17,23 @@ from tabellion.core.publication import UploadedFile
 from tabellion.errors import CacheError, TabellionError, UsageError
 
 _KIND: Final = "tabellion partly signed publication"
-_MAX_BYTES: Final = 20_000_000
+_MAX_BYTES: Final = 64_000_000
+_HINT: Final = "give the file that tabellion sign wrote when signatures were missing"
 
 
 @dataclass(frozen=True)
 class Partial:
-    """Files of a GUN that lack signatures."""
+    """Files of a GUN that lack signatures.
+
+    Attributes:
+        gun: The GUN.
+        files: What is to be signed.
+        base: Published files that it's built on, for machines that can't ask the server.
+    """
 
     gun: str
     files: tuple[UploadedFile, ...]
+    base: tuple[UploadedFile, ...] = ()
 
     @property
     def has_root(self) -> bool:
@@ -43,19 +51,34 @@ def path_for(
     return home / "partial" / quote(gun, safe="") / name
 
 
-def write(path: Path, gun: str, content: Sequence[UploadedFile]) -> None:
+def write(
+    path: Path,
+    gun: str,
+    content: Sequence[UploadedFile],
+    *,
+    base: Sequence[UploadedFile] = (),
+) -> None:
     """Write the file in one piece.
 
     Raises:
         CacheError: It can't be written.
+        UsageError: It would be larger than what is read.
     """
-    document = {
+    document: dict[str, object] = {
         "kind": _KIND,
         "gun": gun,
         "files": {item.role: item.data.decode("utf-8") for item in content},
     }
+    if base:
+        document["base"] = {item.role: item.data.decode("utf-8") for item in base}
+    data = json.dumps(document, indent=1).encode()
+    if len(data) > _MAX_BYTES:
+        raise UsageError(
+            f"{path} would have {len(data)} bytes, the limit is {_MAX_BYTES}",
+            hint="propose fewer roles at once",
+        )
     try:
-        atomic_file.write_atomic(path, json.dumps(document, indent=1).encode())
+        atomic_file.write_atomic(path, data)
     except OSError as error:
         raise CacheError(f"{path} can't be written: {error.strerror or error}") from error
 
@@ -66,24 +89,31 @@ def read(path: Path) -> Partial:
     Raises:
         UsageError: It can't be read, or is something else.
     """
-    hint = "give the file that tabellion sign wrote when signatures were missing"
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
         document = strict_json.parse(data, max_bytes=_MAX_BYTES, what=str(path))
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror or error}", hint=hint) from error
+        raise UsageError(f"{path} can't be read: {error.strerror or error}", hint=_HINT) from error
     except TabellionError as error:
-        raise UsageError(error.message, hint=hint) from error
-    content, gun = document.get("files"), document.get("gun")
-    if document.get("kind") != _KIND or not isinstance(content, dict) or not isinstance(gun, str):
-        raise UsageError(f"{path} isn't a partly signed publication", hint=hint)
+        raise UsageError(error.message, hint=_HINT) from error
+    gun = document.get("gun")
+    if document.get("kind") != _KIND or not isinstance(gun, str):
+        raise UsageError(f"{path} isn't a partly signed publication", hint=_HINT)
+    files = _files(path, document.get("files"))
+    base = _files(path, document.get("base", {}))
+    return Partial(parse_gun(gun), files, base)
+
+
+def _files(path: Path, content: object) -> tuple[UploadedFile, ...]:
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} isn't a partly signed publication", hint=_HINT)
     found: list[UploadedFile] = []
     for role, text in content.items():
         if not isinstance(text, str) or role in {"snapshot", "timestamp"}:
-            raise UsageError(f"{path} holds an odd file {role[:80]!r}", hint=hint)
+            raise UsageError(f"{path} holds an odd file {role[:80]!r}", hint=_HINT)
         found.append(UploadedFile(role, text.encode()))
-    return Partial(parse_gun(gun), tuple(found))
+    return tuple(found)
 
 
 def remove(path: Path) -> None:

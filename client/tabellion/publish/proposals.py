@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial as partial_of
 from pathlib import Path
 
 from tabellion.core.names import Gun, parse_gun
 from tabellion.core.next_root import RootEdit
-from tabellion.core.proposal import Proposal
+from tabellion.core.proposal import Proposal, Standing, missing_of
 from tabellion.core.publication import CurrentSet, UploadedFile
 from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import (
@@ -27,6 +28,7 @@ from tabellion.errors import (
     UsageError,
 )
 from tabellion.publish import partial
+from tabellion.publish.base_files import base_of
 from tabellion.publish.cosigning import add_signatures, complete, sign_proposal
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edit_requests import EditRequest
@@ -38,6 +40,7 @@ from tabellion.publish.signing import Built
 from tabellion.publish.spreading import bins_uploaded
 from tabellion.publish.state import RENEWED_BY_ROOT, Current
 from tabellion.publish.tools import Tools
+from tabellion.publish.words import awaited_in_words
 
 
 class Proposals:
@@ -81,7 +84,7 @@ class Proposals:
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             built_on = await edit_root(
-                self._tools, name, edit, renews=RENEWED_BY_ROOT, may_be_unsigned=True
+                self._tools, name, edit, renews=RENEWED_BY_ROOT, may_be_unsigned=lambda: True
             )
             return built_on[1]
 
@@ -97,12 +100,20 @@ class Proposals:
         if not built.missing:
             return Published(gun, built.versions, attempts)
         path = partial.path_for(self._tools.home, gun, built.versions, built.files)
-        await asyncio.to_thread(partial.write, path, gun, built.files)
+        await asyncio.to_thread(partial.write, path, gun, built.files, base=built.base)
+        awaited = await asyncio.to_thread(self._awaited, built.standings)
         try:
-            return await self._offer(gun, built.files, path)
+            offered = await self._offer(gun, built.files, path)
         except (PublicationError, TransportError) as error:
             # A notary-server keeps none, ours may be away: the file is what counts.
-            return Published(gun, {}, attempts, path, built.missing, not_kept=error.message)
+            return Published(
+                gun, {}, attempts, path, built.missing, not_kept=error.message, awaited=awaited
+            )
+        return replace(offered, awaited=awaited) if offered.missing else offered
+
+    def _awaited(self, standings: Sequence[Standing]) -> dict[str, list[str]]:
+        """Name the keys, and people, that may still sign what lacks signatures."""
+        return awaited_in_words(standings, names=self._tools.ring.names())
 
     async def cosign_file(self, file: Path, *, show: Show | None = None) -> Published:
         """Add the signatures of keys here to a file's proposal; publish it when enough.
@@ -120,8 +131,11 @@ class Proposals:
         async with self._tools.locks[gun]:
             built, attempts = await self._sign(gun, held.files, show)
             if built.missing:
-                await asyncio.to_thread(partial.write, file, gun, built.files)
-                return Published(gun, {}, attempts, file, built.missing)
+                await asyncio.to_thread(
+                    partial.write, file, gun, built.files, base=built.base or held.base
+                )
+                awaited = await asyncio.to_thread(self._awaited, built.standings)
+                return Published(gun, {}, attempts, file, built.missing, awaited=awaited)
             if not await self._is_founded(gun):
                 return await self._offer(gun, built.files, file)
             await asyncio.to_thread(partial.remove, file)
@@ -146,7 +160,9 @@ class Proposals:
             files = await self._files(name, info.id)
             built, attempts = await self._sign(name, files, show)
             if built.missing or not await self._is_founded(name):
-                return await self._offer(name, built.files, None)
+                offered = await self._offer(name, built.files, None)
+                awaited = await asyncio.to_thread(self._awaited, built.standings)
+                return replace(offered, awaited=awaited) if offered.missing else offered
         return Published(name, built.versions, attempts)
 
     async def publish_file(self, file: Path) -> Published:
@@ -205,6 +221,24 @@ class Proposals:
         info = chosen(await self.pending(name), name, number, stale_too=True)
         return await self.examine(name, await self._files(name, info.id))
 
+    async def save(self, gun: str, number: str, out: Path) -> Examined:
+        """Examine a proposal that the server keeps, and write it for a machine without a network.
+
+        Raises:
+            UsageError: Nothing is pending, or several and none is named.
+            CacheError: The file can't be written.
+        """
+        name = parse_gun(gun)
+        info = chosen(await self.pending(name), name, number)
+        files = await self._files(name, info.id)
+        seen = await self.examine(name, files)
+        base: tuple[UploadedFile, ...] = ()
+        if seen.current is not None:
+            state = await self._read(name, files, RENEWED_BY_ROOT)
+            base = base_of(state, seen.proposal.files)
+        await asyncio.to_thread(partial.write, out, name, files, base=base)
+        return seen
+
     async def pending(self, gun: str) -> list[PendingInfo]:
         """List what the server keeps for a GUN, oldest first; its word."""
         try:
@@ -247,8 +281,15 @@ class Proposals:
             if show is not None:
                 show(seen.words)
             signed = await asyncio.to_thread(sign_proposal, seen.proposal, None, self._tools.ring)
-            missing = signed.missing(None)
-            return Built(signed.dialect, tuple(signed.upload), signed.versions, missing), 1
+            standings = signed.standings(None)
+            built = Built(
+                signed.dialect,
+                tuple(signed.upload),
+                signed.versions,
+                missing_of(standings),
+                standings=tuple(standings),
+            )
+            return built, 1
         delivery = Delivery(self._tools.api, gun, home=self._tools.home)
 
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
@@ -284,8 +325,9 @@ class Proposals:
 
     async def _write(self, gun: Gun, built: Built, out: Path) -> Published:
         files = [item for item in built.files if item.role != "snapshot"]
-        await asyncio.to_thread(partial.write, out, gun, files)
-        return Published(gun, {}, 1, out, built.missing)
+        await asyncio.to_thread(partial.write, out, gun, files, base=built.base)
+        awaited = await asyncio.to_thread(self._awaited, built.standings)
+        return Published(gun, {}, 1, out, built.missing, awaited=awaited)
 
     async def _files(self, gun: Gun, number: str) -> list[UploadedFile]:
         files = await self._pending.files(gun, number)

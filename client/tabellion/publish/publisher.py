@@ -289,6 +289,7 @@ class Publisher:
         terminating: bool = False,
         file: bytes | None = None,
         under: str = "targets",
+        holders: Mapping[str, str] | None = None,
         publish: bool = True,
     ) -> Published:
         """Delegate paths to a role; an existing one gets these keys and paths instead.
@@ -302,12 +303,16 @@ class Publisher:
             terminating: Whether no later role is asked for its paths.
             file: Its first file, from a ``SignerRequest``.
             under: The role that delegates to it, one whose key is here.
+            holders: Key id to its holder's name; a Notary GUN has no place for them.
             publish: False stages the change.
 
         Raises:
             InvalidNameError: A role name or a pattern isn't portable.
         """
-        change = AddSigner(name, tuple(keys), tuple(paths), threshold, terminating, file, under)
+        change = AddSigner(
+            *(name, tuple(keys), tuple(paths), threshold, terminating, file, under),
+            holders or {},
+        )
         return await self._applier.take(gun, change, publish=publish)
 
     async def comes_from(
@@ -382,15 +387,17 @@ class Publisher:
         Args:
             gun: The GUN.
             roles: Of ``root``, ``targets``, ``snapshot`` and ``timestamp``.
-            keys: Ids or names of the new keys of a single role in the key store; one is made if
+            keys: Ids or names of the new keys of a single role in the key store; they are made if
                 none is given.
             server: Let the server make and hold it: a snapshot key, or the timestamp's always.
 
-        With fewer than the thresholds of keys here, it becomes a proposal.
+        Keys of other holders stay. With fewer than the thresholds of root keys here, it becomes a
+        proposal.
 
         Raises:
-            UsageError: The server holds no keys of that role, or it has those keys already.
-            KeyStoreError: No root key is here.
+            UsageError: The server holds no keys of that role, it has those keys already, or
+                several others hold its keys.
+            KeyStoreError: No root key is here, nor one of the roles.
         """
         name = parse_gun(gun)
         rotation = Rotation.of(roles, keys=keys, server=server)
@@ -398,7 +405,7 @@ class Publisher:
             done = await self._rotator.rotate(name, rotation)
         published = await self.proposals.keep(name, done.built, done.attempts)
         ending = await self._applier.look_back(done.current, done.built)
-        return replace(published, ending=ending, own_bins=done.own_bins)
+        return replace(published, ending=ending, own_bins=done.own_bins, stay=done.stay)
 
     async def bring_back(self, gun: str) -> dict[str, int]:
         """Publish again what the server lost by an old backup; role to version.

@@ -32,6 +32,7 @@ from tabellion.publish.signing import (
     Built,
     Expiries,
     KeyRing,
+    incomplete,
     judge,
     no_key,
     with_snapshot,
@@ -74,9 +75,9 @@ def build_root_edit(
         payload.expires = now + life
         files.append(UploadedFile(role, dialect.sign(payload, signers_of_role)))
         versions[role] = payload.version
-    missing = Proposal.parse(current.gun, dialect, files).missing(current.as_served())
-    if missing:
-        return Built(dialect, tuple(files), versions, missing)
+    proposal = Proposal.parse(current.gun, dialect, files)
+    if proposal.missing(current.as_served()):
+        return incomplete(current, proposal)
     files, versions = with_snapshot(
         current, files, versions, ring, expiries=expiries, now=now, root=root
     )
@@ -90,7 +91,7 @@ async def edit_root(
     edit_of: Callable[[Current], Awaitable[RootEdit]],
     *,
     renews: Collection[str],
-    may_be_unsigned: bool = False,
+    may_be_unsigned: Callable[[], bool] = lambda: False,
 ) -> tuple[Current, Built]:
     """Read what is current, and sign the next root and what depends on it; see ``build_root_edit``.
 
@@ -99,7 +100,8 @@ async def edit_root(
         gun: The GUN.
         edit_of: Says what is to change, seeing what is current.
         renews: As for ``StateReader.read``.
-        may_be_unsigned: It's fine if no key that has to sign is here.
+        may_be_unsigned: Says, after ``edit_of``, whether it's fine if no key that has to sign is
+            here.
 
     Returns:
         What it's built on, hash bins too where they get other keys, and the files.
@@ -115,7 +117,7 @@ async def edit_root(
         tools.ring,
         expiries=tools.expiries_of(current.trusted.dialect),
         now=tools.clock(),
-        may_be_unsigned=may_be_unsigned,
+        may_be_unsigned=may_be_unsigned(),
     )
     return current, built
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from securesystemslib.signer import Key
@@ -16,6 +16,7 @@ from tabellion.core.next_root import ROLES, RootEdit
 from tabellion.errors import UsageError
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.named_keys import NamedKey
+from tabellion.publish.replacing import Replaced, replaced, rotation_edit
 from tabellion.publish.root_edits import edit_root
 from tabellion.publish.signing import Built
 from tabellion.publish.state import Current
@@ -30,7 +31,7 @@ class Rotation:
 
     Attributes:
         roles: Of ``root``, ``targets``, ``snapshot`` and ``timestamp``.
-        keys: Ids or names of the new keys of a single role in the key store; one is made if none
+        keys: Ids or names of the new keys of a single role in the key store; they are made if none
             is given.
         online: The roles whose new keys the server makes.
     """
@@ -75,12 +76,14 @@ class Rotated:
         attempts: How often it was built.
         current: What it was built on.
         own_bins: Number of hash bins that keep keys of their own though targets got others.
+        stay: Role to the ids of keys of other holders, which it keeps.
     """
 
     built: Built
     attempts: int
     current: Current
     own_bins: int
+    stay: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Rotator:
@@ -95,31 +98,51 @@ class Rotator:
     async def rotate(self, gun: Gun, rotation: Rotation) -> Rotated:
         """Give roles other keys in one root, with all that has to be signed anew for it.
 
-        Hash bins that have keys which the targets role loses get its new ones.
+        Keys of other holders stay. Hash bins that have keys which the targets role loses get its
+        new ones.
 
         Raises:
-            UsageError: The server holds no keys of that role, or it has those keys already.
-            KeyStoreError: No root key is here.
+            UsageError: The server holds no keys of that role, it has those keys already, or
+                several others hold its keys.
+            KeyStoreError: No root key is here, nor one of the roles.
         """
         delivery = Delivery(self._tools.api, gun, home=self._tools.home)
         made: dict[str, list[Key]] = {}
+        plan: dict[str, Replaced] = {}
         states: list[Current] = []
 
         async def edit(current: Current) -> RootEdit:
-            return RootEdit(keys=await self._make(current, rotation, made))
+            held = await asyncio.to_thread(self._tools.ring.held)
+            for role in rotation.roles:
+                is_online = role in rotation.online
+                plan[role] = replaced(current.root, gun, role, held, is_online=is_online)
+            await self._make(current, rotation, plan, made)
+            return rotation_edit(current.root, plan, made)
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            current, built = await edit_root(self._tools, gun, edit, renews=rotation.roles)
+            # Who holds a key of a role may ask the root's holders for another.
+            current, built = await edit_root(
+                self._tools,
+                gun,
+                edit,
+                renews=rotation.roles,
+                may_be_unsigned=lambda: any(item.is_held for item in plan.values()),
+            )
             states.append(current)
             return built
 
         built = await delivery.bring(build)
-        current = states[-1]
-        return Rotated(built, delivery.attempts, current, _own_bins(current, rotation))
+        stay = {role: [key.keyid for key in item.stay] for role, item in plan.items() if item.stay}
+        own_bins = _own_bins(states[-1], rotation)
+        return Rotated(built, delivery.attempts, states[-1], own_bins, stay)
 
     async def _make(
-        self, current: Current, rotation: Rotation, made: dict[str, list[Key]]
-    ) -> dict[str, list[Key]]:
+        self,
+        current: Current,
+        rotation: Rotation,
+        plan: Mapping[str, Replaced],
+        made: dict[str, list[Key]],
+    ) -> None:
         """Add to ``made`` what it lacks."""
         gun, dialect = current.gun, current.trusted.dialect
         for role in rotation.roles:
@@ -128,19 +151,17 @@ class Rotator:
             if role in rotation.online:
                 made[role] = [await self._tools.api.rotate_online_key(gun, role, dialect)]
             else:
-                made[role] = await asyncio.to_thread(self._new_keys, current, role, rotation.keys)
-        for role, new in made.items():
-            if {key.keyid for key in new} == set(current.root.roles[role].keyids):
-                raise UsageError(
-                    f"those are the keys that {role} has already", hint="give another --key"
+                made[role] = await asyncio.to_thread(
+                    self._new_keys, current, role, rotation.keys, count=plan[role].count
                 )
-        return made
 
-    def _new_keys(self, current: Current, role: str, named: Sequence[str]) -> list[Key]:
-        """Give a role's new keys as metadata will list them, one made if none is named."""
+    def _new_keys(
+        self, current: Current, role: str, named: Sequence[str], *, count: int
+    ) -> list[Key]:
+        """Give a role's new keys as metadata will list them, made if none is named."""
         dialect, gun = current.trusted.dialect, current.gun
         found = [NamedKey.read(text, self._tools.ring.keystore) for text in named]
-        if not found:
+        for _ in range(0 if named else count):
             passphrase = self._tools.ring.passphrases.new(role)
             info = self._tools.ring.keystore.generate(
                 role,
@@ -149,7 +170,7 @@ class Rotator:
                 gun=None if role == "root" else gun,
             )
             self._tools.ring.passphrases.remember(info.keyid, passphrase)
-            found = [NamedKey(info.key, info)]
+            found.append(NamedKey(info.key, info))
         now = self._tools.clock()
         return [key.listed(role, dialect, self._tools.ring, gun, now=now) for key in found]
 

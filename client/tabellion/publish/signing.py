@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,11 +15,13 @@ from tuf.api.metadata import DelegatedRole, Role, Root, Targets
 from tabellion.core.bins import is_bin
 from tabellion.core.dialect import NOTARY, Dialect
 from tabellion.core.notary_vouching import vouching
+from tabellion.core.proposal import Proposal, Standing, missing_of
 from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile
 from tabellion.core.release import next_snapshot
 from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import KeyStoreError, PassphraseError
+from tabellion.publish.base_files import base_of
 from tabellion.publish.draft import Draft
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.key_notes import KeyInfo
@@ -60,6 +62,8 @@ class Built:
         versions: Role to version.
         missing: Role to number of signatures that are missing.
         silent: Roles that signed under other keys before, and have to sign again to be heard.
+        standings: Who has signed what is incomplete, and who may still.
+        base: What that is built on, for machines that can't ask the server.
     """
 
     dialect: Dialect
@@ -67,6 +71,8 @@ class Built:
     versions: Mapping[str, int]
     missing: Mapping[str, int]
     silent: tuple[str, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    base: tuple[UploadedFile, ...] = ()
 
 
 class KeyRing:
@@ -169,9 +175,25 @@ def build(draft: Draft, ring: KeyRing, *, expiries: Expiries, now: datetime) -> 
     for role, data in _first_files(draft, versions).items():
         files.append(UploadedFile(role, data))
         versions[role] = 1
-    if files and not missing:
+    if missing:
+        whole = incomplete(current, Proposal.parse(current.gun, dialect, files))
+        return replace(whole, silent=tuple(silent))
+    if files:
         files, versions = with_snapshot(current, files, versions, ring, expiries=expiries, now=now)
     return Built(dialect, tuple(files), versions, missing, tuple(silent))
+
+
+def incomplete(current: Current, proposal: Proposal) -> Built:
+    """Give what lacks signatures, with all that the next signer needs."""
+    standings = proposal.standings(current.as_served())
+    return Built(
+        proposal.dialect,
+        tuple(proposal.upload),
+        proposal.versions,
+        missing_of(standings),
+        standings=tuple(standings),
+        base=base_of(current, proposal.files),
+    )
 
 
 def with_snapshot(

@@ -9,6 +9,7 @@ from typing import Any
 from tuf.api.metadata import Root
 
 from tabellion.core.expiry import UNKNOWN_LIFE, Margins, View, judge
+from tabellion.core.holders import holders_of
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.notary_delegations import patterns_of
 from tabellion.core.roles import role_keys
@@ -84,7 +85,7 @@ def signer_infos(current: Current, held: HeldKeys) -> list[SignerInfo]:
     found: list[SignerInfo] = []
     for payload, role in Draft(current, held).delegations():
         keys, entry = role_keys(payload, role.name)
-        file = current.roles.get(role.name)
+        file, named = current.roles.get(role.name), holders_of(payload)
         found.append(
             SignerInfo(
                 role.name,
@@ -96,6 +97,7 @@ def signer_infos(current: Current, held: HeldKeys) -> list[SignerInfo]:
                 file.expires_at if file is not None else None,
                 tuple(held.among(keys, entry.keyids)),
                 current.delegators.get(role.name, "targets"),
+                {keyid: who for keyid, who in named.items() if keyid in entry.keyids},
             )
         )
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -71,6 +72,22 @@ def standing_in_words(standing: Standing, *, names: Mapping[str, str]) -> str:
     if standing.lacking:
         line += f"; {standing.lacking} more of: {_people(standing, standing.awaited, names)}"
     return line
+
+
+def awaited_in_words(
+    standings: Sequence[Standing], *, names: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Give role to the keys, with their holders, that may still sign what lacks signatures.
+
+    A key that counts for the old and for the new root comes first.
+    """
+    found: dict[str, Counter[str]] = {}
+    for standing in standings:
+        if standing.lacking:
+            people = found.setdefault(standing.role, Counter())
+            for keyid in standing.awaited:
+                people[_named(keyid, standing.keys[keyid], standing.holders, names)] += 1
+    return {role: [name for name, _ in people.most_common()] for role, people in found.items()}
 
 
 def _people(standing: Standing, keyids: Sequence[str], names: Mapping[str, str]) -> str:

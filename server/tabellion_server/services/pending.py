@@ -8,7 +8,7 @@ with the step itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
@@ -20,6 +20,7 @@ from tabellion.errors import (
     ConflictError,
     NotFoundError,
     RefusedPublicationError,
+    TabellionError,
     UnknownGunError,
 )
 from tabellion_server.logs import log
@@ -46,6 +47,7 @@ from tabellion_server.storage.interface import AuditEntry, PendingFullError, Pen
 MAX_PENDING: Final = 16
 MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 _ATTEMPTS: Final = 20
+_ROUND_SECONDS: Final = 60.0
 _MOST_SHOWN: Final = 512
 _NOT_AGAIN: Final = frozenset({"withdrawn", "expired"})
 
@@ -63,7 +65,9 @@ class Pendings:
         *,
         clock: Clock,
         life: timedelta,
+        report: Callable[[int], None],
     ) -> None:
+        """Take what keeping them needs; ``report`` is told how many expired each time."""
         self._store = store
         self._files = files
         self._signer = signer
@@ -71,6 +75,7 @@ class Pendings:
         self._locks = locks
         self._clock = clock
         self._life = life
+        self._report = report
         self._showing = asyncio.Lock()
         self._shown_before: SizedCache[tuple[object, ...], tuple[Sequence[Standing], bool]] = (
             SizedCache(_MOST_SHOWN)
@@ -151,9 +156,31 @@ class Pendings:
         return await self._store.audit(gun, before=before, limit=limit)
 
     async def expire(self) -> None:
-        """Drop what is past its expiry, of all GUNs."""
-        for entry in await self._store.expire_pending(self._clock()):
-            log().info("proposal.expired", gun=entry.gun, proposal=entry.proposal)
+        """Drop what is past its expiry, of all GUNs.
+
+        The store gives each to one process only, however many share it: it's told once.
+        """
+        gone = await self._store.expire_pending(self._clock())
+        for entry in gone:
+            log().info(
+                "proposal.expired",
+                gun=entry.gun,
+                proposal=entry.proposal,
+                versions=dict(entry.versions),
+            )
+        if gone:
+            self._report(len(gone))
+
+    async def expire_forever(self) -> None:
+        """Drop what expired about once a minute, asked for or not; runs until cancelled."""
+        while True:
+            try:
+                await self.expire()
+            except TabellionError as error:
+                log().error("proposals.not_expired", problem=error.message, hint=error.hint)
+            except Exception:  # noqa: BLE001  (it must outlive any fault)
+                log().exception("proposals.not_expired")
+            await asyncio.sleep(_ROUND_SECONDS)
 
     async def _scene(self, gun: str, wanted: Collection[str] = ()) -> Scene:
         await self.expire()

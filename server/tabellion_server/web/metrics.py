@@ -79,6 +79,15 @@ class Metrics:
             multiprocess_mode="mostrecent",
             registry=self.registry,
         )
+        self._proposals_expired = Counter(
+            "tabellion_proposals_expired",
+            "Pending proposals that were dropped for want of signatures.",
+            registry=self.registry,
+        )
+
+    def count_expired_proposals(self, number: int) -> None:
+        """Count proposals that this process dropped."""
+        self._proposals_expired.inc(number)
 
     def text(self) -> bytes:
         """Give what was counted; by all workers, if there are several. Blocks."""
