@@ -271,32 +271,34 @@ class Life:
 
     async def _update(self) -> TrustedSet | None:
         began = monotonic()
-        for attempt in range(3):
+        while True:
+            root = [1]
             try:
-                trusted = await self._walk()
+                trusted = await self._walk(root)
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
                 return None
             except ThresholdError as error:
-                # Between the newest root and the timestamp a newer root may have come.
-                torn = error.message if attempt else ""
-                if not torn:
-                    began = monotonic()
-                    continue
+                torn = error.message
+                # Between the newest root and what it's to verify a newer root may have come.
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+                    if await self._get(f"{root[0] + 1}.root.json", may_lack=True) is not None:
+                        began = monotonic()
+                        continue
             except (VerificationError, LookupError) as error:
                 torn = str(error)
             else:
                 self._note(began, trusted)
                 return trusted
-            if torn:
-                self.log.append(Read(self.gun, began, monotonic(), torn=torn))
-                return None
-        return None
+            self.log.append(Read(self.gun, began, monotonic(), torn=torn))
+            return None
 
-    async def _walk(self) -> TrustedSet:
+    async def _walk(self, newest: list[int]) -> TrustedSet:
+        """Take each file after the other; tells the newest root in ``newest``."""
         trusted = TrustedSet(self.first_root, now=datetime.now(UTC), gun=self.gun)
         version = 2
         while (root := await self._get(f"{version}.root.json", may_lack=True)) is not None:
             trusted.update_root(root)
+            newest[0] = version
             version += 1
         trusted.update_timestamp(await self._have("timestamp.json"))
         trusted.update_snapshot(await self._have(f"{trusted.snapshot_meta.version}.snapshot.json"))
