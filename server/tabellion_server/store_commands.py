@@ -17,7 +17,7 @@ from rich.console import Console
 from tabellion.errors import ConfigurationError, UsageError
 from tabellion_server.migration.command import plain
 from tabellion_server.services.checking import Finding, check_store
-from tabellion_server.services.retention import MARGIN, Old, find_old
+from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, Old, find_old
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.settings_values import CONVERT
 from tabellion_server.storage.copying import BYTES, FILES, GUNS, ROWS, copy_store
@@ -110,15 +110,31 @@ def check(config: Path | None) -> None:
     show_default="7d",
     help="How long after the last snapshot that names a file expired it stays.",
 )
+@click.option(
+    "--signed-margin",
+    type=_Margin(),
+    default=SIGNED_MARGIN,
+    show_default="400d",
+    help="How long what people signed stays at least, for `tabellion recover signer` and the like.",
+)
 @click.option("--gun-prefix", default="", help="Only GUNs that begin like this.")
 @_config
-def gc(config: Path | None, margin: timedelta, gun_prefix: str, *, dry_run: bool) -> None:
+def gc(
+    config: Path | None,
+    margin: timedelta,
+    signed_margin: timedelta,
+    gun_prefix: str,
+    *,
+    dry_run: bool,
+) -> None:
     """Let go of old versions that no client can ask for any more; roots stay for ever.
 
     History still tells what a tag meant, and their numbers stay taken. The space is used again.
     """
     settings = load_settings(config)
-    found = asyncio.run(_collect(settings, margin, gun_prefix, dry_run=dry_run))
+    found = asyncio.run(
+        _collect(settings, Margins(margin, signed_margin), gun_prefix, dry_run=dry_run)
+    )
     for old in found:
         if old.files:
             click.echo(
@@ -181,12 +197,12 @@ async def _check(settings: Settings) -> tuple[list[Finding], Counter[str]]:
 
 
 async def _collect(
-    settings: Settings, margin: timedelta, prefix: str, *, dry_run: bool
+    settings: Settings, margins: Margins, prefix: str, *, dry_run: bool
 ) -> list[Old]:
     found: list[Old] = []
     async with _opened(settings) as store:
         with _console().status("") as status:
-            async for old in find_old(store, now=datetime.now(UTC), margin=margin, prefix=prefix):
+            async for old in find_old(store, now=datetime.now(UTC), margins=margins, prefix=prefix):
                 if old.files and not dry_run:
                     await store.collect(old.gun, [(one.role, one.version) for one in old.files])
                 found.append(old)

@@ -8,7 +8,7 @@ import pytest
 from forge import target
 from http_site import Site
 from tabellion.verify.client import TrustClient
-from tabellion_server.services.retention import MARGIN, old_of
+from tabellion_server.services.retention import SIGNED_MARGIN, Margins, old_of
 from tabellion_server.settings import Settings
 
 DAY = timedelta(days=1)
@@ -25,10 +25,13 @@ async def release(site: Site, forge: object, name: str) -> None:
     await site.publish(forge, "targets")  # type: ignore[arg-type]
 
 
-async def old(site: Site, margin: timedelta = MARGIN) -> set[tuple[str, int]]:
+SHORT = Margins(signed=timedelta(0))
+
+
+async def old(site: Site, margins: Margins = SHORT) -> set[tuple[str, int]]:
     head = await site.store.head(site.gun)
     assert head is not None
-    found = await old_of(site.store, head, now=site.clock(), margin=margin)
+    found = await old_of(site.store, head, now=site.clock(), margins=margins)
     return {(info.role, info.version) for info in found.files}
 
 
@@ -51,7 +54,7 @@ async def test_a_file_stays_while_an_unexpired_snapshot_names_it_and_a_margin_lo
     assert {("targets", 1), ("snapshot", 1), ("snapshot", 2)} <= found
     assert ("targets", 2) not in found  # it's current
     assert not any(role == "root" for role, _ in found)
-    assert ("targets", 1) not in await old(site, margin=40 * DAY)
+    assert ("targets", 1) not in await old(site, Margins(40 * DAY, 40 * DAY))
 
 
 async def test_what_stays_is_enough_for_every_client(site: Site, tmp_path: Path) -> None:
@@ -91,3 +94,13 @@ async def test_the_newest_file_of_a_role_stays_though_nothing_names_it(site: Sit
     )
     site.clock.now += 400 * DAY
     assert not any(role == "targets" for role, _ in await old(site))
+
+
+async def test_what_people_signed_stays_longer(site: Site) -> None:
+    forge = await site.forge()
+    await site.publish(forge, "root", "targets")
+    await release(site, forge, "a")
+    site.clock.now += SIGNED_MARGIN - DAY
+    assert {role for role, _ in await old(site, Margins())} == {"timestamp", "snapshot"}
+    site.clock.now += 2 * DAY
+    assert ("targets", 1) in await old(site, Margins())

@@ -185,13 +185,13 @@ async def test_gc_tells_first_and_then_does(tmp_path: Path) -> None:
     status, told = await run(tmp_path, "gc")
     assert (status, "let go: 0 files" in told) == (0, True), told
     await asyncio.sleep(2.5)
-    status, told = await run(tmp_path, "gc", "--dry-run", "--margin", "1s")
+    status, told = await run(tmp_path, "gc", "--dry-run", "--margin", "1s", "--signed-margin", "1s")
     would = re.search(r"would go: ([0-9]+) files", told)
     assert status == 0
     assert would is not None
     assert int(would[1]) >= 10
     assert dump(store) == held
-    status, told = await run(tmp_path, "gc", "--margin", "1s")
+    status, told = await run(tmp_path, "gc", "--margin", "1s", "--signed-margin", "1s")
     assert (status, f"let go: {would[1]} files" in told) == (0, True), told
     assert (await run(tmp_path, "check"))[0] == 0
     async with (

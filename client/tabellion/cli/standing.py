@@ -15,6 +15,7 @@ from tabellion.publish.outcome import Status
 _ALARMING = frozenset({"critical", "expired"})
 _REFUSED = 1
 _SHORT = 12
+_WIDTH = 80
 
 
 def _level(status: Status) -> Level | None:
@@ -103,13 +104,20 @@ def _show_role(role: RoleState, *, can_sign: bool) -> None:
     output.answer(f"  {role.role:<9} {published}{by_server}{here}")
     if role.bins is not None:
         output.answer(f"{'':12}the first to end of {role.bins.count} hash bins")
-    keys = ", ".join(_key(key) for key in role.keys)
-    output.answer(f"{'':12}{role.threshold} of {len(role.keys)} needed, {role.alive} alive: {keys}")
+    needed = f"{'':12}{role.threshold} of {len(role.keys)} needed, {role.alive} alive:"
+    keys = [_key(key) for key in role.keys]
+    line = f"{needed} {', '.join(keys)}"
+    if len(line) <= _WIDTH:
+        output.answer(line)
+        return
+    output.answer(needed)
+    for key in keys:
+        output.answer(f"{'':14}{key}")
 
 
 def _key(key: KeyState) -> str:
     whose = f" ({key.holder})" if key.holder else ""
-    ends = f" certificate {output.until(key.expires_at)}" if key.expires_at is not None else ""
+    ends = f" certificate until {key.expires_at:%Y-%m-%d}" if key.expires_at is not None else ""
     return f"{key.keyid[:_SHORT]}{whose}{ends}"
 
 

@@ -20,6 +20,8 @@ from tabellion.core.roles import key_material
 from tabellion.errors import UsageError
 
 ROLES: Final = ("root", "targets", "snapshot", "timestamp")
+ONLINE: Final = frozenset({"snapshot", "timestamp"})
+"""Those that a server may sign."""
 
 
 @dataclass(frozen=True)

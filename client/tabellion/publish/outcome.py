@@ -13,6 +13,7 @@ from tabellion.core.expiry import End, Standing
 from tabellion.errors import TabellionError
 from tabellion.publish.changes import Change
 from tabellion.publish.key_notes import KeyInfo
+from tabellion.publish.still_trusted import StillTrusted
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Published:
         gone_too: Roles beneath a removed one, which nobody asks any more.
         lost: Target to the role whose other word verifiers take now that a signer was removed, ""
             where nobody signs it any more.
+        still_trusted: Roles that a removed signer's key is a key of as well.
         silent: Roles that signed under other keys before, and have to sign again to be heard.
         own_bins: Number of hash bins that keep keys of their own though the targets role got
             others; 0 if none do.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
+        overruled: What was seen here that the server contradicts, and that all forget by this.
         rivals: Ids of other proposals for the same versions: one of them can be published.
         outdated: Ids of proposals that can't be published any more because of this.
         founds: Fingerprints of the root keys of a GUN that this founds.
@@ -60,11 +63,13 @@ class Published:
     shadowed: Mapping[str, str] = field(default_factory=dict)
     gone_too: Sequence[str] = ()
     lost: Mapping[str, str] = field(default_factory=dict)
+    still_trusted: Sequence[StillTrusted] = ()
     silent: Sequence[str] = ()
     own_bins: int = 0
     is_staged: bool = False
     is_checked: bool = True
     ending: End | None = None
+    overruled: str = ""
     awaited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stay: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rivals: Sequence[str] = ()

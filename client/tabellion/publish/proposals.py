@@ -12,11 +12,17 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial as partial_of
 from pathlib import Path
+from typing import cast
 
+from tuf.api.metadata import Root
+
+from tabellion.core.dialect import dialect_of
+from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, parse_gun
-from tabellion.core.next_root import RootEdit
+from tabellion.core.next_root import ONLINE, RootEdit
 from tabellion.core.proposal import Proposal, Standing, missing_of
-from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.core.publication import UploadedFile
+from tabellion.core.succession import online_roles_changed
 from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import (
     NotFoundError,
@@ -26,6 +32,7 @@ from tabellion.errors import (
     TransportError,
     UntrustedRootError,
     UsageError,
+    VerificationError,
 )
 from tabellion.publish import partial
 from tabellion.publish.base_files import base_of, roots_of
@@ -139,7 +146,8 @@ class Proposals:
 
     def _worded(self, current: Current, files: Sequence[UploadedFile]) -> Sequence[str]:
         proposed = [item for item in files if item.role != "snapshot"]
-        return worded(current.gun, proposed, current.as_served(), self._tools.ring).words
+        served, ring = current.as_served(), self._tools.ring
+        return worded(current.gun, proposed, served, ring, overruled=current.overruled).words
 
     def _awaited(self, standings: Sequence[Standing]) -> dict[str, list[str]]:
         """Name the keys, and people, that may still sign what lacks signatures."""
@@ -238,11 +246,13 @@ class Proposals:
         Raises:
             MalformedMetadataError: It was changed after somebody signed it.
         """
-        current: CurrentSet | None = None
+        current, overruled = None, ""
         if await self._is_founded(parse_gun(gun)):
             state = await self._read(gun, files, RENEWED_BY_ROOT)
-            current = await asyncio.to_thread(state.as_served)
-        return await asyncio.to_thread(examined, gun, files, current, self._tools.ring)
+            current, overruled = await asyncio.to_thread(state.as_served), state.overruled
+        return await asyncio.to_thread(
+            examined, gun, files, current, self._tools.ring, overruled=overruled
+        )
 
     async def show(self, gun: str, number: str = "") -> Examined:
         """Examine a proposal that the server keeps.
@@ -301,9 +311,27 @@ class Proposals:
     ) -> Current:
         """Read what a proposal is built on, with the hash bins it's about."""
         current = await self._tools.reader.read(
-            gun, renews=renews, bins=partial_of(bins_uploaded, files)
+            gun,
+            renews=renews,
+            bins=partial_of(bins_uploaded, files),
+            forgets=await asyncio.to_thread(self._forgets, gun, files),
         )
         return await self._tools.reader.with_left(current)
+
+    def _forgets(self, gun: str, files: Sequence[UploadedFile]) -> bool:
+        """Tell whether a proposal gives both of the server's roles other keys."""
+        new = [item.data for item in files if item.role == "root"]
+        old, limit = MetadataCache.of(self._tools.home, gun).load("root"), Limits().root_bytes
+        if not new or old is None:
+            return False
+        try:
+            before, after = (
+                cast("Root", dialect_of(data).parse("root", data, max_bytes=limit).signed)
+                for data in (old, new[-1])
+            )
+        except VerificationError:
+            return False  # whoever judges it says why
+        return online_roles_changed(before, after) == ONLINE
 
     async def _sign(
         self, gun: Gun, files: Sequence[UploadedFile], show: Show | None
@@ -342,7 +370,11 @@ class Proposals:
 
     async def _offer_built(self, gun: Gun, built: Built, file: Path | None) -> Published:
         """Let the server keep what is incomplete, and tell who may complete it."""
-        offered = await self._offer(gun, built.files, file)
+        try:
+            offered = await self._offer(gun, built.files, file)
+        except (PublicationError, NotFoundError) as error:
+            # It's refused for something else, or the server keeps no proposals.
+            raise (built.refusal or error) from error
         if not offered.pending:
             return offered
         awaited = await asyncio.to_thread(self._awaited, built.standings)
@@ -424,11 +456,10 @@ async def _bring(delivery: Delivery, build: Callable[[bool], Awaitable[Built]]) 
 
     try:
         return await delivery.bring(noted)
-    except RefusedPublicationError:
-        waits = made[-1].without_snapshot() if made else None
-        if waits is None or not waits.missing:
+    except RefusedPublicationError as error:
+        if not made:
             raise
-        return waits
+        return made[-1].waiting_for_snapshot(error)
 
 
 def _founds(gun: Gun, built: Built) -> list[str]:

@@ -2,8 +2,9 @@
 
 A client that holds a timestamp or snapshot may fetch what it names until that expires; caches may
 give old ones out as long. So a file stays while any snapshot names it that hasn't been expired
-for the margin, or while it's younger than that. Roots stay for ever, and so does the newest
-version of each role: whoever comes back goes on from it.
+for the margin, or while it's younger than that. What people signed stays longer: after a theft one
+wants to know what a role said before. Roots stay for ever, and so does the newest version of each
+role: whoever comes back goes on from it.
 
 Spec: tuf-checklist 55, 62.
 """
@@ -27,6 +28,10 @@ from tabellion_server.storage.interface import FileInfo, Head, Store, StoredFile
 MARGIN: Final = timedelta(days=7)
 """How long after the last that could name it a file goes, unless told otherwise."""
 
+SIGNED_MARGIN: Final = timedelta(days=400)
+"""How long targets roles' files stay after they were published, unless told otherwise."""
+
+ONLINE_ROLES: Final = ("timestamp", "snapshot")
 _PAGE: Final = 200
 _LIMITS: Final = Limits()
 
@@ -52,8 +57,16 @@ class Old:
         object.__setattr__(self, "length", sum(info.length for info in self.files))
 
 
+@dataclass(frozen=True)
+class Margins:
+    """How long files stay: any after the last snapshot that names them, and what people signed."""
+
+    any: timedelta = MARGIN
+    signed: timedelta = SIGNED_MARGIN
+
+
 async def find_old(
-    store: Store, *, now: datetime, margin: timedelta = MARGIN, prefix: str = ""
+    store: Store, *, now: datetime, margins: Margins, prefix: str = ""
 ) -> AsyncIterator[Old]:
     """Look through all GUNs, in order, for what may go.
 
@@ -63,24 +76,25 @@ async def find_old(
     after: str | None = None
     while page := await store.guns(prefix, after, _PAGE):
         for head in page:
-            yield await old_of(store, head, now=now, margin=margin)
+            yield await old_of(store, head, now=now, margins=margins)
         after = page[-1].gun
 
 
-async def old_of(store: Store, head: Head, *, now: datetime, margin: timedelta) -> Old:
+async def old_of(store: Store, head: Head, *, now: datetime, margins: Margins) -> Old:
     """Tell what of one GUN may go.
 
     Raises:
         StorageError: The store failed.
     """
     infos = await store.files(head.gun)
-    since = now - margin
+    since = now - margins.any
+    signed_since = now - max(margins.any, margins.signed)
     newest: dict[str, int] = {}
     for info in infos:
         newest[info.role] = max(newest.get(info.role, 0), info.version)
     stays = _Staying(head, since)
     # What a timestamp names stays with it, and what that snapshot names.
-    for role in ("timestamp", "snapshot"):
+    for role in ONLINE_ROLES:
         for info in infos:
             if info.role == role:
                 file = await store.read(head.gun, role, info.version)
@@ -92,7 +106,7 @@ async def old_of(store: Store, head: Head, *, now: datetime, margin: timedelta) 
         for info in infos
         if info.role != "root"
         and info.version < newest[info.role]
-        and info.stored_at < since
+        and info.stored_at < (since if info.role in ONLINE_ROLES else signed_since)
         and not stays.covers(info)
     ]
     kept = len(infos) - len(old)
