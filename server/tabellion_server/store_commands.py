@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tabellion.errors import ConfigurationError, UsageError
 from tabellion_server.migration.command import plain
-from tabellion_server.services.checking import Finding, check_store
+from tabellion_server.services.checking import Finding, check_rows, check_store
 from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, Old, find_old
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.settings_values import CONVERT
@@ -94,7 +94,8 @@ def check(config: Path | None) -> None:
     findings, counts = asyncio.run(_check(settings))
     for finding in findings:
         word = "DAMAGED" if finding.is_damage else "note"
-        click.echo(f"{word} {plain(finding.gun)}: {plain(finding.problem)}")
+        where = plain(finding.gun) or "the store"
+        click.echo(f"{word} {where}: {plain(finding.problem)}")
     damaged = len({finding.gun for finding in findings if finding.is_damage})
     click.echo(f"{_told(counts)}; {damaged or 'none'} damaged")
     if damaged:
@@ -206,6 +207,9 @@ async def _check(settings: Settings) -> tuple[list[Finding], Counter[str]]:
                 findings += checked.findings
                 counts += Counter({GUNS: 1, FILES: checked.files, BYTES: checked.length})
                 status.update(_told(counts))
+            told = {finding.problem for finding in findings}
+            rows = await check_rows(store)
+            findings += [finding for finding in rows if finding.problem not in told]
     return findings, counts
 
 

@@ -149,6 +149,9 @@ DAMAGES = {
     ),
     "root gone": ("DELETE FROM metadata WHERE role = 'root'", "root"),
     "older": ("UPDATE current SET version = 1 WHERE role = 'targets'", "targets"),
+    "no head": ("DELETE FROM heads", "isn't listed"),
+    "all older": ("UPDATE current SET version = version - 1 WHERE version > 1", "is current, but"),
+    "feed": ("UPDATE changes SET version = 99", "changefeed"),
     "mixed": ("UPDATE current SET version = 2 WHERE role = 'snapshot'", "snapshot"),
 }
 
@@ -161,7 +164,7 @@ async def test_damage_is_found_and_named(home: Path, damage: str) -> None:
     alter(home / "store/tabellion.db", statement)
     status, told = await run(home, "check")
     assert status == 1, told
-    assert re.search(rf"DAMAGED {GUN}: .*{named}", told), told
+    assert re.search(rf"DAMAGED ({GUN}|the store): .*{named}", told), told
     assert "1 damaged" in told
 
 
