@@ -39,6 +39,7 @@ from tabellion.publish.changes import (
 from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.declared import Declared, GunPrefix, give_declared, lacking_yet
 from tabellion.publish.draft import Draft
+from tabellion.publish.earlier_keys import EarlierKeys, earlier_roots
 from tabellion.publish.enrolment import is_by_present_holders
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
@@ -430,7 +431,10 @@ class Publisher:
             UsageError: There's no such signer.
         """
         current = await self._reader.read(parse_gun(gun))
-        return await survey(self._api, current, signer, since)
+        cache = MetadataCache.of(self._home, current.gun)
+        roots = await asyncio.to_thread(earlier_roots, cache, current)
+        keys = EarlierKeys(self._api, current, roots)
+        return await survey(self._api, current, signer, since, keys)
 
     async def also_trusts(self, gun: str, signer: str) -> list[StillTrusted]:
         """List the other roles that a signer's key is a key of; ``take_over`` leaves them."""
