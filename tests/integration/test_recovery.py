@@ -30,6 +30,7 @@ from tabellion.errors import (
     NotSignedError,
     RollbackError,
     ServerAnswerError,
+    ThresholdError,
     UsageError,
 )
 from tabellion.publish.converting import Wish
@@ -316,12 +317,21 @@ async def test_what_was_published_to_an_earlier_gun_of_that_name_is_not_brought_
         await owner.publisher.rotate(gun, "root")
         await owner.sign(gun, "2")
         await owner.sign(gun, "3")
+        assert await house.read() == {"1", "2", "3"}
+        with pytest.raises(UsageError, match="exists on the server already") as known:
+            await owner.publisher.init(gun)
+        assert "Dropping a GUN" in known.value.hint
         async with aiohttp.ClientSession() as session:
             await session.delete(f"{house.server.url}/v2/{gun}/_trust/tuf/")
         shutil.rmtree(owner.home / "keys")
     async with house.person("owner") as owner:
-        house.root = (await owner.publisher.init(gun)).root
+        made = await owner.publisher.init(gun)
         assert await owner.publisher.bring_back(gun) == BroughtBack({})
+    with pytest.raises(ThresholdError, match="timestamp") as refused:
+        await house.read()
+    assert "tabellion trust replace" in refused.value.hint
+    shutil.rmtree(house.folder / "reader")
+    house.root = made.root
     await house.check(set())
 
 

@@ -75,7 +75,9 @@ def restore(file: Path, is_dry_run: bool) -> None:  # noqa: FBT001  # click pass
         would = "would be " if is_dry_run and each.outcome == "restored" else ""
         name = f" {each.info.name}" if each.info.name else ""
         what = f"{each.info.role} key{name} {each.info.keyid[:16]}"
-        output.say(f"{what} {would}{_OUTCOMES[each.outcome]}")
+        # Its note says where it is: a file from somebody else may name a place of theirs.
+        place = f", and is in {output.one_line(each.info.uri)}" if each.info.uri else ""
+        output.say(f"{what} {would}{_OUTCOMES[each.outcome]}{place}")
 
 
 def _store() -> KeyStore:
@@ -108,4 +110,5 @@ def _as_json(each: Restored) -> dict[str, object]:
         "gun": each.info.gun,
         "outcome": each.outcome,
         "path": str(each.info.path),
+        "uri": each.info.uri,
     }

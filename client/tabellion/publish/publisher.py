@@ -13,6 +13,7 @@ verified. Changes are data; a lost race applies them again on the newer state.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from securesystemslib.signer import Key
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.expiry import Margins
 from tabellion.core.names import Digest, parse_gun
+from tabellion.errors import PublicationError, TransportError
 from tabellion.publish import partial
 from tabellion.publish.applying import Applier, check_witnesses
 from tabellion.publish.changes import (
@@ -253,7 +255,10 @@ class Publisher:
             return Status(name, staged)
         current = await self._reader.read(name, renews=("root",), bins=None)
         held = await asyncio.to_thread(self._ring.held)
-        return role_states(current, staged, held, now=self._clock(), margins=margins)
+        status = role_states(current, staged, held, now=self._clock(), margins=margins)
+        with contextlib.suppress(TransportError, PublicationError):  # the roles are what counts
+            return replace(status, pending=await self.proposals.pending(name))
+        return status
 
     def overview(self, *, trusts_new: bool = False, margins: Margins | None = None) -> Overview:
         """Prepare a look at every GUN of the server.
