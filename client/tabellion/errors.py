@@ -30,7 +30,7 @@
     │   └── RegistryError             the registry's answer can't be used
     ├── PublicationError              the server refused a publication             (exit 3)
     │   ├── ConflictError             somebody published first; carries the versions
-    │   ├── RefusedPublicationError   a rule is broken; carries the rule's name
+    │   ├── RefusedPublicationError   a rule is broken; carries the rule's name   (exit 2)
     │   └── NotaryRefusalError        the same in Notary's words
     ├── CacheError                    the local cache can't be read or written     (exit 3)
     ├── SignerError                   what holds a key, a token or KMS, doesn't sign (exit 3)
@@ -336,6 +336,7 @@ class RefusedPublicationError(PublicationError):
     """
 
     code = "publication-refused"
+    exit_status = 2  # nothing is unknown: what is published has to change
 
     def __init__(
         self,

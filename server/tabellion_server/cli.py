@@ -17,7 +17,7 @@ from tabellion_server.logs import configure_logs
 from tabellion_server.migration.command import import_notary
 from tabellion_server.migration.mirror_command import mirror
 from tabellion_server.settings import Settings, load_settings
-from tabellion_server.storage.opening import is_store_there, open_store
+from tabellion_server.storage.opening import is_store_there, migrate, open_store
 from tabellion_server.store_commands import backup, check, gc, restore
 from tabellion_server.tls import tls_context
 from tabellion_server.workers import Supervisor, Worker
@@ -81,6 +81,17 @@ def check_config(config: Path | None) -> None:
     for role, found in RemoteOnlineKeys(settings.online_signers).probe().items():
         click.echo(f"{role} key {found.key.keyid} ({found.key.keytype}) signs at {found.uri}")
     click.echo("the configuration is fine")
+
+
+@commands.command("migrate", epilog="Example: tabellion-server migrate --config server.toml")
+@_CONFIG
+def migrate_store(config: Path | None) -> None:
+    """Bring the store's tables to this release; may be run again at any time.
+
+    On PostgreSQL this is needed once before the first start, and with releases that say so. SQLite
+    needs it never.
+    """
+    click.echo(asyncio.run(migrate(load_settings(config))))
 
 
 @commands.command("accept-restore")

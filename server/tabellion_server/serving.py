@@ -16,14 +16,14 @@ from aiohttp import web
 
 from tabellion.errors import ConfigurationError
 from tabellion_server.app import make_app
-from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.master_file import open_master_key
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.keys.remote import RemoteOnlineKeys
 from tabellion_server.listening import BACKLOG
 from tabellion_server.logs import log
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Store
-from tabellion_server.storage.opening import is_store_there, open_store
+from tabellion_server.storage.opening import open_store
 from tabellion_server.tls import reload_tls, tls_context
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.requests import IN_FLIGHT
@@ -57,17 +57,7 @@ async def serve(settings: Settings, place: Place) -> None:
     """
     with _told_to_end(place) as stop:
         tls = await asyncio.to_thread(tls_context, settings) if settings.certificate else None
-        # A missing master key beside a store that is there is a loss, not a first start.
-        is_first_start = not await is_store_there(settings)
-        if not is_first_start and not await asyncio.to_thread(settings.master_key_file.exists):
-            raise ConfigurationError(
-                f"master key file {settings.master_key_file} is gone, but the store is here",
-                hint="restore the key file from its backup; a new one can't open the keys in the "
-                "store",
-            )
-        master = await asyncio.to_thread(
-            MasterKey.load_or_create, settings.master_key_file, create=is_first_start
-        )
+        master = await open_master_key(settings)
         store = await open_store(settings)
         remote = RemoteOnlineKeys(settings.online_signers)
         try:

@@ -26,6 +26,7 @@ _MIB: Final = 1024 * 1024
 _LISTS: Final = frozenset({"addresses", "prefixes"})
 _MAX_WORKERS: Final = 64
 _MIN_TOKEN: Final = 16
+_MIN_CONNECTIONS: Final = 3  # for small and large publications, and one to read
 # Section to key to kind of value; what isn't here is a fault.
 _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     "server": {
@@ -38,7 +39,16 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
         "log_level": "text",
     },
     "server.tls": {"certificate": "path", "key": "path"},
-    "storage": {"serve_known": "age", "url": "text"},
+    "storage": {
+        "url": "text",
+        "serve_known": "age",
+        "password_file": "path",
+        "connections": "count",
+        "prepared_statements": "flag",
+        "ca_file": "path",
+        "durability": "text",
+        "replicas": "count",
+    },
     "keys": {
         "master_key_file": "path",
         "high_water_file": "path",
@@ -87,6 +97,12 @@ class Settings:
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         storage_url: As configured.
         sqlite_path: The SQLite file; None where another engine keeps the store.
+        storage_password_file: What holds the password for a shared engine; None for none.
+        storage_connections: How many each process opens to it at most.
+        storage_prepares: Statements may stay prepared there.
+        storage_ca_file: Certificates that a Redis or Valkey's must come from; None: the system's.
+        storage_durability: What a Redis or Valkey has to promise; None takes it as it is.
+        storage_replicas: How many of its replicas must have a write before it's acknowledged.
         master_key_file: What seals the online keys.
         serve_known: How long readers get what is known after a store's last answer.
         high_water_file: What tells that an old backup of the store was restored.
@@ -117,6 +133,12 @@ class Settings:
     log_level: str = "info"
     storage_url: str = field(default="sqlite:///tabellion.db", repr=False)
     sqlite_path: Path | None = Path("tabellion.db")
+    storage_password_file: Path | None = None
+    storage_connections: int = 10
+    storage_prepares: bool = True
+    storage_ca_file: Path | None = None
+    storage_durability: str | None = None
+    storage_replicas: int = 0
     master_key_file: Path = Path("master.key")
     high_water_file: Path = Path("high-water.json")
     serve_known: timedelta = timedelta(seconds=60)
@@ -248,6 +270,12 @@ class _Reader:
             log_level=get("server.log_level", default.log_level),
             storage_url=url,
             sqlite_path=sqlite_path,
+            storage_password_file=get("storage.password_file"),
+            storage_connections=get("storage.connections", default.storage_connections),
+            storage_prepares=get("storage.prepared_statements", default.storage_prepares),
+            storage_ca_file=get("storage.ca_file"),
+            storage_durability=get("storage.durability"),
+            storage_replicas=get("storage.replicas", default.storage_replicas),
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
             serve_known=get("storage.serve_known", default.serve_known),
             high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
@@ -272,20 +300,17 @@ class _Reader:
         return settings
 
     def _check(self, settings: Settings) -> None:
-        tls = ("server.tls.certificate", "server.tls.key")
-        mentioned = [key for key in tls if key in self.places]
-        if len(mentioned) == 1:
-            self.fault(mentioned[0], "give certificate and key, or neither")
-        for key in tls:
-            given = self.values.get(key)
-            if given is not None and not given.is_file():
-                self.fault(key, f"there is no file {given}")
+        self._check_tls()
         if settings.log_format not in {"console", "json"}:
             self.fault("server.log_format", "give console or json")
         if settings.log_level not in {"debug", "info", "warning", "error"}:
             self.fault("server.log_level", "give debug, info, warning or error")
         if settings.workers > _MAX_WORKERS:
             self.fault("server.workers", f"give at most {_MAX_WORKERS}; as many as cores is usual")
+        if settings.storage_durability not in {None, "always", "everysec", "none"}:
+            self.fault("storage.durability", "give always, everysec or none")
+        if settings.storage_connections < _MIN_CONNECTIONS:
+            self.fault("storage.connections", f"give {_MIN_CONNECTIONS} or more")
         if settings.timestamp_life > settings.snapshot_life:
             self.fault("expiry.timestamp", "it can't outlive expiry.snapshot")
         if settings.expiry_critical > settings.expiry_warn:
@@ -294,6 +319,16 @@ class _Reader:
         if settings.notary_timestamp_life > settings.notary_snapshot_life:
             self.fault("notary.timestamp", "it can't outlive notary.snapshot")
         self._check_access(settings)
+
+    def _check_tls(self) -> None:
+        tls = ("server.tls.certificate", "server.tls.key")
+        mentioned = [key for key in tls if key in self.places]
+        if len(mentioned) == 1:
+            self.fault(mentioned[0], "give certificate and key, or neither")
+        for key in tls:
+            given = self.values.get(key)
+            if given is not None and not given.is_file():
+                self.fault(key, f"there is no file {given}")
 
     def _check_access(self, settings: Settings) -> None:
         has_token = "server.write_token_file" in self.places

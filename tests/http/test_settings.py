@@ -237,3 +237,45 @@ def test_an_address_of_no_engine_is_refused_and_not_repeated(tmp_path: Path, url
     with pytest.raises(ConfigurationError, match=r"2: storage.url: .*sqlite:///") as caught:
         load_settings(write(tmp_path, f'[storage]\nurl = "{url}"\n'), {})
     assert "geheim" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:geheim/x@h/db",
+        "postgresql://u:geheim#x@h/db",
+        "postgresql://u:12/geheim@h/db",
+        "postgresql://u:geheim@h",
+        "postgresql://u:geheim@h/db/more",
+        "postgresql://u:geheim@h:port/db",
+        "postgres://u:geheim@[::1/db",
+    ],
+)
+def test_a_database_address_that_cannot_be_read_is_refused_and_not_repeated(
+    tmp_path: Path, url: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"2: storage.url: ") as caught:
+        load_settings(write(tmp_path, f'[storage]\nurl = "{url}"\n'), {})
+    assert "geheim" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql://u:geheim@h:5432/db?sslmode=verify-full", "postgresql://u@h:5432/db"),
+        ("postgres://h1:1,[::1]:2/db?password=geheim", "postgres://h1:1,[::1]:2/db"),
+        ("postgresql:///db?host=/run/postgresql", "postgresql:///db"),
+        ("postgresql://u%40x:ge%2Fheim@h/db", "postgresql://u%40x@h/db"),
+    ],
+)
+def test_a_database_address_is_told_without_its_password(
+    tmp_path: Path, url: str, name: str
+) -> None:
+    text = f'[storage]\nurl = "{url}"\npassword_file = "secret"\nconnections = 3\n'
+    settings = load_settings(write(tmp_path, text), {})
+    assert settings.store_name == name
+    assert settings.sqlite_path is None
+    assert settings.storage_password_file == tmp_path / "secret"
+    assert "heim" not in repr(settings)
+    with pytest.raises(ConfigurationError, match=r"2: storage.connections: "):
+        load_settings(write(tmp_path, "[storage]\nconnections = 2\n"), {})

@@ -461,6 +461,53 @@ class TestRaces:
         _, *seen = await asyncio.gather(write(), watch(store), watch(other), watch(other))
         assert min(seen) > 0
 
+    async def test_of_commits_on_one_revision_one_wins_though_each_touches_another_role(
+        self, store: Store, open_store: Callable[[], Awaitable[Store]]
+    ) -> None:
+        stores = [store, await open_store()]
+        await commit(store, whole_set(1), on=None)
+        for revision in range(1, 16):
+            results = await asyncio.gather(
+                *[
+                    commit(mine, [made(f"role{revision}/{number}", 1)], on=revision)
+                    for number, mine in enumerate(stores)
+                ],
+                return_exceptions=True,
+            )
+            (winner,) = [result for result in results if isinstance(result, Head)]
+            (loser,) = [result for result in results if isinstance(result, StaleHeadError)]
+            assert winner.revision == revision + 1
+            assert loser.head == winner == await store.head(GUN)
+
+    async def test_who_follows_the_changefeed_misses_nothing_while_many_publish(
+        self, store: Store, open_store: Callable[[], Awaitable[Store]]
+    ) -> None:
+        stores = [store, await open_store()]
+        seen: list[int] = []
+        ended = asyncio.Event()
+
+        async def publish(number: int) -> None:
+            mine, gun = stores[number % 2], f"gun/{number}"
+            for version in range(1, 9):
+                large = "x" * (2_000_000 if number == 0 and version % 4 == 0 else 1)
+                files = [made("targets", version, large), made("timestamp", version)]
+                await commit(mine, files, on=version - 1 or None, gun=gun)
+
+        async def follow(mine: Store) -> None:
+            last = 0
+            while not (ended.is_set() and last == 80):
+                page = await mine.changes(None, after=last, limit=7)
+                assert [item.id for item in page] == list(range(last + 1, last + 1 + len(page)))
+                last += len(page)
+                seen.append(last)
+
+        followers = [asyncio.create_task(follow(mine)) for mine in stores]
+        await asyncio.gather(*map(publish, range(10)))
+        ended.set()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*followers)
+        assert len(set(seen)) > 5
+
     async def test_a_refused_commit_does_not_take_its_neighbours_along(self, store: Store) -> None:
         def forged(number: int) -> Awaitable[Head]:
             bad = number % 3 == 0

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from storage.writer_process import GUN, publish_next, whole_set
+from storage.conftest import World
+from storage.writer_process import GUN, open_place, publish_next, whole_set
 from tabellion_server.storage.high_water import BLOCK, HighWater
 from tabellion_server.storage.interface import (
     OnlineKeyRow,
     RestoredStoreError,
     StorageError,
+    Store,
     StoredFile,
 )
-from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_file import connect
 from tabellion_server.storage.sqlite_restoration import missing_changes
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 SCRIPT = Path(__file__).with_name("writer_process.py")
-Open = Callable[[], Awaitable[SqliteStore]]
+Open = Callable[[], Awaitable[Store]]
 
 
 @pytest.fixture
@@ -37,11 +38,11 @@ def mark(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def opened(path: Path, mark: Path) -> AsyncIterator[Open]:
-    stores: list[SqliteStore] = []
+async def opened(world: World, mark: Path) -> AsyncIterator[Open]:
+    stores: list[Store] = []
 
-    async def open_one() -> SqliteStore:
-        stores.append(await SqliteStore.open(path, high_water=mark))
+    async def open_one() -> Store:
+        stores.append(await open_place(world.place, mark))
         return stores[-1]
 
     yield open_one
@@ -49,20 +50,19 @@ async def opened(path: Path, mark: Path) -> AsyncIterator[Open]:
         await store.close()
 
 
-async def publish(store: SqliteStore, count: int) -> int:
+async def publish(store: Store, count: int) -> int:
     revision = 0
     for _ in range(count):
         revision = (await publish_next(store)).revision
     return revision
 
 
-async def fill(open_store: Open, path: Path, *, before: int, after: int) -> Path:
+async def fill(open_store: Open, world: World, *, before: int, after: int) -> Any:
     """Publish, take a backup, publish on, end in order; give the backup."""
     store = await open_store()
     await publish(store, before)
     await store.close()
-    backup = path.with_name("backup")
-    await asyncio.to_thread(shutil.copy, path, backup)
+    backup = world.backup()
     store = await open_store()
     await publish(store, after)
     await store.close()
@@ -70,10 +70,10 @@ async def fill(open_store: Open, path: Path, *, before: int, after: int) -> Path
 
 
 async def test_a_restored_store_takes_nothing_and_gives_what_it_has(
-    opened: Open, path: Path
+    opened: Open, world: World
 ) -> None:
-    backup = await fill(opened, path, before=3, after=1)
-    shutil.copy(backup, path)
+    backup = await fill(opened, world, before=3, after=1)
+    world.restore(backup)
     store = await opened()
     assert await store.missing_changes() == 1
     for _ in range(2):
@@ -93,10 +93,10 @@ async def test_a_restored_store_takes_nothing_and_gives_what_it_has(
 
 
 async def test_an_accepted_restore_passes_over_versions_and_change_ids(
-    opened: Open, path: Path
+    opened: Open, world: World
 ) -> None:
-    backup = await fill(opened, path, before=2, after=5)
-    shutil.copy(backup, path)
+    backup = await fill(opened, world, before=2, after=5)
+    world.restore(backup)
     store, other = await opened(), await opened()
     assert await store.accept_restore(at=AT) == 5
     assert await store.missing_changes() == 0
@@ -113,10 +113,10 @@ async def test_an_accepted_restore_passes_over_versions_and_change_ids(
 
 
 async def test_a_role_that_is_published_again_lacks_nothing_and_the_others_still_may(
-    opened: Open, path: Path
+    opened: Open, world: World
 ) -> None:
-    backup = await fill(opened, path, before=2, after=5)
-    shutil.copy(backup, path)
+    backup = await fill(opened, world, before=2, after=5)
+    world.restore(backup)
     store = await opened()
     await store.accept_restore(at=AT)
     assert (await store.restoration(GUN)).settled == frozenset()
@@ -134,10 +134,10 @@ async def test_a_role_that_is_published_again_lacks_nothing_and_the_others_still
     assert (restoration.may_lack, restoration.settled) == (True, {"targets"})
 
 
-async def test_a_restore_after_the_other_is_noticed_and_adds_up(opened: Open, path: Path) -> None:
-    backup = await fill(opened, path, before=2, after=3)
+async def test_a_restore_after_the_other_is_noticed_and_adds_up(opened: Open, world: World) -> None:
+    backup = await fill(opened, world, before=2, after=3)
     for times in (1, 2):
-        shutil.copy(backup, path)
+        world.restore(backup)
         store = await opened()
         assert await store.missing_changes() == 3 * times
         await store.accept_restore(at=AT)
@@ -146,9 +146,9 @@ async def test_a_restore_after_the_other_is_noticed_and_adds_up(opened: Open, pa
         await store.close()
 
 
-async def test_a_lost_mark_can_be_made_up_for(opened: Open, path: Path, mark: Path) -> None:
-    backup = await fill(opened, path, before=2, after=3)
-    shutil.copy(backup, path)
+async def test_a_lost_mark_can_be_made_up_for(opened: Open, world: World, mark: Path) -> None:
+    backup = await fill(opened, world, before=2, after=3)
+    world.restore(backup)
     mark.unlink()
     store = await opened()
     assert await store.missing_changes() == 0
@@ -157,7 +157,7 @@ async def test_a_lost_mark_can_be_made_up_for(opened: Open, path: Path, mark: Pa
 
 
 async def test_what_was_imported_without_a_change_is_passed_over_too(
-    opened: Open, path: Path
+    opened: Open, world: World
 ) -> None:
     """An old Notary tells no changes; its keys and files are in the backup all the same."""
     store = await opened()
@@ -167,21 +167,20 @@ async def test_what_was_imported_without_a_change_is_passed_over_too(
         GUN, dialect="tuf", expected_revision=None, added=whole_set(1), changes=[], at=AT
     )
     await store.close()
-    backup = path.with_name("backup")
-    shutil.copy(path, backup)
+    backup = world.backup()
     store = await opened()
     await publish(store, 2)
     await store.close()
-    shutil.copy(backup, path)
+    world.restore(backup)
     store = await opened()
     assert await store.accept_restore(at=AT + timedelta(days=1)) == 2
     restoration = await store.restoration(GUN)
     assert (restoration.skip, restoration.may_lack) == (2, True)
 
 
-async def start(path: Path, mark: Path) -> asyncio.subprocess.Process:
+async def start(world: World, mark: Path) -> asyncio.subprocess.Process:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, SCRIPT, "publish", path, "1000000", mark), stdin=PIPE, stdout=PIPE
+        *(sys.executable, SCRIPT, "publish", world.place, "1000000", mark), stdin=PIPE, stdout=PIPE
     )
     assert process.stdout is not None
     assert (await asyncio.wait_for(process.stdout.readline(), 30)).decode() == "ready\n"
@@ -197,9 +196,9 @@ async def kill_after(process: asyncio.subprocess.Process, count: int) -> None:
 
 
 async def test_a_killed_server_goes_on_and_passes_over_what_it_may_have_signed(
-    opened: Open, path: Path, mark: Path
+    opened: Open, world: World, mark: Path
 ) -> None:
-    await kill_after(await start(path, mark), 3)
+    await kill_after(await start(world, mark), 3)
     store = await opened()
     head = await store.head(GUN)
     assert head is not None
@@ -211,6 +210,7 @@ async def test_a_killed_server_goes_on_and_passes_over_what_it_may_have_signed(
     assert (await store.restoration(GUN)).skip == 0
 
 
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("ends", [True, False])
 async def test_what_is_not_committed_yet_is_missed_by_nobody(
     opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch, *, ends: bool
@@ -240,17 +240,14 @@ async def test_what_is_not_committed_yet_is_missed_by_nobody(
 
 
 async def test_a_restore_among_crashes_is_noticed_beyond_a_block(
-    opened: Open, path: Path, mark: Path
+    opened: Open, world: World, mark: Path
 ) -> None:
     store = await opened()
     await publish(store, 2)
     await store.close()
-    backup = path.with_name("backup")
-    shutil.copy(path, backup)
-    await kill_after(await start(path, mark), 2 * BLOCK)
-    shutil.copy(backup, path)
-    for name in ("-wal", "-shm"):
-        path.with_name(path.name + name).unlink(missing_ok=True)
+    backup = world.backup()
+    await kill_after(await start(world, mark), 2 * BLOCK)
+    world.restore(backup)
     store = await opened()
     assert await store.missing_changes() >= 2 * BLOCK
     with pytest.raises(RestoredStoreError):

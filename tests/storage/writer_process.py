@@ -1,4 +1,4 @@
-"""Another process that writes to a store: `writer_process.py MODE FILE [COUNT [MARK]]`."""
+"""Another process that writes to a store: `writer_process.py MODE PLACE [COUNT [MARK]]`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from tabellion_server.storage.interface import (
     Head,
     StaleHeadError,
     StorageError,
+    Store,
     StoredFile,
     TagEvent,
 )
+from tabellion_server.storage.postgres import PostgresStore
+from tabellion_server.storage.postgres_link import Place
+from tabellion_server.storage.redis import RedisStore
+from tabellion_server.storage.redis_address import parse_redis_url
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_rows import write_files, write_revision
 
@@ -45,7 +50,16 @@ def say(text: object) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-async def publish_next(store: SqliteStore) -> Head:
+async def open_place(place: str, mark: Path | None = None) -> Store:
+    """Open the store of a URL of PostgreSQL or Valkey, or of a file."""
+    if place.startswith("redis"):
+        return await RedisStore.open(parse_redis_url(place), high_water=mark)
+    if place.startswith("postgresql://"):
+        return await PostgresStore.open(Place(place, place), high_water=mark)
+    return await SqliteStore.open(place, high_water=mark)
+
+
+async def publish_next(store: Store) -> Head:
     """Publish the next whole set, again and again until nobody else came first."""
     while True:
         head = await store.head(GUN)
@@ -63,8 +77,8 @@ async def publish_next(store: SqliteStore) -> Head:
             continue
 
 
-async def publish(path: Path, count: int, mark: str | None) -> None:
-    store = await SqliteStore.open(path, high_water=Path(mark) if mark else None)
+async def publish(place: str, count: int, mark: str | None) -> None:
+    store = await open_place(place, Path(mark) if mark else None)
     say("ready")
     for _ in range(count):
         head = await publish_next(store)
@@ -109,7 +123,7 @@ async def fill_the_disk(path: Path) -> None:
 
 def main(mode: str, path: str, count: str = "1000000", mark: str | None = None) -> None:
     run: Callable[[], None] = {
-        "publish": lambda: asyncio.run(publish(Path(path), int(count), mark)),
+        "publish": lambda: asyncio.run(publish(path, int(count), mark)),
         "fill-the-disk": lambda: asyncio.run(fill_the_disk(Path(path))),
         "stop-in-a-commit": lambda: asyncio.run(stop_in_a_commit(Path(path))),
     }[mode]

@@ -63,7 +63,7 @@ def test_the_servers_readme_lists_every_key_with_its_default() -> None:
     assert rows.keys() == {f"{section}.{key}" for section, keys in _KNOWN.items() for key in keys}
     shipped = tomllib.loads((ROOT / "config" / "server.toml").read_text())
     defaults = {
-        f"{section}.{key}": str(value)
+        f"{section}.{key}": str(value).lower() if isinstance(value, bool) else str(value)
         for section, values in shipped.items()
         for key, value in values.items()
     }

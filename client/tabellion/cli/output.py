@@ -123,6 +123,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         for row in cells:
             sys.stdout.write("\t".join(row) + "\n")
         return
+    if not cells:
+        return
     lines = [list(head), *cells]
     widths = _widths(lines)
     if sum(widths) + 2 * len(widths) - 2 > shutil.get_terminal_size().columns:

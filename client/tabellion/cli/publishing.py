@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tabellion.publish.still_trusted import StillTrusted
 
 _SHOWN = 8
+_BIN = re.compile(r"bin[0-9]+-[0-9a-f]+")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,9 +64,7 @@ def tell(
     elif not published.versions:
         output.say(f"{what}: nothing had to change")
     else:
-        told = [f"{role} version {number}" for role, number in published.versions.items()]
-        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-        versions = ", ".join(told[:_SHOWN]) + more
+        versions = _versions(published.versions)
         again = f", at attempt {published.attempts}" if published.attempts > 1 else ""
         output.say(f"{what}: published ({versions}{again})")
 
@@ -85,6 +85,17 @@ def _tell_ending(published: Published, gun: str) -> None:
             f"{ending.name} of {gun} {is_only}{output.until(ending.expires_at)}: "
             f"{remedy(ending, gun)}"
         )
+
+
+def _versions(versions: Mapping[str, int]) -> str:
+    """Name what was published; of hash bins, when they are many, only how many."""
+    bins = [role for role in versions if _BIN.fullmatch(role)]
+    named = versions.keys() - bins if len(versions) > _SHOWN else versions.keys()
+    told = [f"{role} version {number}" for role, number in versions.items() if role in named]
+    more = [f"{len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
+    if len(named) < len(versions):
+        more.append(f"{len(bins):,} bins")
+    return ", ".join([*told[:_SHOWN], *more])
 
 
 def _tell_incomplete(published: Published, what: str, gun: str) -> None:

@@ -16,6 +16,8 @@ from tabellion.publish.pending_api import PendingInfo
 _ALARMING = frozenset({"critical", "expired"})
 _REFUSED = 1
 _SHORT = 12
+_SHOWN = 4  # files of a proposal
+_WIDTH = 80
 
 
 def _level(status: Status) -> Level | None:
@@ -97,14 +99,19 @@ def show(status: Status) -> None:
 
 
 def _show_pending(info: PendingInfo, gun: str) -> None:
-    files = ", ".join(f"{role} version {version}" for role, version in info.versions.items())
+    files = _some([f"{role} version {version}" for role, version in info.versions.items()])
     output.answer(f"  pending   {files} ({info.id[:_SHORT]})")
-    missing = ", ".join(f"{role}: {count} more" for role, count in info.missing.items())
+    missing = _some([f"{role}: {count} more" for role, count in info.missing.items()])
     if info.is_stale:
         does = f"can't be published any more: tabellion pending withdraw {gun} {info.id[:_SHORT]}"
     else:
         does = f"{missing or 'enough have signed'}: tabellion cosign {gun} {info.id[:_SHORT]}"
     output.answer(f"{'':12}{does}")
+
+
+def _some(texts: Sequence[str]) -> str:
+    others = f", and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return output.one_line(", ".join(texts[:_SHOWN])) + others
 
 
 def _show_role(role: RoleState, *, can_sign: bool) -> None:
@@ -117,13 +124,20 @@ def _show_role(role: RoleState, *, can_sign: bool) -> None:
     output.answer(f"  {role.role:<9} {published}{by_server}{here}")
     if role.bins is not None:
         output.answer(f"{'':12}the first to end of {role.bins.count} hash bins")
-    keys = ", ".join(_key(key) for key in role.keys)
-    output.answer(f"{'':12}{role.threshold} of {len(role.keys)} needed, {role.alive} alive: {keys}")
+    needed = f"{'':12}{role.threshold} of {len(role.keys)} needed, {role.alive} alive:"
+    keys = [_key(key) for key in role.keys]
+    line = f"{needed} {', '.join(keys)}"
+    if len(line) <= _WIDTH:
+        output.answer(line)
+        return
+    output.answer(needed)
+    for key in keys:
+        output.answer(f"{'':14}{key}")
 
 
 def _key(key: KeyState) -> str:
     whose = f" ({key.holder})" if key.holder else ""
-    ends = f" certificate {output.until(key.expires_at)}" if key.expires_at is not None else ""
+    ends = f" certificate until {key.expires_at:%Y-%m-%d}" if key.expires_at is not None else ""
     return f"{key.keyid[:_SHORT]}{whose}{ends}"
 
 

@@ -42,7 +42,6 @@ from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.declared import Declared, GunPrefix, give_declared, lacking_yet
 from tabellion.publish.draft import Draft
 from tabellion.publish.earlier_keys import EarlierKeys, earlier_roots
-from tabellion.publish.enrolment import is_by_present_holders
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
 from tabellion.publish.held_keys import HeldKeys
@@ -293,23 +292,23 @@ class Publisher:
         name: str,
         keys: Sequence[Key],
         *,
-        paths: Sequence[str] = ("*",),
-        threshold: int = 1,
-        terminating: bool = False,
+        paths: Sequence[str] | None = None,
+        threshold: int | None = None,
+        terminating: bool | None = None,
         file: bytes | None = None,
         under: str = "targets",
         holders: Mapping[str, str] | None = None,
         publish: bool = True,
     ) -> Published:
-        """Delegate paths to a role; an existing one gets these keys and paths instead.
+        """Delegate paths to a role; an existing one gets these keys, and what else is given.
 
         Args:
             gun: The GUN.
             name: The role.
             keys: Its keys.
-            paths: Patterns of what it may sign.
-            threshold: Keys needed.
-            terminating: Whether no later role is asked for its paths.
+            paths: Patterns of what it may sign; by default all, or those it has.
+            threshold: Keys needed; by default 1, or as now.
+            terminating: Whether no later role is asked for its paths; by default no, or as now.
             file: Its first file, from a ``SignerRequest``.
             under: The role that delegates to it, one whose key is here.
             holders: Key id to its holder's name; a Notary GUN has no place for them.
@@ -318,31 +317,17 @@ class Publisher:
         Raises:
             InvalidNameError: A role name or a pattern isn't portable.
         """
+        given = None if paths is None else tuple(paths)
         change = AddSigner(
-            *(name, tuple(keys), tuple(paths), threshold, terminating, file, under),
+            *(name, tuple(keys), given, threshold, terminating, file, under),
             holders or {},
         )
         return await self._applier.take(gun, change, publish=publish)
 
-    async def comes_from(
-        self, gun: str, name: str, keys: Sequence[Key], file: bytes
-    ) -> bool | None:
-        """Tell whether the present holders of a signer's keys signed a request for these others.
-
-        None if there is no such signer yet.
-        """
-        for signer in await self.signers(gun):
-            if signer.name in {name, f"targets/{name}"}:
-                return await asyncio.to_thread(
-                    is_by_present_holders,
-                    file,
-                    gun,
-                    name,
-                    wanted=keys,
-                    present=signer.keys,
-                    threshold=signer.threshold,
-                )
-        return None
+    async def signer(self, gun: str, name: str, under: str = "targets") -> SignerInfo | None:
+        """Give a delegated role by the name it was added by, None if there's none."""
+        wanted = {name, f"targets/{name}", f"{under}/{name}", f"targets/{under}/{name}"}
+        return next((each for each in await self.signers(gun) if each.name in wanted), None)
 
     async def remove_signer(self, gun: str, name: str, *, publish: bool = True) -> Published:
         """Withdraw a delegation: what only that role signed isn't signed any more."""

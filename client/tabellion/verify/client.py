@@ -137,7 +137,7 @@ class TrustClient:
         if mirrors:
             self._fetcher = MirroredFetcher(self._plain_fetcher, self._server, mirrors)
         self._grounds = Grounds(self._home, self._pin, self._read_anchor, self._clock)
-        self._neighbours: dict[str, TrustClient] = {}  # of the servers that have anchors
+        self._neighbours: dict[str, TrustClient] = {}  # by server: they read anchors
         self._ordinals = itertools.count(1)
         self._last_ordinal = 0
         self._locks: dict[Gun, asyncio.Lock] = {}
@@ -373,10 +373,9 @@ class TrustClient:
         return View(trusted, updater, is_offline, pinned, ordinal, anchors)
 
     async def _read_anchor(self, source: AnchorSource, gun: Gun) -> Anchor | None:
-        client = self
-        if source.server != self._server:
-            client = self._neighbours.get(source.server) or self._neighbour(source.server)
-            self._neighbours[source.server] = client
+        """Read a collection by its own pin: what was given here is about the GUN that is asked."""
+        client = self._neighbours.get(source.server) or self._neighbour(source.server)
+        self._neighbours[source.server] = client
         return await client.anchor(source.gun, gun)
 
     def _neighbour(self, server: str) -> TrustClient:
@@ -387,7 +386,8 @@ class TrustClient:
             limits=self._limits,
             clock=self._clock,
             trust_pinning=self._pin.trust_pinning,
-            fetcher=self._plain_fetcher,  # the mirrors are of this server
+            # The mirrors are of this server.
+            fetcher=self._fetcher if server == self._server else self._plain_fetcher,
         )
 
 

@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tabellion.errors import ConfigurationError
-from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.master_file import open_master_key
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.migration.held import HeldSource
 from tabellion_server.migration.importing import Importer, Outcome, Status, Target
@@ -176,15 +176,7 @@ async def open_preview(settings: Settings, stack: AsyncExitStack) -> Target | No
 
 async def open_target(settings: Settings, stack: AsyncExitStack) -> Target:
     """Open the store and its master key, as ``serve`` does."""
-    is_first = not await is_store_there(settings)
-    if not is_first and not await asyncio.to_thread(settings.master_key_file.exists):
-        raise ConfigurationError(
-            f"master key file {settings.master_key_file} is gone, but the store is here",
-            hint="restore the key file from its backup; a new one can't open the keys in the store",
-        )
-    master = await asyncio.to_thread(
-        MasterKey.load_or_create, settings.master_key_file, create=is_first
-    )
+    master = await open_master_key(settings)
     store = await open_store(settings)
     stack.push_async_callback(store.close)
     online_keys = OnlineKeys(store, master)

@@ -6,10 +6,17 @@ An engine's module is imported only when it's used.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tabellion.errors import ConfigurationError
 from tabellion_server.settings import Settings
+from tabellion_server.settings_storage import REDIS, engine_of
 from tabellion_server.storage.interface import Store
+
+if TYPE_CHECKING:
+    from tabellion_server.storage.postgres_link import Place
 
 
 async def open_store(settings: Settings) -> Store:
@@ -23,12 +30,70 @@ async def open_store(settings: Settings) -> Store:
         from tabellion_server.storage.sqlite import SqliteStore  # noqa: PLC0415  (see above)
 
         return await SqliteStore.open(settings.sqlite_path, high_water=settings.high_water_file)
-    raise ConfigurationError(
-        f"this release has no engine for {settings.store_name}", hint="set storage.url"
-    )
+    if is_redis(settings):
+        with _engine(settings):
+            from tabellion_server.storage.redis_opening import open_redis_store  # noqa: PLC0415
+
+        return await open_redis_store(settings)
+    with _engine(settings):
+        from tabellion_server.storage.postgres import PostgresStore  # noqa: PLC0415  (same)
+
+        place = _postgres_place(settings)
+    return await PostgresStore.open(place, high_water=settings.high_water_file)
+
+
+async def migrate(settings: Settings) -> str:
+    """Bring the store's tables to this release; say what was done.
+
+    Raises:
+        StorageError: It can't be done, or a newer release wrote them.
+        ConfigurationError: There's no such engine here.
+    """
+    if settings.sqlite_path is not None:
+        store = await open_store(settings)
+        await store.close()
+        return f"store {settings.store_name} is of this release: SQLite's is brought so when opened"
+    if is_redis(settings):
+        return f"store {settings.store_name} has no tables: there's nothing to do"
+    with _engine(settings):
+        from tabellion_server.storage.postgres_schema import migrate_store  # noqa: PLC0415  (same)
+
+        place = _postgres_place(settings)
+    return await migrate_store(place)
 
 
 async def is_store_there(settings: Settings) -> bool:
     """Tell whether there is a store; one that is shared is always taken to be."""
     path = settings.sqlite_path
     return path is None or await asyncio.to_thread(path.exists)
+
+
+def is_redis(settings: Settings) -> bool:
+    """Tell whether the store is in Redis or Valkey."""
+    return REDIS.fullmatch(engine_of(settings.storage_url)) is not None
+
+
+def _postgres_place(settings: Settings) -> Place:
+    from tabellion_server.storage.postgres_link import Place  # noqa: PLC0415  (same)
+
+    return Place(
+        settings.storage_url,
+        settings.store_name,
+        password_file=settings.storage_password_file,
+        connections=settings.storage_connections,
+        prepares=settings.storage_prepares,
+    )
+
+
+@contextlib.contextmanager
+def _engine(settings: Settings) -> Iterator[None]:
+    """Say which extra is missing."""
+    try:
+        yield
+    except ImportError as error:
+        engine = engine_of(settings.storage_url)
+        extra = "redis" if is_redis(settings) else "postgres"
+        raise ConfigurationError(
+            f"{engine}:// needs the package {error.name}, which isn't installed",
+            hint=f"install it: pip install 'tabellion[server,{extra}]'",
+        ) from error

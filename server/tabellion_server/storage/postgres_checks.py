@@ -1,0 +1,69 @@
+"""What of a PostgreSQL server's set-up the store's promises rest on; looked at when it's opened."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from tabellion_server.logs import log
+from tabellion_server.storage.interface import StorageError
+from tabellion_server.storage.postgres_link import Connection, Place
+
+_MIN_SERVER: Final = 130_000
+_LOSES: Final = {
+    "fsync": "a crash of its machine may lose or damage what was acknowledged",
+    "full_page_writes": "a crash of its machine may damage what was acknowledged",
+    "synchronous_commit": "it would lose the newest second in a crash, so this store turns it on "
+    "in each transaction of its own",
+}
+_VERIFIED: Final = ("verify-ca", "verify-full")
+
+
+async def check_server(connection: Connection, place: Place) -> None:
+    """Refuse a server that can't do it; say in the log what it doesn't promise.
+
+    Raises:
+        StorageError: It's too old.
+    """
+    version = int(await connection.fetchval("SHOW server_version_num"))
+    if version < _MIN_SERVER:
+        raise StorageError(
+            f"store {place.name} is PostgreSQL {version // 10_000}; 13 or newer is needed",
+            hint="upgrade its server",
+        )
+    for setting, loses in _LOSES.items():
+        if await connection.fetchval("SELECT current_setting($1)", setting) == "off":
+            log().warning(
+                "store.durability",
+                problem=f"acknowledged publications may be lost: store {place.name} has {setting} "
+                f"off: {loses}",
+                hint=f"set {setting} = on in its postgresql.conf",
+            )
+    if await connection.fetchval("SHOW default_transaction_read_only") == "on":
+        log().warning(
+            "store.read_only",
+            problem=f"nothing can be published: store {place.name} has "
+            "default_transaction_read_only on",
+            hint="ALTER DATABASE ... RESET default_transaction_read_only",
+        )
+    if not _is_verified(place.url):
+        log().warning(
+            "store.link_not_verified",
+            problem=f"whoever is between here and store {place.name} can read and change it",
+            hint="add ?sslmode=verify-full&sslrootcert=FILE to storage.url",
+        )
+
+
+def _is_verified(url: str) -> bool:
+    """Tell whether the way to the server can't be tampered with."""
+    parts = urlsplit(url)
+    options = parse_qs(parts.query)
+    places = [
+        part.rpartition(":")[0] or part for part in parts.netloc.rpartition("@")[2].split(",")
+    ]
+    places += options.get("host", [])
+    is_near = all(
+        place.strip("[]") in {"", "localhost", "::1"} or place.startswith(("127.", "/"))
+        for place in places
+    )
+    return is_near or options.get("sslmode", [""])[-1] in _VERIFIED

@@ -1,0 +1,102 @@
+"""PostgreSQL's failures in our words: what was found, and what to do next."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+
+from tabellion_server.storage.interface import StorageError, StoreCorruptionError
+
+MIGRATE: Final = "run: tabellion-server migrate --config FILE"
+_BY_ITSELF: Final = "it's tried again by itself; see its log if that lasts"
+# SQLSTATE to what is told, behind "store NAME ", and the hint.
+_STATES: Final[dict[str, tuple[str, str]]] = {
+    "25006": (
+        "is read-only",
+        "make it writable (default_transaction_read_only?), or have storage.url name the primary",
+    ),
+    "28000": ("refuses this user", "check the user in storage.url, and pg_hba.conf"),
+    "28P01": (
+        "refuses the password",
+        "check the user in storage.url, and storage.password_file, PGPASSWORD or PGPASSFILE",
+    ),
+    "3D000": ("doesn't exist", "make it: createdb NAME; or mend the database in storage.url"),
+    "3F000": ("has no tables of Tabellion's", MIGRATE),
+    "42P01": ("has no tables of Tabellion's", MIGRATE),
+    "42703": ("has other tables than this release needs", MIGRATE),
+    "42501": (
+        "doesn't give this user its rights",
+        "let the user that migrated serve, or grant this one all tables of schema tabellion",
+    ),
+    "53100": ("has no space left", "free some space on the disk of its server"),
+    "53200": ("is out of memory", "give its server more memory, or fewer connections"),
+    "53300": (
+        "has no connection left",
+        "raise its server's max_connections, or lower storage.connections of the nodes",
+    ),
+    "55P03": ("stayed locked by another node", "see pg_stat_activity for who waits for whom"),
+    "57014": ("is too slow", "see how busy its server and its disk are"),
+    "57P01": ("is restarting", _BY_ITSELF),
+    "57P02": ("is restarting", _BY_ITSELF),
+    "57P03": ("is starting or stopping", _BY_ITSELF),
+}
+_DAMAGED: Final = ("XX001", "XX002")
+_LOST: Final = (
+    OSError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.ConnectionFailureError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
+def storage_error(error: BaseException, name: str) -> StorageError:
+    """Turn a failure of PostgreSQL, its driver or the network into ours.
+
+    Args:
+        error: The failure.
+        name: The store's name as it may be told.
+    """
+    if isinstance(error, StorageError):
+        return error
+    state = getattr(error, "sqlstate", None)
+    if state in _DAMAGED:
+        return StoreCorruptionError(f"store {name} is damaged: {error}")
+    told, hint = _words(error, state)
+    return StorageError(f"store {name} {told}", hint=hint)
+
+
+def _words(error: BaseException, state: str | None) -> tuple[str, str]:
+    if state in _STATES:
+        told, hint = _STATES[state]
+        return f"{told}: {error}", hint
+    if isinstance(error, TimeoutError):
+        told, hint = _STATES["57014"]
+        return f"{told}: no answer in time", hint
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return (
+            "is a standby: readers could be shown what is old",
+            "have storage.url name the primary, or all servers: HOST1:PORT,HOST2:PORT",
+        )
+    if isinstance(error, OSError):
+        return (
+            f"can't be reached: {error.strerror or error}",
+            "see that PostgreSQL runs there and lets this machine in",
+        )
+    if isinstance(error, _LOST):
+        return f"broke the connection: {error}", _BY_ITSELF
+    return f"failed: {error}", StorageError.default_hint
+
+
+def is_of_content(error: StorageError) -> bool:
+    """Tell whether what was to be written may be at fault, and not the database."""
+    cause = error.__cause__
+    return isinstance(cause, (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError))
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Tell whether a connection has gone, which says nothing about a new one."""
+    return isinstance(error, _LOST) and not isinstance(error, TimeoutError)

