@@ -22,7 +22,7 @@ from tabellion_server.settings import Settings, load_settings
 from tabellion_server.settings_values import CONVERT
 from tabellion_server.storage.copying import BYTES, FILES, GUNS, ROWS, copy_store
 from tabellion_server.storage.interface import StorageError, Store
-from tabellion_server.storage.opening import is_store_there, open_store
+from tabellion_server.storage.opening import is_store_there, migrate, open_store
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_file import seal
 
@@ -151,15 +151,21 @@ def gc(
 async def _backup(settings: Settings, file: Path) -> Counter[str]:
     if await asyncio.to_thread(file.exists):
         raise UsageError(f"{file} is there already", hint="give a new name, or delete it first")
+    if not await asyncio.to_thread(file.parent.is_dir):
+        raise UsageError(f"there is no folder {file.parent}", hint="make it, or check the name")
     partial = file.with_name(f"{file.name}.partial")
     async with _opened(settings) as source:
         await asyncio.to_thread(_drop, partial)
-        target = await SqliteStore.open(partial)
         try:
-            counts = await _copy(source, target)
-        finally:
-            await target.close()
-    await asyncio.to_thread(seal, partial, file)
+            target = await SqliteStore.open(partial)
+            try:
+                counts = await _copy(source, target)
+            finally:
+                await target.close()
+            await asyncio.to_thread(seal, partial, file)
+        except BaseException:
+            await asyncio.to_thread(_drop, partial)
+            raise
     return counts
 
 
@@ -173,8 +179,15 @@ async def _restore(settings: Settings, file: Path) -> tuple[Counter[str], int]:
             await asyncio.to_thread(shutil.copyfile, file, copy)
         except OSError as error:
             raise StorageError(f"{file} can't be copied: {error.strerror or error}") from error
-        source = await SqliteStore.open(copy)
         try:
+            source = await SqliteStore.open(copy)
+        except StorageError as error:
+            raise UsageError(
+                f"{file} isn't a whole backup: {error.message.replace(str(copy), 'it')}",
+                hint="give a file that tabellion-server backup wrote, or another release's server",
+            ) from error
+        try:
+            await migrate(settings)
             target = await open_store(settings)
             try:
                 return await _copy(source, target), await target.missing_changes()

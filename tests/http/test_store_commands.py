@@ -127,7 +127,9 @@ async def test_what_is_no_backup_is_refused(home: Path, tmp_path: Path, content:
     file.write_bytes(content)
     shutil.rmtree(home / "store")
     status, told = await run(home, "restore", str(file))
-    assert status == (3 if content else 2), told
+    assert status == 2, told
+    assert str(file) in told
+    assert not (home / "store").exists()
     assert file.read_bytes() == content
 
 
@@ -167,7 +169,20 @@ async def test_a_damaged_store_gives_no_backup(home: Path, tmp_path: Path) -> No
     alter(home / "store/tabellion.db", DAMAGES["bytes"][0])
     status, told = await run(home, "backup", str(tmp_path / "backup.db"))
     assert (status, "doesn't have its SHA-256" in told) == (3, True), told
-    assert not (tmp_path / "backup.db").exists()
+    assert not list(tmp_path.glob("backup*"))
+
+
+async def test_a_backup_makes_no_folder(home: Path, tmp_path: Path) -> None:
+    status, told = await run(home, "backup", str(tmp_path / "mistyped/backup.db"))
+    assert (status, "there is no folder" in told) == (2, True), told
+    assert not (tmp_path / "mistyped").exists()
+
+
+async def test_migrate_makes_no_store(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(CONFIG)
+    status, told = await run(tmp_path, "migrate")
+    assert (status, "there is no store" in told) == (0, True), told
+    assert not (tmp_path / "store").exists()
 
 
 async def test_gc_tells_first_and_then_does(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def tell(
     if published.gone_too:
         output.warn(f"nobody asks these any more, either: {', '.join(published.gone_too)}")
     _tell_lost(published)
+    _tell_others(published, gun)
     if not published.is_checked:
         output.warn("the server can't be reached: whether it fits is seen when it's published")
     _tell_ending(published, gun)
@@ -105,13 +106,13 @@ def _tell_incomplete(published: Published, what: str, gun: str) -> None:
     file = published.incomplete
     if not missing and file is not None:
         output.say(f"{what}: enough have signed; nothing published")
-        output.hint(f"publish it: tabellion root publish {file.name}")
+        output.hint(f"publish it: tabellion root publish {file}")
     else:
         output.say(f"{what}: signed, but signatures are missing ({missing}); nothing published")
-        ways = [f"tabellion cosign {gun}"] if published.pending else []
-        if file is not None:
-            verb = "root sign" if "root" in published.missing else "publish --cosign"
-            ways.append(f"tabellion {verb} {file.name}")
+        ways = [f"tabellion cosign {gun if published.pending else file}"]
+        # Of a conversion nobody is named, and it's signed only where both of its forms are known.
+        if file is not None and published.awaited and "snapshot" not in published.missing:
+            ways.append(f"away from the network: tabellion root sign {file}")
         _tell_awaited(published)
         output.hint(f"the next signer runs: {', or '.join(ways)}")
     if published.not_kept:
@@ -131,6 +132,24 @@ def _tell_awaited(published: Published) -> None:
 def _some(people: Sequence[str]) -> str:
     more = f" and {len(people) - _SHOWN} more" if len(people) > _SHOWN else ""
     return ", ".join(people[:_SHOWN]) + more
+
+
+def _tell_others(published: Published, gun: str) -> None:
+    """Tell of proposals that stand in each other's way."""
+    if published.rivals:
+        short = ", ".join(number[:16] for number in published.rivals)
+        output.warn(
+            f"{short} waits for signatures with the same version: only one can be published"
+        )
+        output.hint(
+            f"see it: tabellion pending show {gun} {published.rivals[0][:16]}; withdraw one, or "
+            "have one signed and make the other anew"
+        )
+    for number in published.outdated:
+        output.warn(
+            f"proposal {number[:16]}, which waited for signatures, can't be published any more: "
+            "make it anew"
+        )
 
 
 def _tell_lost(published: Published) -> None:
@@ -180,4 +199,6 @@ def as_json(published: Published) -> dict[str, Any]:
         "still_trusted": {each.role: each.keyid for each in published.still_trusted},
         "gone_too": list(published.gone_too),
         "own_bins": published.own_bins,
+        "rivals": list(published.rivals),
+        "outdated": list(published.outdated),
     }

@@ -14,7 +14,14 @@ import click
 
 from tabellion.cli import output
 from tabellion.cli.clients import trust_client, work
-from tabellion.cli.context import Options, Settings, common_options, offline_option, settle
+from tabellion.cli.context import (
+    Options,
+    Settings,
+    common_options,
+    offline_option,
+    settle,
+    trust_options,
+)
 from tabellion.cli.subject import gun_argument, gun_of, optional_gun_argument
 from tabellion.cli.trusted import entry_json, entry_words, root_json, root_lines, rows_of
 from tabellion.core.names import Gun, parse_gun
@@ -132,20 +139,27 @@ def list_() -> None:
 
 @command.command("show")
 @gun_argument
+@click.option(
+    "--root-out", type=click.Path(path_type=Path), metavar="FILE", help="Write the root there."
+)
 @offline_option
+@trust_options
 @common_options
-def show(name: str | None, gun: str | None) -> None:
+def show(name: str | None, gun: str | None, root_out: Path | None) -> None:
     """Verify GUN and show why its root is trusted.
 
     \b
     Examples:
       tabellion trust show registry.example/team/app
+      tabellion trust show registry.example/team/app --root-out root.json
     """  # noqa: D301  # \b is click's mark
     from tabellion.verify.decisions import RootInWords  # noqa: PLC0415  # not needed for help
 
     settings, wanted = settle(), gun_of(name, gun)
     found = work(_why(settings, wanted), f"reading {wanted}")
     root = RootInWords.of(found.trusted)
+    if root_out is not None:
+        _write(root_out, found.trusted.root.data)
     if Options.of().json:
         output.answer_json(
             {
@@ -383,6 +397,13 @@ def _warn_expired(root: RootInWords) -> None:
             f"root version {root.version} expired at {root.expires_at:%Y-%m-%d %H:%M} UTC: it only "
             "leads to a newer one"
         )
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 def _read(path: Path) -> bytes:

@@ -46,6 +46,9 @@ class Published:
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
         overruled: What was seen here that the server contradicts, and that all forget by this.
+        rivals: Ids of other proposals for the same versions: one of them can be published.
+        outdated: Ids of proposals that can't be published any more because of this.
+        founds: Fingerprints of the root keys of a GUN that this founds.
         stay: Of a rotation, role to the ids of keys of other holders, which it keeps.
     """
 
@@ -70,6 +73,9 @@ class Published:
     overruled: str = ""
     awaited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stay: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rivals: Sequence[str] = ()
+    outdated: Sequence[str] = ()
+    founds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ class Initialized:
 
     Attributes:
         gun: Its name.
-        root_keys: Keys of the root role; verifiers pin ``root_keys[0].fingerprint``.
+        root_keys: Keys of the root role that are here.
+        fingerprints: Of all keys of the root role; verifiers start from one.
         targets_keys: Keys of the targets role.
         root: Bytes of root version 1, for verifiers to start from.
         made: Keys that were generated for it.
@@ -98,6 +105,7 @@ class Initialized:
     lacking: Mapping[str, str] = field(default_factory=dict)
     pending: str = ""
     missing: Mapping[str, int] = field(default_factory=dict)
+    fingerprints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
