@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from typing import Any, Literal
 
 import aiohttp
 import pytest
+from tuf.api.metadata import TargetFile, Targets
 
 from person import Person
 from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.names import Digest, parse_gun
+from tabellion.core.roles import key_material
 from tabellion.errors import (
     KeyStoreError,
     MixAndMatchError,
@@ -27,6 +30,7 @@ from tabellion.errors import (
     NotSignedError,
     RollbackError,
     ServerAnswerError,
+    ThresholdError,
     UsageError,
 )
 from tabellion.publish.converting import Wish
@@ -313,12 +317,21 @@ async def test_what_was_published_to_an_earlier_gun_of_that_name_is_not_brought_
         await owner.publisher.rotate(gun, "root")
         await owner.sign(gun, "2")
         await owner.sign(gun, "3")
+        assert await house.read() == {"1", "2", "3"}
+        with pytest.raises(UsageError, match="exists on the server already") as known:
+            await owner.publisher.init(gun)
+        assert "Dropping a GUN" in known.value.hint
         async with aiohttp.ClientSession() as session:
             await session.delete(f"{house.server.url}/v2/{gun}/_trust/tuf/")
         shutil.rmtree(owner.home / "keys")
     async with house.person("owner") as owner:
-        house.root = (await owner.publisher.init(gun)).root
+        made = await owner.publisher.init(gun)
         assert await owner.publisher.bring_back(gun) == BroughtBack({})
+    with pytest.raises(ThresholdError, match="timestamp") as refused:
+        await house.read()
+    assert "tabellion trust replace" in refused.value.hint
+    shutil.rmtree(house.folder / "reader")
+    house.root = made.root
     await house.check(set())
 
 
@@ -423,6 +436,77 @@ async def test_a_stolen_signer_key_has_no_say_and_what_is_vouched_for_stays(
         with pytest.raises((KeyStoreError, NotDelegatedError, UsageError)):
             await alice.sign(gun, "1", "evil")
         assert await reader.digest(gun, "1") == after["1"]
+
+
+@pytest.mark.parametrize("is_late", [True, False], ids=["replaced-before", "replaced-since"])
+@DIALECTS
+async def test_what_a_signer_signed_by_an_earlier_key_is_known(
+    server: EmbeddedServer, gun: str, tmp_path: Path, dialect: Dialect, *, is_late: bool
+) -> None:
+    """Her key was replaced, targets rotated, before the theft or after it."""
+    role = "targets/alice" if dialect is NOTARY else "alice"
+    async with Person(server.url, tmp_path / "owner") as owner:
+        made = await owner.publisher.init(gun, dialect=dialect)
+    async with (
+        Person(server.url, tmp_path / "owner") as owner,
+        Person(server.url, tmp_path / "alice", made.root) as alice,
+        Person(server.url, tmp_path / "reader", made.root) as reader,
+    ):
+        first = alice.keys.generate("signer", passphrase=PASSPHRASE, keytype="ecdsa")
+        second = alice.keys.generate("signer", passphrase=PASSPHRASE, keytype="ecdsa")
+        await owner.publisher.add_signer(gun, role, [first.key])
+        await alice.sign(gun, "1")
+        since = datetime.now(UTC)
+        await asyncio.sleep(0.01)
+        await owner.publisher.rotate(gun, "targets")
+        await owner.publisher.add_signer(gun, role, [second.key])
+        await alice.publisher.proposals.cosign(gun)
+        trusted = await owner.publisher.signers(gun)
+        keys = {key_material(key) for signer in trusted for key in signer.keys}
+        assert key_material(first.key) not in keys
+        assert key_material(second.key) in keys
+        assert await reader.digest(gun, "1") == Digest.of(b"1").hex
+        if is_late:
+            since = datetime.now(UTC)
+            await asyncio.sleep(0.01)
+        await alice.sign(gun, "2", "evil")
+        found = await owner.publisher.signed_since(gun, role, since)
+        assert {doubt.target: doubt.since for doubt in found} == {"1": "kept", "2": "added"}
+        await owner.publisher.take_over(gun, role, found, [])
+        assert await reader.digest(gun, "1") == Digest.of(b"1").hex
+        assert await reader.digest(gun, "2") is None
+
+
+async def test_what_a_signer_never_had_a_key_for_is_no_word_of_hers(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    """A server cites a file that bob signed as alice's."""
+    async with Person(server.url, tmp_path / "owner") as owner:
+        await owner.publisher.init(gun)
+        keys = [owner.keys.generate("signer", passphrase=PASSPHRASE) for _ in range(2)]
+        await owner.publisher.add_signer(gun, "alice", [keys[0].key])
+        await owner.publisher.sign(gun, "1", Digest.of(b"1"), 1, role="alice")
+        api, version = owner.publisher._api, await owner.version(gun)
+        metadata, history = api.metadata, api.history
+        forged = Targets(version=1)
+        forged.targets["1"] = TargetFile(1, {"sha256": Digest.of(b"evil").hex}, "1")
+        signer = owner.keys.signer(keys[1].keyid, PASSPHRASE)
+        data = TUF.sign(forged, [signer])
+
+        async def serve(gun: str, file_name: str, **values: Any) -> bytes:
+            return data if file_name == "1.alice.json" else await metadata(gun, file_name, **values)
+
+        async def tell(*args: Any, **values: Any) -> list[HistoryEntry]:
+            digest = hashlib.sha256(data).hexdigest()
+            return [
+                replace(entry, metadata_sha256=digest) for entry in await history(*args, **values)
+            ]
+
+        api.metadata, api.history = serve, tell  # type: ignore[method-assign]
+        with pytest.raises(UsageError, match="isn't signed by keys that alice") as error:
+            await owner.publisher.signed_since(gun, "alice", datetime.now(UTC))
+        assert "--since" not in error.value.hint
+        assert await owner.version(gun) == version
 
 
 @DIALECTS

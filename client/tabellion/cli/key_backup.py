@@ -119,4 +119,5 @@ def _as_json(each: Restored) -> dict[str, object]:
         "gun": each.info.gun,
         "outcome": each.outcome,
         "path": str(each.info.path),
+        "uri": each.info.uri,
     }

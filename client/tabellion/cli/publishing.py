@@ -81,8 +81,9 @@ def _tell_ending(published: Published, gun: str) -> None:
         from tabellion.core.expiry import remedy  # noqa: PLC0415  # not needed for help
 
         ending = published.ending
+        is_only = "" if ending.level == "expired" else "is valid only "
         output.warn(
-            f"{ending.name} of {gun} is valid only {output.until(ending.expires_at)}: "
+            f"{ending.name} of {gun} {is_only}{output.until(ending.expires_at)}: "
             f"{remedy(ending, gun)}"
         )
 

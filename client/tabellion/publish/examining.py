@@ -66,7 +66,7 @@ def worded(
     words = changes_in_words(proposal, current, names=ring.names())
     if overruled:
         forgets = "makes all readers forget what was seen here and the server doesn't show now"
-        words = [f"{forgets}: {overruled}", *words]
+        words = [*words, f"{forgets}: {overruled}"]
     return Examined(proposal, current, words)
 
 

@@ -289,7 +289,8 @@ class Founder:
     def _exists(self) -> UsageError:
         return UsageError(
             f"{self._gun} exists on the server already",
-            hint="sign in it, or ask its owner to add you as a signer",
+            hint="sign in it, or ask its owner to add you as a signer; if its root keys are lost, "
+            "the server's operator drops it first: server/README.md, Dropping a GUN",
         )
 
 

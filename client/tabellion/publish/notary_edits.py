@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations
 
 from tabellion.core.dialect import NOTARY
@@ -220,12 +221,30 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     draft.touched.add("targets")
     keys = [NOTARY.adopt_key(key) for key in change.keys]
     paths = _beginnings(draft, change, f"{_PREFIX}{name}", "targets")
+    keep = _keys_that_still_release(draft, f"{_PREFIX}{name}", keys)
     notary_release.delegate(draft, f"{_PREFIX}{name}", keys, paths, keep=())
-    held = {child.name: child for child in delegated_roles(draft.of("targets"))}.get(RELEASES)
-    notary_release.delegate(
-        draft, RELEASES, keys, [""], keep=held.keyids if held is not None else ()
-    )
+    notary_release.delegate(draft, RELEASES, keys, [""], keep=keep)
     draft.respoken |= {f"{_PREFIX}{name}", RELEASES}
+
+
+def _keys_that_still_release(draft: Draft, role: str, keys: Sequence[Key]) -> list[str]:
+    """Give the key ids that stay in the release where a signer gets these keys, maybe for others.
+
+    A key that she had may have been stolen: released by it, everything would go on.
+    """
+    delegations = draft.of("targets").delegations
+    roles = (delegations.roles if delegations is not None else None) or {}
+    if delegations is None or RELEASES not in roles:
+        return []
+    if role not in roles:
+        return list(roles[RELEASES].keyids)
+    kept = set(keys_that_release_without(delegations, role, owners=()))
+    wanted = {key_material(key) for key in keys}
+    return [
+        keyid
+        for keyid in roles[RELEASES].keyids
+        if keyid in kept or key_material(delegations.keys[keyid]) in wanted
+    ]
 
 
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:

@@ -13,6 +13,7 @@ from tabellion.core.expiry import End, Standing
 from tabellion.errors import TabellionError
 from tabellion.publish.changes import Change
 from tabellion.publish.key_notes import KeyInfo
+from tabellion.publish.pending_api import PendingInfo
 from tabellion.publish.still_trusted import StillTrusted
 
 
@@ -149,6 +150,7 @@ class Status:
         standing: What ends when, and which keys can sign; None if the server wasn't asked.
         is_verified: False if all of it is the server's word: no root of the GUN is trusted here.
         problem: Why it couldn't be told how the GUN stands, None if it could.
+        pending: Proposals that wait at the server for signatures, by its word.
     """
 
     gun: str
@@ -159,3 +161,4 @@ class Status:
     standing: Standing | None = None
     is_verified: bool = True
     problem: TabellionError | None = None
+    pending: Sequence[PendingInfo] = ()

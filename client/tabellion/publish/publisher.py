@@ -13,6 +13,7 @@ verified. Changes are data; a lost race applies them again on the newer state.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from securesystemslib.signer import Key
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.expiry import Margins
 from tabellion.core.names import Digest, parse_gun
+from tabellion.errors import PublicationError, TransportError
 from tabellion.publish import partial
 from tabellion.publish.applying import Applier, check_witnesses
 from tabellion.publish.changes import (
@@ -39,6 +41,7 @@ from tabellion.publish.changes import (
 from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.declared import Declared, GunPrefix, give_declared, lacking_yet
 from tabellion.publish.draft import Draft
+from tabellion.publish.earlier_keys import EarlierKeys, earlier_roots
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
 from tabellion.publish.held_keys import HeldKeys
@@ -251,7 +254,10 @@ class Publisher:
             return Status(name, staged)
         current = await self._reader.read(name, renews=("root",), bins=None)
         held = await asyncio.to_thread(self._ring.held)
-        return role_states(current, staged, held, now=self._clock(), margins=margins)
+        status = role_states(current, staged, held, now=self._clock(), margins=margins)
+        with contextlib.suppress(TransportError, PublicationError):  # the roles are what counts
+            return replace(status, pending=await self.proposals.pending(name))
+        return status
 
     def overview(self, *, trusts_new: bool = False, margins: Margins | None = None) -> Overview:
         """Prepare a look at every GUN of the server.
@@ -415,7 +421,10 @@ class Publisher:
             UsageError: There's no such signer.
         """
         current = await self._reader.read(parse_gun(gun))
-        return await survey(self._api, current, signer, since)
+        cache = MetadataCache.of(self._home, current.gun)
+        roots = await asyncio.to_thread(earlier_roots, cache, current)
+        keys = EarlierKeys(self._api, current, roots)
+        return await survey(self._api, current, signer, since, keys)
 
     async def also_trusts(self, gun: str, signer: str) -> list[StillTrusted]:
         """List the other roles that a signer's key is a key of; ``take_over`` leaves them."""

@@ -173,6 +173,7 @@ class StateReader:
             trusted = await self._refresh(gun, renews, bins, forgets=True)
             overruled = error.message
         except ExpiredMetadataError as error:
+            _tell_remedy(error, gun)
             if error.role in _ONLINE:
                 raise
             # Expired targets are what a publisher is here to renew.
@@ -311,6 +312,12 @@ class StateReader:
         if seen_name != name:
             data = await self._api.metadata(gun, name, max_bytes=trusted.limits.targets_bytes)
         return name, data
+
+
+def _tell_remedy(error: ExpiredMetadataError, gun: str) -> None:
+    """Name to a publisher, who can do something about it, what renews a root."""
+    if error.role == "root" and error.hint == error.default_hint:
+        error.hint = f"its holders renew it: tabellion witness {gun} root"
 
 
 def _take(trusted: TrustedSet, data: bytes, request: RoleRequest) -> None:

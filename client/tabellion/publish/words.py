@@ -42,7 +42,7 @@ _PERSON = re.compile(r"[\w.@+'-]+(?: [\w.@+'-]+)*")
 def changes_in_words(
     proposal: Proposal, current: CurrentSet | None, *, names: Mapping[str, str]
 ) -> list[str]:
-    """Say what the files change, a line each.
+    """Say what the files change, a line each; what a root changes last, where eyes rest.
 
     Args:
         proposal: What is to be signed.
@@ -51,7 +51,7 @@ def changes_in_words(
     """
     held = current.files if current is not None else {}
     lines: list[str] = []
-    for role, item in proposal.files.items():
+    for role, item in sorted(proposal.files.items(), key=lambda each: each[0] == "root"):
         before = held[role].signed if role in held else None
         if isinstance(item.signed, Root):
             found = list(_root(before, item.signed, names))
