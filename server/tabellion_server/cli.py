@@ -17,7 +17,7 @@ from tabellion_server.logs import configure_logs
 from tabellion_server.migration.command import import_notary
 from tabellion_server.migration.mirror_command import mirror
 from tabellion_server.settings import Settings, load_settings
-from tabellion_server.storage.opening import is_store_there, migrate, open_store
+from tabellion_server.storage.opening import check_password, is_store_there, migrate, open_store
 from tabellion_server.store_commands import backup, check, gc, restore
 from tabellion_server.tls import tls_context
 from tabellion_server.workers import Supervisor, Worker
@@ -78,6 +78,7 @@ def check_config(config: Path | None) -> None:
     settings = load_settings(config)
     if settings.certificate is not None:
         tls_context(settings)
+    check_password(settings)
     for role, found in RemoteOnlineKeys(settings.online_signers).probe().items():
         click.echo(f"{role} key {found.key.keyid} ({found.key.keytype}) signs at {found.uri}")
     click.echo("the configuration is fine")

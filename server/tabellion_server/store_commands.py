@@ -26,6 +26,7 @@ from tabellion_server.storage.opening import is_store_there, migrate, open_store
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_file import seal
 
+_KILOBYTE = 1000
 _MEGABYTE = 1_000_000
 _config = click.option(
     "--config",
@@ -95,7 +96,8 @@ def check(config: Path | None) -> None:
     for finding in findings:
         word = "DAMAGED" if finding.is_damage else "note"
         where = plain(finding.gun) or "the store"
-        click.echo(f"{word} {where}: {plain(finding.problem)}")
+        problem = finding.problem.removeprefix(f"{finding.gun}: ")
+        click.echo(f"{word} {where}: {plain(problem)}")
     damaged = len({finding.gun for finding in findings if finding.is_damage})
     click.echo(f"{_told(counts)}; {damaged or 'none'} damaged")
     if damaged:
@@ -223,7 +225,7 @@ async def _collect(
                 if old.files and not dry_run:
                     await store.collect(old.gun, [(one.role, one.version) for one in old.files])
                 found.append(old)
-                status.update(f"{len(found)} GUNs")
+                status.update(_number(len(found), "GUN"))
     return found
 
 
@@ -248,13 +250,20 @@ def _console() -> Console:
 
 
 def _told(counts: Counter[str]) -> str:
-    parts = [f"{counts[GUNS]} GUNs", f"{counts[FILES]} files, {_size(counts[BYTES])}"]
+    parts = [_number(counts[GUNS], "GUN"), _number(counts[FILES], "file")]
+    parts.append(_size(counts[BYTES]))
     if counts[ROWS]:
-        parts.append(f"{counts[ROWS]} rows in all")
+        parts.append(f"{_number(counts[ROWS], 'row')} in all")
     return ", ".join(parts)
 
 
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _size(length: int) -> str:
+    if length < _MEGABYTE // 10:
+        return f"{-(-length // _KILOBYTE)} kB"
     return f"{length / _MEGABYTE:.1f} MB"
 
 

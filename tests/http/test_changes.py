@@ -180,6 +180,7 @@ async def test_a_stream_tells_what_was_and_what_comes_and_resumes(site: Site) ->
     forge = await site.forge()
     await site.publish(forge, "root", "targets")
     reader = await stream(site)
+    assert reader.answer.headers["X-Request-ID"]
     first = await reader.event()
     assert (first["event"], json.loads(first["data"])["version"]) == ("update", 1)
     assert json.loads(first["data"])["id"] == int(first["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,11 @@ from simulator import version_of
 from tabellion_server.app import make_app
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.expiry import ExpiryWatch
 from tabellion_server.settings import Settings
 from tabellion_server.storage.sqlite import SqliteStore
+from tabellion_server.web.context import CONTEXT
+from tabellion_server.web.metrics import METRICS
 
 HEADERS = {"Accept": "application/problem+json"}
 
@@ -58,6 +62,20 @@ async def seen(site: Site) -> dict[str, bytes]:
     return {role: await site.body(f"{role}.json") for role in ("timestamp", "snapshot", "targets")}
 
 
+async def missing_told(site: Site) -> float:
+    """Have all GUNs looked at, and give what /metrics says that the store lacks."""
+    context, metrics = site.client.app[CONTEXT], site.client.app[METRICS]  # type: ignore[index]
+    watch = ExpiryWatch(
+        *(context.store, context.judge, context.renewer),
+        clock=context.clock,
+        report=metrics.tell_expiry,
+    )
+    metrics.tell_expiry(await watch.walk())
+    text = await (await site.client.get("/metrics")).text()
+    (found,) = re.findall(r"^tabellion_store_missing_changes (\S+)$", text, re.MULTILINE)
+    return float(found)
+
+
 async def test_nothing_is_signed_twice_and_what_was_lost_can_be_brought_back(house: House) -> None:
     async with house.served() as site:
         forge = await site.forge()
@@ -81,7 +99,9 @@ async def test_nothing_is_signed_twice_and_what_was_lost_can_be_brought_back(hou
         # Past half its life a timestamp would be signed anew: it's served as it is.
         assert await seen(site) == old
         assert await site.everything() == before
+        assert await missing_told(site) > 0
         await site.store.accept_restore(at=datetime.now(UTC))
+        assert await missing_told(site) == 0
         house.clock.now += timedelta(minutes=1)  # what failed is tried again a little later
         renewed = await site.body("timestamp.json")
         assert version_of(renewed) > version_of(lost["timestamp"])

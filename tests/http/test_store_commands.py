@@ -76,7 +76,7 @@ async def test_a_backup_of_a_server_at_work_is_restored_elsewhere_and_goes_on(
     async with server(first, CONFIG) as running:
         forge = await publish(running.url)
         status, told = await run(first, "backup", str(file))
-        assert (status, "1 GUNs, 13 files" in told) == (0, True), told
+        assert (status, "1 GUN, 13 files" in told) == (0, True), told
         await publish(running.url, forge)
         running.process.terminate()
         await running.process.wait()
@@ -166,6 +166,7 @@ async def test_damage_is_found_and_named(home: Path, damage: str) -> None:
     assert status == 1, told
     assert re.search(rf"DAMAGED ({GUN}|the store): .*{named}", told), told
     assert "1 damaged" in told
+    assert not re.search(rf"DAMAGED {GUN}: {GUN}", told), told
 
 
 async def test_a_damaged_store_gives_no_backup(home: Path, tmp_path: Path) -> None:

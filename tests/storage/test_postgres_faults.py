@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import shutil
@@ -22,9 +23,17 @@ from postgres_server import Database, PostgresServer
 from storage.test_contract import AT, GUN, commit, made, online, whole_set
 from storage.writer_process import publish_next
 from tabellion_server.storage import postgres_link, postgres_water
-from tabellion_server.storage.interface import Head, RestoredStoreError, StorageError, StoredFile
+from tabellion_server.storage.copying import copy_store
+from tabellion_server.storage.interface import (
+    Head,
+    RestoredStoreError,
+    StorageError,
+    StoreCorruptionError,
+    StoredFile,
+)
 from tabellion_server.storage.postgres import PostgresStore
 from tabellion_server.storage.postgres_link import Place
+from tabellion_server.storage.sqlite import SqliteStore
 
 
 @pytest.fixture(scope="module")
@@ -297,26 +306,35 @@ async def test_a_full_disk_refuses_what_does_not_fit_and_reads_go_on(
 
 
 @pytest.mark.parametrize(
-    ("change", "told", "hint"),
+    ("change", "told"),
     [
-        (("/db", "/none_"), "doesn't exist", "createdb"),
-        (("tabellion@", "guarded:wrong-pw@"), "refuses the password", "password_file"),
-        (("tabellion@", "nobody_@"), "refuses this user", "pg_hba"),
-        ((":{port}/", ":1/"), "can't be reached", "runs there"),
+        (("/db", "/none_"), ("doesn't exist", "createdb")),
+        (("tabellion@", "guarded:wrong-pw@"), ("refuses the password", "password_file")),
+        (("tabellion@", "nobody_@"), ("refuses this user", "pg_hba")),
+        ((":{port}/", ":1/"), ("can't be reached", "runs there")),
+        (("/db", "/db?sslmode=verify-full&was="), ("as storage.url says", "CA")),
+        (("/db", "/db?sslmode=verify-full&sslrootcert=/none&was="), ("No such file", "sslroot")),
+        (("/db", "/db?sslmode=require&application_name="), ("doesn't speak TLS", "ssl = on")),
     ],
 )
 async def test_what_keeps_a_store_from_being_opened_is_told_without_the_password(
-    database: Database, change: tuple[str, str], told: str, hint: str
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: tuple[str, str],
+    told: tuple[str, str],
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no CA is kept there
     if "guarded" in change[1]:
         with contextlib.suppress(psycopg.errors.DuplicateObject):
             database.sql("CREATE ROLE guarded LOGIN PASSWORD 'right'")
     url = database.url.replace(change[0].format(port=database.server.port), change[1])
     assert url != database.url
-    with pytest.raises(StorageError, match=told) as caught:
+    with pytest.raises(StorageError, match=told[0]) as caught:
         await PostgresStore.open(Place(url, "NAME"))
-    assert hint in caught.value.hint
+    assert told[1] in caught.value.hint
     assert "wrong-pw" not in caught.value.message
+    assert "HINT" not in caught.value.message
 
 
 async def test_the_password_comes_from_a_file_that_nobody_else_may_read(
@@ -337,6 +355,21 @@ async def test_the_password_comes_from_a_file_that_nobody_else_may_read(
     store = await PostgresStore.open(place)
     await commit(store, whole_set(1), on=None, events=[])
     await store.close()
+
+
+async def test_a_backup_that_finds_damage_leaves_nothing_behind(
+    store: PostgresStore, database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await commit(store, whole_set(1), on=None)
+    database.sql("ALTER TABLE tabellion.metadata DISABLE TRIGGER ALL")
+    database.sql("UPDATE tabellion.metadata SET data = '\\x00' WHERE role = 'targets'")
+    target = await SqliteStore.open(tmp_path / "backup.db")
+    with pytest.raises(StoreCorruptionError, match="SHA-256"):
+        await copy_store(store, target, tell=lambda _: None)
+    await target.close()
+    gc.collect()
+    await asyncio.sleep(0.1)
+    assert not caplog.records
 
 
 async def test_too_many_connections_are_told(fragile: Database) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from storage.test_contract import commit, made, signed, whole_set
 from storage.writer_process import publish_next
@@ -23,7 +24,7 @@ from tabellion_server.storage.redis import RedisStore
 from tabellion_server.storage.redis_address import parse_redis_url
 from tabellion_server.storage.redis_durability import Durability
 from tabellion_server.storage.redis_link import RedisLink, Script
-from valkey_servers import ALWAYS, ValkeyCluster, ValkeySentinels, ValkeyServer
+from valkey_servers import ALWAYS, ValkeyCluster, ValkeySentinels, ValkeyServer, free_port
 
 GUN = "registry.example/app"
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -273,6 +274,28 @@ class TestRefusals:
         own.kill()
         with pytest.raises(StorageError, match="can't be reached"):
             await opened(own.url)
+
+    async def test_a_single_server_is_no_cluster(self, own: ValkeyServer, opened: Open) -> None:
+        url = own.url.replace("redis://", "redis+cluster://").removesuffix("/0")
+        with pytest.raises(StorageError, match="is no Cluster") as caught:
+            await opened(url)
+        assert "redis://" in caught.value.hint
+        own.kill()
+        with pytest.raises(StorageError, match="none of its nodes"):
+            await opened(url)
+
+    async def test_sentinels_that_are_not_there_are_told_in_words(self, opened: Open) -> None:
+        with pytest.raises(StorageError, match="none of its Sentinels") as caught:
+            await opened(f"redis+sentinel://127.0.0.1:{free_port()}/trust/0")
+        assert "<" not in caught.value.message
+
+    async def test_replicas_that_are_not_there_are_told_at_the_start(
+        self, own: ValkeyServer, opened: Open
+    ) -> None:
+        with capture_logs() as logs:
+            await opened(own.url, replicas=1)
+        (found,) = [line for line in logs if line["event"] == "store.replicas"]
+        assert "0 of the 1 replicas" in found["problem"]
 
     async def test_a_password_is_wanted_and_never_told(
         self, own: ValkeyServer, opened: Open

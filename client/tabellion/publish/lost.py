@@ -30,6 +30,7 @@ from tabellion.core.targets_tree import verify_signed_by
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     CacheError,
+    ConflictError,
     MalformedMetadataError,
     NotaryRefusalError,
     NotFoundError,
@@ -195,13 +196,25 @@ class LostFiles:
         roots = [(root.version, root.data) for root in found.roots]
         if dialect is NOTARY:
             for _, data in roots[:-1]:
-                await self._api.upload(self._gun, [UploadedFile("root", data)])
+                await self._send([UploadedFile("root", data)])
             upload = [*(UploadedFile("root", data) for _, data in roots[-1:]), *found.roles]
         else:
             named = [UploadedFile(f"{version}.root", data) for version, data in roots]
             upload = [*named, *more, *found.roles]
         if upload:
-            await self._api.upload(self._gun, upload)
+            await self._send(upload)
+
+    async def _send(self, files: Sequence[UploadedFile]) -> None:
+        try:
+            await self._api.upload(self._gun, files)
+        except ConflictError as error:  # fetching anew, as is said else, brings nothing back
+            raise ConflictError(
+                error.message,
+                versions=error.versions,
+                hint="if the server doesn't know that it lacks something (its high-water.json is "
+                "lost, too), its operator first runs: tabellion-server accept-restore --skip N; "
+                "if somebody has just published, try again",
+            ) from error
 
     async def _rekey(
         self,

@@ -15,12 +15,13 @@ from tabellion.errors import (
     ServerAnswerError,
     TabellionError,
 )
+from tabellion.transport.server_faults import SERVER_FAULTS
 
 MAX_ANSWER: Final = 4_000_000
 """Longest answer that is read, in bytes."""
 _MAX_TEXT: Final = 500
 _DENIED: Final = frozenset({401, 403})
-_SERVER_FAULTS: Final = range(500, 600)
+_LATER: Final = "try again in a moment"
 
 
 def versions_of(value: object) -> dict[str, int]:
@@ -32,15 +33,18 @@ def versions_of(value: object) -> dict[str, int]:
     }
 
 
-def refusal(gun: str, status: int, body: bytes) -> TabellionError:  # noqa: PLR0911  (one each)
-    """Turn an RFC 9457 answer, or anything else, into the error it stands for."""
+def refusal(gun: str, status: int, body: bytes, *, request: str = "") -> TabellionError:  # noqa: PLR0911  (one each)
+    """Turn an RFC 9457 answer, or anything else, into the error it stands for.
+
+    ``request`` is the id under which the server's log tells more; "" if it isn't known.
+    """
     try:
         problem = strict_json.parse(body, max_bytes=MAX_ANSWER, what="the answer")
     except TabellionError:
         problem = {}
     notary = problem.get("errors")
     if isinstance(notary, list) and notary and isinstance(notary[0], dict):
-        return _notary(gun, status, notary[0])
+        return _notary(gun, status, notary[0], request)
     detail = one_line(problem.get("detail")) or f"the server answered {status}"
     message, hint = f"{gun}: {detail}", one_line(problem.get("hint"))
     code = one_line(problem.get("code")) or f"http-{status}"
@@ -50,8 +54,8 @@ def refusal(gun: str, status: int, body: bytes) -> TabellionError:  # noqa: PLR0
         return AccessDeniedError(message, hint=hint or "set TABELLION_TOKEN to a publisher's token")
     if status == 404:  # noqa: PLR2004  (HTTP's own number)
         return NotFoundError(message, hint=hint or "check the server's address")
-    if status in _SERVER_FAULTS or status == 429:  # noqa: PLR2004
-        return ServerAnswerError(message, status=status, hint=hint or "try again in a moment")
+    if status in SERVER_FAULTS or status == 429:  # noqa: PLR2004
+        return ServerAnswerError(message, status=status, hint=_with_id(hint or _LATER, request))
     if "code" not in problem:
         return ServerAnswerError(message, status=status, hint="is this a Tabellion server?")
     refused: PublicationError = RefusedPublicationError(
@@ -64,7 +68,11 @@ def refusal(gun: str, status: int, body: bytes) -> TabellionError:  # noqa: PLR0
     return refused
 
 
-def _notary(gun: str, status: int, error: Mapping[str, Any]) -> TabellionError:
+def _with_id(hint: str, request: str) -> str:
+    return hint if not request or request in hint else f"{hint} (request id {request})"
+
+
+def _notary(gun: str, status: int, error: Mapping[str, Any], request: str) -> TabellionError:
     """Turn an error in Notary's form into the one it stands for."""
     code, told = one_line(error.get("code")), error.get("detail")
     detail = told if isinstance(told, dict) else {}
@@ -79,8 +87,8 @@ def _notary(gun: str, status: int, error: Mapping[str, Any]) -> TabellionError:
         return AccessDeniedError(message, hint="set TABELLION_TOKEN to a publisher's token")
     if status == 404:  # noqa: PLR2004  (HTTP's own number)
         return NotFoundError(message, hint="check the server's address")
-    if status in _SERVER_FAULTS:
-        return ServerAnswerError(message, status=status, hint="try again in a moment")
+    if status in SERVER_FAULTS:
+        return ServerAnswerError(message, status=status, hint=_with_id(_LATER, request))
     return RefusedPublicationError(message, rule=one_line(detail.get("Name")) or code)
 
 

@@ -26,6 +26,7 @@ from tabellion.transport.absence import problem_code
 from tabellion.transport.faults import unreachable
 from tabellion.transport.logins import Logins
 from tabellion.transport.proxies import proxy_of
+from tabellion.transport.server_faults import SERVER_FAULTS, request_id, server_fault
 from tabellion.transport.tls import tls_context
 from tabellion.transport.tokens import MAX_TOKEN_BYTES, TokenRequest
 
@@ -210,6 +211,8 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         sent = "Authorization" in response.request_info.headers
         why = "what was sent to log in isn't accepted" if sent else "access denied"
         raise AccessDeniedError(f"{place.with_query(None)}: {why} ({response.status})")
+    if response.status in SERVER_FAULTS:
+        raise server_fault(str(place), response.status, request_id(response))
     if response.status != _OK:
         raise ServerAnswerError(
             f"{place}: the server answered {response.status}", status=response.status

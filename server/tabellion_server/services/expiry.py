@@ -56,11 +56,13 @@ class Round:
         guns: (Kind, level) to the number of GUNs whose worst of that kind is at that level.
         soonest: Kind to its soonest expiry, of GUNs that have one.
         ended_at: When the walk ended.
+        missing: How many changes a restored store lacks; 0 for one that lacks nothing.
     """
 
     guns: Mapping[tuple[str, Level], int]
     soonest: Mapping[str, datetime]
     ended_at: datetime
+    missing: int = 0
 
 
 class ExpiryJudge:
@@ -185,7 +187,8 @@ class ExpiryWatch:
             after = page[-1].gun
             if len(page) == _PAGE:
                 await asyncio.sleep(pause_seconds)
-        return Round(guns, soonest, self._clock())
+        missing = await self._store.missing_changes()
+        return Round(guns, soonest, self._clock(), missing)
 
     async def _look(self, head: Head) -> list[End]:
         """Give what ends in a GUN; one that can't be read is told, and doesn't end the walk."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -32,12 +33,15 @@ async def copy_store(source: Store, target: Store, *, tell: Tell) -> Counter[str
     counts: Counter[str] = Counter()
     given, read = Fingerprint(), Fingerprint()
     await target.begin_load()
-    async for group in source.dump():
-        await asyncio.to_thread(_take_in, given, group, counts)
-        await target.load(group)
-        tell(counts)
-    async for group in target.dump():
-        await asyncio.to_thread(_take_in, read, group, Counter())
+    # Closed here, and not whenever nobody knows of them any more.
+    async with contextlib.aclosing(source.dump()) as groups:
+        async for group in groups:
+            await asyncio.to_thread(_take_in, given, group, counts)
+            await target.load(group)
+            tell(counts)
+    async with contextlib.aclosing(target.dump()) as groups:
+        async for group in groups:
+            await asyncio.to_thread(_take_in, read, group, Counter())
     if given.hexdigest() != read.hexdigest():
         raise StoreCorruptionError(
             "what was written isn't what is read back", hint="look at the disk, then begin again"

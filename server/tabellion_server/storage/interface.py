@@ -21,7 +21,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -453,7 +453,7 @@ class Store(Protocol):
             StorageError: One is a root, or the newest version of its role; nothing is let go.
         """
 
-    def dump(self) -> AsyncIterator[Sequence[Record]]:
+    def dump(self) -> AsyncGenerator[Sequence[Record], None]:
         """Give all that is stored, each GUN as it is at one moment, in groups of bounded size.
 
         What the changefeed tells is never newer than its GUN.

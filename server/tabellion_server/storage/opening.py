@@ -14,6 +14,7 @@ from tabellion.errors import ConfigurationError
 from tabellion_server.settings import Settings
 from tabellion_server.settings_storage import REDIS, engine_of
 from tabellion_server.storage.interface import Store
+from tabellion_server.storage.password_file import read_password
 
 if TYPE_CHECKING:
     from tabellion_server.storage.postgres_link import Place
@@ -35,6 +36,7 @@ async def open_store(settings: Settings) -> Store:
             from tabellion_server.storage.redis_opening import open_redis_store  # noqa: PLC0415
 
         return await open_redis_store(settings)
+    await asyncio.to_thread(check_password, settings)
     with _engine(settings):
         from tabellion_server.storage.postgres import PostgresStore  # noqa: PLC0415  (same)
 
@@ -57,6 +59,7 @@ async def migrate(settings: Settings) -> str:
         return f"store {settings.store_name} is of this release: SQLite's is brought so when opened"
     if is_redis(settings):
         return f"store {settings.store_name} has no tables: there's nothing to do"
+    await asyncio.to_thread(check_password, settings)
     with _engine(settings):
         from tabellion_server.storage.postgres_schema import migrate_store  # noqa: PLC0415  (same)
 
@@ -68,6 +71,17 @@ async def is_store_there(settings: Settings) -> bool:
     """Tell whether there is a store; one that is shared is always taken to be."""
     path = settings.sqlite_path
     return path is None or await asyncio.to_thread(path.exists)
+
+
+def check_password(settings: Settings) -> None:
+    """See whether the file with the store's password can be used, if there is one. Blocks.
+
+    Raises:
+        ConfigurationError: It can't.
+    """
+    file = settings.storage_password_file
+    if file is not None and settings.sqlite_path is None:
+        read_password(file, is_private=not is_redis(settings))
 
 
 def is_redis(settings: Settings) -> bool:

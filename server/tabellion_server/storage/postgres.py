@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -328,10 +328,13 @@ class PostgresStore(PendingTables):
 
         return await self._write(work, key)
 
-    async def dump(self) -> AsyncIterator[Sequence[Record]]:
+    async def dump(self) -> AsyncGenerator[Sequence[Record], None]:
         """See ``Store.dump``."""
-        async with self._link.connection() as connection:
-            async for group in dump(connection):
+        async with (
+            self._link.connection() as connection,
+            contextlib.aclosing(dump(connection)) as groups,
+        ):
+            async for group in groups:
                 await asyncio.to_thread(_check_records, group)
                 yield group
 

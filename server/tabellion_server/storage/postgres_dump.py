@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
 from tabellion_server.storage.interface import (
@@ -112,18 +113,21 @@ _CURRENT: Final = (
 )
 
 
-async def dump(connection: Connection) -> AsyncIterator[list[Record]]:
+async def dump(connection: Connection) -> AsyncGenerator[list[Record], None]:
     """Give all records as they are at one moment, in groups; hashes aren't checked here."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         for query, record_of in _LOGS:
-            async for group in _groups(connection, query, lambda _: 0):
-                yield [record_of(row) for row in group]
-        async for places in _groups(connection, _PLACES, lambda row: int(row["length"])):
-            columns = [[row[name] for row in places] for name in ("gun", "role", "version")]
-            yield [_file_of(row) for row in await connection.fetch(_FILES, *columns)]
+            async with _groups(connection, query, lambda _: 0) as groups:
+                async for group in groups:
+                    yield [record_of(row) for row in group]
+        async with _groups(connection, _PLACES, lambda row: int(row["length"])) as groups:
+            async for places in groups:
+                columns = [[row[name] for row in places] for name in ("gun", "role", "version")]
+                yield [_file_of(row) for row in await connection.fetch(_FILES, *columns)]
         for query, record_of in _GUNS:
-            async for group in _groups(connection, query, lambda _: 0):
-                yield [record_of(row) for row in group]
+            async with _groups(connection, query, lambda _: 0) as groups:
+                async for group in groups:
+                    yield [record_of(row) for row in group]
 
 
 async def begin_load(connection: Connection, name: str) -> None:
@@ -163,9 +167,16 @@ async def write_records(connection: Connection, records: Sequence[Record]) -> No
             await connection.execute(statement, *values)
 
 
-async def _groups(
+def _groups(
     connection: Connection, query: str, size_of: Callable[[Any], int]
-) -> AsyncIterator[list[Any]]:
+) -> contextlib.aclosing[AsyncGenerator[list[Any], None]]:
+    """Give groups of a query's rows; closed while the connection is still there."""
+    return contextlib.aclosing(_grouped(connection, query, size_of))
+
+
+async def _grouped(
+    connection: Connection, query: str, size_of: Callable[[Any], int]
+) -> AsyncGenerator[list[Any], None]:
     group: list[Any] = []
     size = 0
     async for row in connection.cursor(f"SELECT {query}", prefetch=_GROUP_ROWS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 
 import asyncpg
@@ -81,14 +82,39 @@ def _words(error: BaseException, state: str | None) -> tuple[str, str]:
             "is a standby: readers could be shown what is old",
             "have storage.url name the primary, or all servers: HOST1:PORT,HOST2:PORT",
         )
-    if isinstance(error, OSError):
-        return (
-            f"can't be reached: {error.strerror or error}",
-            "see that PostgreSQL runs there and lets this machine in",
-        )
+    if isinstance(error, asyncpg.ClientConfigurationError | OSError):
+        return _unconnected(error)
     if isinstance(error, _LOST):
         return f"broke the connection: {error}", _BY_ITSELF
     return f"failed: {error}", StorageError.default_hint
+
+
+def _unconnected(error: OSError | ValueError) -> tuple[str, str]:
+    """Tell why no connection comes about."""
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return (
+            f"can't be connected to as storage.url says: {error.args[0]}",
+            "mend its options; TLS wants sslrootcert=FILE, the CA of the server's certificate",
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"shows a certificate that isn't trusted: {error.verify_message}",
+            "see sslrootcert in storage.url, and that the certificate has the host's name",
+        )
+    if isinstance(error, ConnectionError) and "rejected SSL" in str(error):
+        return (
+            "doesn't speak TLS, which sslmode in storage.url asks for",
+            "turn it on there (ssl = on), or change sslmode",
+        )
+    if isinstance(error, FileNotFoundError):  # of the two it doesn't say which
+        return (
+            f"can't be reached: {error.strerror}",
+            "see that the files which storage.url names are there: sslrootcert, or the socket",
+        )
+    return (
+        f"can't be reached: {getattr(error, 'strerror', None) or error}",
+        "see that PostgreSQL runs there and lets this machine in",
+    )
 
 
 def is_of_content(error: StorageError) -> bool:

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,9 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from tabellion.errors import ConfigurationError
 from tabellion_server.storage.interface import StorageError
+from tabellion_server.storage.password_file import read_password
 from tabellion_server.storage.postgres_errors import is_connection_lost, storage_error
 
 T = TypeVar("T")
@@ -109,16 +110,9 @@ def _options(place: Place) -> dict[str, Any]:
 
 def _read_password(file: Path) -> str:
     try:
-        if file.stat().st_mode & stat.S_IRWXO:
-            raise StorageError(
-                f"storage.password_file {file}: others may read it", hint=f"chmod 600 {file}"
-            )
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(
-            f"storage.password_file {file} can't be read: {error}",
-            hint="let the server read it: chown and chmod 600",
-        ) from error
+        return read_password(file, is_private=True).strip()
+    except ConfigurationError as error:  # it was readable at the start
+        raise StorageError(error.message, hint=error.hint) from error
 
 
 class Link:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -95,7 +95,7 @@ class DumpedKeys(ABC):
             raise StorageError(f"{gun}: {text_of(what[0])} version {int(what[1])} has to stay")
         return int(what[0])
 
-    async def dump(self) -> AsyncIterator[Sequence[Record]]:
+    async def dump(self) -> AsyncGenerator[Sequence[Record], None]:
         """See ``Store.dump``."""
         group: list[Record] = []
         size = 0

@@ -23,8 +23,8 @@ _LOSES: Final[dict[Durability, str]] = {
 async def check_servers(link: RedisLink, stated: Durability | None) -> Durability:
     """Look at each master; give the least that they promise.
 
-    What is found is logged unless it's the most. What can't be looked at, as many providers
-    forbid CONFIG, has to be stated.
+    What is found is logged unless it's the most, and so are replicas that aren't there. What can't
+    be looked at, as many providers forbid CONFIG, has to be stated.
 
     Args:
         link: The way there.
@@ -47,6 +47,8 @@ async def check_servers(link: RedisLink, stated: Durability | None) -> Durabilit
                     hint="say in storage.durability what it promises: always, everysec or none",
                 ) from error
             config = {}
+        if link.replicas:
+            _tell_replicas(link, _fields(await run("INFO", "replication")))
         policy = config.get("maxmemory-policy", "noeviction")
         if policy != "noeviction":
             raise StorageError(
@@ -72,6 +74,17 @@ async def check_servers(link: RedisLink, stated: Durability | None) -> Durabilit
             "twice either way",
         )
     return found
+
+
+def _tell_replicas(link: RedisLink, info: dict[str, str]) -> None:
+    online = sum(name.startswith("slave") and "state=online" in info[name] for name in info)
+    if online < link.replicas:
+        log().warning(
+            "store.replicas",
+            problem=f"store {link.address.name} has {online} of the {link.replicas} replicas that "
+            "storage.replicas asks for: nothing can be acknowledged",
+            hint="see why its replicas don't follow, or lower storage.replicas",
+        )
 
 
 def _check_server(name: str, info: dict[str, str], role: Reply) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from redis import exceptions
+from redis.asyncio.sentinel import MasterNotFoundError
 
 from tabellion_server.storage.interface import StorageError
 
@@ -53,12 +54,34 @@ def redis_error(error: Exception, name: str) -> StorageError:
     found = _SAID.get(_word(error, told))
     if found is not None:
         return StorageError(f"{store} {found[0]}", hint=found[1])
+    return _unreached(error, store, told)
+
+
+def _unreached(error: Exception, store: str, told: str) -> StorageError:
+    if isinstance(error, MasterNotFoundError):
+        return StorageError(
+            f"{store}: none of its Sentinels can be reached, or none knows a master of that name",
+            hint="see that they run, that this machine reaches them, and check the service's name",
+        )
+    if isinstance(error, exceptions.RedisClusterException):
+        if "cluster mode is not enabled" in f"{told} {error.__cause__}".lower():
+            return StorageError(
+                f"{store} is no Cluster", hint="write redis:// for a single server in storage.url"
+            )
+        return StorageError(
+            f"{store}: none of its nodes can be used: {_line(told)}",
+            hint="see redis-cli --cluster check, and that this machine reaches its nodes",
+        )
     if isinstance(error, exceptions.ConnectionError | OSError):
         return StorageError(
             f"{store} can't be reached: {told[:200]}",
             hint="see that it runs, and that this machine reaches it",
         )
     return StorageError(f"{store} failed: {told[:200]}")
+
+
+def _line(told: str) -> str:
+    return " ".join(told.split())[:200]
 
 
 def _word(error: Exception, told: str) -> str:

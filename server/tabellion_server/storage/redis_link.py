@@ -32,7 +32,13 @@ Value = bytes | str | int | float
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 0.05
 _CONNECT_SECONDS: Final = 2.0
-_FAULTS: Final = (exceptions.RedisError, OSError, TimeoutError)
+# A Cluster's exceptions are a tree of their own.
+_FAULTS: Final = (
+    exceptions.RedisError,
+    exceptions.RedisClusterException,
+    OSError,
+    TimeoutError,
+)
 _UNREACHED: Final = (exceptions.ConnectionError, OSError)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
-from tabellion.errors import ConfigurationError
 from tabellion_server.settings import Settings
+from tabellion_server.storage.password_file import read_password
 from tabellion_server.storage.redis import RedisStore
 from tabellion_server.storage.redis_address import parse_redis_url
 from tabellion_server.storage.redis_durability import Durability
@@ -24,7 +23,9 @@ async def open_redis_store(settings: Settings) -> RedisStore:
     address = parse_redis_url(settings.storage_url)
     file = settings.storage_password_file
     if file is not None:
-        address = replace(address, password=await asyncio.to_thread(_password, file))
+        address = replace(
+            address, password=await asyncio.to_thread(read_password, file, is_private=False)
+        )
     return await RedisStore.open(
         address,
         high_water=settings.high_water_file,
@@ -33,17 +34,3 @@ async def open_redis_store(settings: Settings) -> RedisStore:
         connections=settings.storage_connections,
         ca=settings.storage_ca_file,
     )
-
-
-def _password(file: Path) -> str:
-    try:
-        password = file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"storage.password_file {file} can't be read: {error}", hint="give an existing file"
-        ) from error
-    if not password or "\n" in password:
-        raise ConfigurationError(
-            f"storage.password_file {file} has to hold one line", hint="write the password alone"
-        )
-    return password

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -334,7 +334,7 @@ class SqliteStore(PendingTables):
 
         return await self._write(work)
 
-    async def dump(self) -> AsyncIterator[Sequence[Record]]:
+    async def dump(self) -> AsyncGenerator[Sequence[Record], None]:
         """See ``Store.dump``."""
         groups = dump(self._path)
         try:

@@ -17,6 +17,7 @@ from tabellion_server.logs import log
 from tabellion_server.storage.interface import Change
 from tabellion_server.web.addresses import check_gun_prefix
 from tabellion_server.web.context import CONTEXT
+from tabellion_server.web.requests import REQUEST_ID, current_id
 from tabellion_server.web.state import MAX_ID, moment_of, number_of, text_of
 
 _DEFAULT_LIMIT: Final = 100
@@ -86,6 +87,7 @@ async def _stream(request: web.Request, gun: Gun | None, since: int) -> web.Stre
             "Content-Type": _STREAM,
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # nginx would hold events back
+            REQUEST_ID: current_id(),
         }
     )
     if request.method == "HEAD":

@@ -79,6 +79,12 @@ class Metrics:
             multiprocess_mode="mostrecent",
             registry=self.registry,
         )
+        self._missing = Gauge(
+            "tabellion_store_missing_changes",
+            "Changes that a restored store lacks; nothing is signed while it's above 0.",
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
         self._proposals_expired = Counter(
             "tabellion_proposals_expired",
             "Pending proposals that were dropped for want of signatures.",
@@ -105,6 +111,7 @@ class Metrics:
             soonest = found.soonest.get(kind)
             self._soonest.labels(kind).set(math.inf if soonest is None else soonest.timestamp())
         self._checked.set(found.ended_at.timestamp())
+        self._missing.set(found.missing)
 
     def count(self, request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
         """Count an answered request."""

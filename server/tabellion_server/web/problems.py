@@ -97,7 +97,7 @@ _UPLOAD_HINTS: Final[Mapping[type[TabellionError], str]] = {
     RefusedPublicationError: "nothing was changed; mend that file and publish again",
 }
 _INTERNAL: Final = 500
-_UNABLE: Final = "the server can't do that now", "its log has more under the request id"
+_UNABLE: Final = "the server can't do that now"
 _RESTORED: Final = (
     "the server went back to a backup, and publishes nothing until that is accepted",
     "its operator runs: tabellion-server accept-restore",
@@ -118,7 +118,8 @@ def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, A
     if status >= _INTERNAL:
         # What went wrong inside is for the log: texts of internal errors name paths and more.
         restored = isinstance(error, RestoredStoreError)
-        detail, hint = _RESTORED if restored else _UNABLE
+        more = f"its log has more under the request id {request_id}"
+        detail, hint = _RESTORED if restored else (_UNABLE, more)
     problem: dict[str, Any] = {
         "type": f"urn:tabellion:problem:{code}",
         "title": _TITLES.get(code, code.replace("-", " ").capitalize()),

@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import time
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -15,7 +16,7 @@ from tabellion_server.web.problems import Handler
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_PATH_LOGGED = 300
-_HEADER = "X-Request-ID"
+REQUEST_ID: Final = "X-Request-ID"
 
 
 class InFlight:
@@ -53,17 +54,22 @@ class InFlight:
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 
 
+def current_id() -> str:
+    """Give the id of the request that is being answered; what streams has to send it itself."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
+
+
 @web.middleware
 async def requests(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, the sender's own if it sent a plain one, and log its end."""
-    given = request.headers.get(_HEADER, "")
+    given = request.headers.get(REQUEST_ID, "")
     request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
     started = time.monotonic()
     in_flight = request.app[IN_FLIGHT]
     with in_flight, structlog.contextvars.bound_contextvars(request_id=request_id):
         response = await handler(request)
         if not response.prepared:
-            response.headers[_HEADER] = request_id
+            response.headers[REQUEST_ID] = request_id
         if in_flight.is_draining:
             response.force_close()
         log().info(

@@ -8,7 +8,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tabellion.errors import AccessDeniedError, TransferError
+from tabellion.errors import AccessDeniedError, ServerAnswerError, TransferError
+from tabellion.publish.refusals import refusal
 from tabellion.transport.fetcher import HttpFetcher
 
 
@@ -41,3 +42,33 @@ async def test_a_wrong_token_is_told_from_none_and_neither_shows_a_query() -> No
             assert "?" not in caught.value.message
             assert "NOTARY_AUTH" in caught.value.hint
             assert "TABELLION_TOKEN" in caught.value.hint
+
+
+@pytest.mark.parametrize(("status", "told"), [(503, "can't answer now"), (500, "failed to")])
+async def test_a_server_s_own_fault_is_not_taken_for_a_wrong_address(
+    status: int, told: str
+) -> None:
+    ids = iter(["abc-1", "no id", None])
+
+    async def fail(_: web.Request) -> web.Response:
+        found = next(ids)
+        return web.Response(status=status, headers={"X-Request-ID": found} if found else {})
+
+    app = web.Application()
+    app.router.add_get("/{rest:.*}", fail)
+    async with TestServer(app) as server, HttpFetcher() as fetcher:
+        for named in (True, False, False):
+            with pytest.raises(ServerAnswerError, match=told) as caught:
+                await fetcher.fetch(str(server.make_url("/v2/")), max_bytes=10)
+            assert ("log under request id abc-1" in caught.value.hint) == named
+            assert "request id no" not in caught.value.hint
+            assert ("try again" in caught.value.hint) == (status == 503)
+            assert "address" not in caught.value.hint
+
+
+def test_a_refused_publication_names_the_request() -> None:
+    notary = b'{"errors": [{"code": "UNKNOWN", "message": "unknown error", "detail": null}]}'
+    ours = b'{"code": "storage", "detail": "the server can\'t do that now"}'
+    for body in (notary, ours):
+        assert "request id abc-1" in refusal("gun", 503, body, request="abc-1").hint
+        assert "request id" not in refusal("gun", 503, body).hint
