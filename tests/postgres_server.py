@@ -106,6 +106,23 @@ class PostgresServer:
             self._process.wait(timeout=20)
             self._process = None
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have it and its children do nothing for as long as the block lasts."""
+        assert self._process is not None
+        pids = [self._process.pid]
+        for each in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                if int(each.read_text().rpartition(")")[2].split()[1]) == self._process.pid:
+                    pids.append(int(each.parent.name))
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def answers(self) -> bool:
         try:
             psycopg.connect(self.url("postgres"), connect_timeout=2).close()

@@ -208,6 +208,8 @@ async def test_faults_of_the_configuration_end_with_status_2(tmp_path: Path) -> 
         assert "Traceback" not in output
     config.write_text(CONFIG)
     assert (await run("check-config", "--config", str(config)))[0] == 0
+    (tmp_path / "master.key").write_bytes(base64.b64encode(bytes(range(32))))
+    (tmp_path / "master.key").chmod(0o600)
     for url in ("postgresql://user@127.0.0.1:1/db", "redis://127.0.0.1:1/0"):
         config.write_text(
             f'server.listen = "127.0.0.1:0"\nstorage = {{url = "{url}", password_file = "secret"}}'

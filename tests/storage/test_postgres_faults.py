@@ -427,6 +427,29 @@ async def test_a_slow_server_is_told_and_holds_nobody_up_for_ever(
     assert (await commit(store, [made("targets", 2)], on=1)).revision == 2
 
 
+async def test_a_paused_server_is_told_in_time_and_what_hung_is_never_done(
+    fragile: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FETCH_SECONDS", "BEGIN_SECONDS", "CONNECT_SECONDS", "_RELEASE_SECONDS"):
+        monkeypatch.setattr(postgres_link, name, 0.5)
+    store = await PostgresStore.open(fragile.place)
+    head = await commit(store, whole_set(1), on=None)
+    with fragile.server.paused():
+        for work in (
+            lambda: store.head(GUN),
+            lambda: commit(store, [made("targets", 2)], on=1),
+            lambda: store.read(GUN, "targets", 1),
+        ):
+            begun = time.monotonic()
+            with pytest.raises(StorageError, match="no answer in time"):
+                await work()
+            assert time.monotonic() - begun < 5
+    await until_it_works(store)
+    assert await store.head(GUN) == head
+    assert (await commit(store, [made("targets", 2)], on=1)).revision == 2
+    await store.close()
+
+
 async def test_what_others_publish_meanwhile_is_never_taken_for_lost(
     database: Database, tmp_path: Path
 ) -> None:

@@ -33,13 +33,17 @@ Connection = Any  # asyncpg has no types
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 15.0
 WRITE_SECONDS: Final = 30.0
-DOUBT_SECONDS: Final = 20.0
+# A database that hangs is told within some twenty seconds, whichever step of a publication it was.
+FETCH_SECONDS: Final = 8.0
+BEGIN_SECONDS: Final = 12.0
+COMMIT_SECONDS: Final = 8.0
+DOUBT_SECONDS: Final = 10.0
 _RELEASE_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 0.2
 # What the server ends by itself, so that no lock outlives its holder: milliseconds.
 _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED;"
-    " SET LOCAL lock_timeout = 20000; SET LOCAL idle_in_transaction_session_timeout = 15000;"
+    " SET LOCAL lock_timeout = 10000; SET LOCAL idle_in_transaction_session_timeout = 15000;"
     # Some set it off for a whole server; what is acknowledged has to be on disk.
     " SELECT set_config('synchronous_commit', 'on', true)"
     " WHERE current_setting('synchronous_commit') = 'off';"
@@ -171,7 +175,7 @@ class Link:
 
     async def _fetch(self, query: str, values: tuple[object, ...]) -> list[Any]:
         async with self.connection() as connection:
-            return list(await connection.fetch(query, *values))
+            return list(await connection.fetch(query, *values, timeout=FETCH_SECONDS))
 
     async def transact(
         self, work: Callable[[Connection], Awaitable[T]], *, guns: Collection[bytes] = ()
@@ -208,7 +212,7 @@ class Link:
             connection = await self._begin(begin, stack)
             result = await work(connection)
             try:
-                answer = await connection.execute("COMMIT", timeout=WRITE_SECONDS)
+                answer = await connection.execute("COMMIT", timeout=COMMIT_SECONDS)
             except Exception as error:  # noqa: BLE001  (whatever it is, it may have been done)
                 _cut(connection)
                 return result, error
@@ -221,7 +225,7 @@ class Link:
             try:
                 async with contextlib.AsyncExitStack() as attempt:
                     connection = await attempt.enter_async_context(self.connection())
-                    await connection.execute(begin, timeout=WRITE_SECONDS)
+                    await connection.execute(begin, timeout=BEGIN_SECONDS)
                     stack.push_async_exit(attempt.pop_all())
                     return connection
             except StorageError as error:
