@@ -24,6 +24,7 @@ from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.names import Digest, parse_gun
 from tabellion.core.roles import key_material
 from tabellion.errors import (
+    ConflictError,
     KeyStoreError,
     MixAndMatchError,
     NotDelegatedError,
@@ -76,6 +77,27 @@ def accept(server: EmbeddedServer) -> str:
         check=True,
     )
     return done.stdout
+
+
+async def test_a_backup_whose_mark_is_lost_as_well_is_told_by_the_way_on(
+    own_server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    server, backup = own_server, tmp_path / "backup"
+    async with Person(server.url, tmp_path / "owner") as owner:
+        await owner.publisher.init(gun)
+        server.stop()
+        copy_store(server.folder, to=backup)
+        server.start()
+    async with Person(server.url, tmp_path / "owner") as owner:
+        for target in ("1", "2", "3"):
+            await owner.sign(gun, target)
+    server.stop()
+    (server.folder / "high-water.json").unlink()
+    restore(server, backup)
+    async with Person(server.url, tmp_path / "owner") as owner:
+        with pytest.raises(ConflictError, match="was built on") as caught:
+            await owner.publisher.bring_back(gun)
+        assert "accept-restore --skip N" in caught.value.hint
 
 
 @DIALECTS
