@@ -115,8 +115,9 @@ class Water:
         if self._file is None:
             return
         with contextlib.suppress(StorageError):  # it stays as it is: higher than what was told
-            ((last, _),) = await self._link.fetch(_COUNTER)
-            await asyncio.to_thread(self._file.settle, last)
+            if await asyncio.to_thread(self._file.try_alone):
+                ((last, _),) = await self._link.fetch(_COUNTER)
+                await asyncio.to_thread(self._file.settle, last)
         self._file.close()
 
     async def _told(self) -> _Told:

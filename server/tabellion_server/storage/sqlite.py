@@ -375,16 +375,22 @@ class SqliteStore(PendingTables):
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        last: int | None = None
-        if self._water is not None and self._writer.is_running:
-            last = self._writer.submit(last_change).result()
+        was_running = self._writer.is_running
         self._writer.close()
         self._readers.close()
         self._heads.close()
         if self._water is not None:
-            if last is not None:
-                self._water.settle(last)
+            if was_running:
+                self._settle(self._water)
             self._water.close()
+
+    def _settle(self, water: HighWater) -> None:
+        """Leave the exact mark, if no other process has the store open: it might still commit."""
+        # What fails leaves the mark as it is: no lower than what was told.
+        with contextlib.suppress(StorageError, OSError, sqlite3.Error):
+            if water.try_alone() and self._path.stat().st_ino == self._inode:
+                with contextlib.closing(connect(self._path, read_only=True)) as connection:
+                    water.settle(last_change(connection))
 
     async def _read(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._readers.submit(work))
