@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -21,10 +20,10 @@ from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, 
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.settings_values import CONVERT
 from tabellion_server.storage.copying import BYTES, FILES, GUNS, ROWS, copy_store
-from tabellion_server.storage.interface import StorageError, Store
+from tabellion_server.storage.interface import Store
 from tabellion_server.storage.opening import is_store_there, open_store
 from tabellion_server.storage.sqlite import SqliteStore
-from tabellion_server.storage.sqlite_file import seal
+from tabellion_server.storage.sqlite_file import copy_file, seal
 
 _MEGABYTE = 1_000_000
 _config = click.option(
@@ -169,10 +168,7 @@ async def _restore(settings: Settings, file: Path) -> tuple[Counter[str], int]:
     # Read from a copy: opening a store may bring it to this release's schema.
     with tempfile.TemporaryDirectory(prefix="tabellion-restore-") as folder:
         copy = Path(folder) / "store.db"
-        try:
-            await asyncio.to_thread(shutil.copyfile, file, copy)
-        except OSError as error:
-            raise StorageError(f"{file} can't be copied: {error.strerror or error}") from error
+        await asyncio.to_thread(copy_file, file, copy)
         source = await SqliteStore.open(copy)
         try:
             target = await open_store(settings)

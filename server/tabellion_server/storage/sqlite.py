@@ -25,7 +25,13 @@ from tabellion_server.storage.interface import (
     TagEvent,
 )
 from tabellion_server.storage.records import FileRecord, Record
-from tabellion_server.storage.sqlite_dump import begin_load, dump, end_load, write_records
+from tabellion_server.storage.sqlite_dump import (
+    begin_load,
+    dump,
+    end_load,
+    verify_not_loading,
+    write_records,
+)
 from tabellion_server.storage.sqlite_file import connect, open_store_file, storage_error
 from tabellion_server.storage.sqlite_heads import HeadReader
 from tabellion_server.storage.sqlite_pending import (
@@ -132,6 +138,7 @@ class SqliteStore(PendingTables):
         await asyncio.to_thread(check_hashes, gun, added)
 
         def work(connection: sqlite3.Connection) -> Head:
+            verify_not_loading(connection)
             if self._water is not None:
                 verify_complete(connection, self._water)
             head = read_head(connection, gun)
@@ -177,6 +184,7 @@ class SqliteStore(PendingTables):
         """See ``Store.delete``."""
 
         def work(connection: sqlite3.Connection) -> bool:
+            verify_not_loading(connection)
             if self._water is not None:
                 verify_complete(connection, self._water)
             connection.execute(
@@ -345,6 +353,12 @@ class SqliteStore(PendingTables):
 
     async def begin_load(self) -> None:
         """See ``Store.begin_load``."""
+        if self._water is not None and not await asyncio.to_thread(self._water.try_alone):
+            await asyncio.to_thread(self._water.share)
+            raise StorageError(
+                f"store {self._path} is open in another process, maybe a server's",
+                hint="stop it: what is published meanwhile would be lost",
+            )
         await self._write(lambda connection: begin_load(connection, self._path))
 
     async def load(self, records: Sequence[Record]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -154,6 +156,24 @@ def seal(partial: Path, path: Path) -> None:
         _sync_folder(path)
     except (OSError, sqlite3.Error) as error:
         raise storage_error(error, partial) from error
+
+
+def copy_file(path: Path, copy: Path) -> None:
+    """Copy a store's file, with what is only in its write-ahead log yet; it may be in use. Blocks.
+
+    Raises:
+        StorageError: It can't be read.
+    """
+    path = path.resolve()  # its log lies beside the file, not beside a link to it
+    try:
+        if not Path(f"{path}-wal").exists():
+            shutil.copyfile(path, copy)
+            return
+        source = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        with contextlib.closing(source), contextlib.closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+    except (OSError, sqlite3.Error) as error:
+        raise storage_error(error, path) from error
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
