@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,14 @@ async def connect(site: Site, path: str, *, accept: str = "*/*") -> asyncio.Stre
     return writer
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it didn't come to that")
+
+
 @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
 async def test_who_has_gone_takes_no_place_of_those_who_wait(
     site: Site, monkeypatch: pytest.MonkeyPatch, accept: str
@@ -295,14 +304,10 @@ async def test_who_has_gone_takes_no_place_of_those_who_wait(
     site.client.server.handler.handler_cancellation = False  # as where it's really served
     context = site.client.app[CONTEXT]  # type: ignore[index]
     gone = [await connect(site, "/v1/changes?wait=60", accept=accept) for _ in range(2)]
-    async with asyncio.timeout(5):
-        while context.feed._count < 2:
-            await asyncio.sleep(0.01)
+    await until(lambda: context.feed._count == 2)
     for writer in gone:
         writer.close()
-    async with asyncio.timeout(5):
-        while context.feed._count:
-            await asyncio.sleep(0.05)
+    await until(lambda: context.feed._count == 0)
     assert await ask(site, "?wait=1") == {"changes": [], "next": 0}
 
 
@@ -314,9 +319,6 @@ async def test_a_stream_that_nobody_reads_is_cut(
     monkeypatch.setattr(changes, "_event", lambda _: b"data: " + b"x" * 20_000_000 + b"\n\n")
     in_flight = site.client.app[IN_FLIGHT]  # type: ignore[index]
     writer = await connect(site, "/v1/changes", accept="text/event-stream")
-    async with asyncio.timeout(5):
-        while not in_flight._count:
-            await asyncio.sleep(0.01)
-        while in_flight._count:
-            await asyncio.sleep(0.05)
+    await until(lambda: in_flight._count == 1)
+    await until(lambda: in_flight._count == 0)
     writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ from storage.test_dump_contract import fill
 from tabellion_server.storage.copying import copy_store
 from tabellion_server.storage.interface import StorageError
 from tabellion_server.storage.sqlite import SqliteStore
+
+
+async def copy(path: Path, to: Path) -> None:
+    async with AsyncExitStack() as stack:
+        opened = []
+        for place in (to, path):
+            opened.append(await SqliteStore.open(place))
+            stack.push_async_callback(opened[-1].close)
+        await copy_store(opened[1], opened[0], tell=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +60,5 @@ async def test_a_damaged_backup_is_refused(tmp_path: Path, statement: str) -> No
         connection.execute("DROP TRIGGER metadata_is_immutable")
         assert connection.execute(statement).rowcount
         connection.commit()
-    target = await SqliteStore.open(tmp_path / "target.db")
-    try:
-        with pytest.raises(StorageError):
-            source = await SqliteStore.open(path)
-            try:
-                await copy_store(source, target, tell=lambda _: None)
-            finally:
-                await source.close()
-    finally:
-        await target.close()
+    with pytest.raises(StorageError):
+        await copy(path, tmp_path / "target.db")

@@ -309,13 +309,13 @@ async def test_who_ends_while_others_go_on_leaves_no_mark_that_is_too_low(
 
     monkeypatch.setattr(HighWater, "settle", slowly)
     ending = asyncio.create_task(store.close())
-    while not ending.done() and not has_read.is_set():
-        await asyncio.sleep(0.01)
+    reading = asyncio.create_task(asyncio.to_thread(has_read.wait, 20))
+    await asyncio.wait([ending, reading], return_when=asyncio.FIRST_COMPLETED)
     # The first one knows by now how far the store is, or leaves that to the other.
     await publish_next(other)
     has_read.set()
     await other.close()
     goes_on.set()
-    await ending
+    await asyncio.gather(ending, reading)
     world.restore(backup)
     assert await (await opened()).missing_changes() >= 1

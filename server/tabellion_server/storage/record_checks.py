@@ -47,8 +47,9 @@ def _is_number(value: object) -> bool:
 
 
 def _maps(fits: Callable[[Any], bool]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, Mapping) and all(
-        _is_text(key) and fits(item) for key, item in value.items()
+    return lambda value: (
+        isinstance(value, Mapping)
+        and all(_is_text(key) and fits(item) for key, item in value.items())
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
@@ -32,7 +31,11 @@ from tabellion_server.storage.sqlite_dump import (
     verify_not_loading,
     write_records,
 )
-from tabellion_server.storage.sqlite_file import connect, open_store_file, storage_error
+from tabellion_server.storage.sqlite_file import (
+    connect,
+    open_store_file,
+    verify_in_place,
+)
 from tabellion_server.storage.sqlite_heads import HeadReader
 from tabellion_server.storage.sqlite_pending import (
     PendingTables,
@@ -41,7 +44,8 @@ from tabellion_server.storage.sqlite_pending import (
     verify_not_withdrawn,
 )
 from tabellion_server.storage.sqlite_restoration import (
-    begin,
+    cover,
+    join,
     last_change,
     missing_changes,
     pass_over,
@@ -99,11 +103,16 @@ class SqliteStore(PendingTables):
     def _open(cls, given: Path | str, high_water: Path | None) -> SqliteStore:
         path = Path(given).absolute()
         connection = open_store_file(path)
-        if high_water is None:
-            writer, water = GroupWriter(connection, path), None
-        else:
-            water = _join(connection, path, high_water)
-            writer = GroupWriter(connection, path, before_commit=_covered_by(water, path))
+        inode = path.stat().st_ino
+        water = None if high_water is None else join(connection, path, high_water)
+
+        def before_commit(connection: sqlite3.Connection) -> None:
+            # Or it would be told as done, and be gone with the file that has no name any more.
+            verify_in_place(path, inode)
+            if water is not None:
+                cover(water, path, connection)
+
+        writer = GroupWriter(connection, path, before_commit=before_commit)
         return cls(path, writer, Readers(path, count=_READERS), water)
 
     async def head(self, gun: str) -> Head | None:
@@ -377,8 +386,7 @@ class SqliteStore(PendingTables):
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("SELECT version FROM schema_version").fetchone()
-            if self._inode != os.stat(self._path).st_ino:  # noqa: PTH116  (in a reader thread)
-                raise StorageError(f"store {self._path} was replaced while it was open")
+            verify_in_place(self._path, self._inode)
 
         if not self._writer.is_running:
             raise StorageError(f"store {self._path} doesn't write any more", hint="restart")
@@ -411,38 +419,3 @@ class SqliteStore(PendingTables):
 
     async def _write(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._writer.submit(work))
-
-
-def _join(connection: sqlite3.Connection, path: Path, high_water: Path) -> HighWater:
-    """Join those that use the mark, and deal with what it says of this store."""
-    try:
-        water = HighWater(high_water)
-        try:
-            begin(connection, water)
-        except BaseException:
-            water.close()
-            raise
-        water.share()
-    except sqlite3.Error as error:
-        connection.close()
-        raise storage_error(error, path) from error
-    except BaseException:
-        connection.close()
-        raise
-    return water
-
-
-def _covered_by(water: HighWater, path: Path) -> Work[None]:
-    """Give what has the mark no lower than what is about to be committed.
-
-    Who looks meanwhile, or after a crash just then, sees what is committed: so that counts.
-    """
-
-    def cover(connection: sqlite3.Connection) -> None:
-        last = last_change(connection)
-        if not water.covers(last):
-            with contextlib.closing(connect(path, read_only=True)) as beside:
-                committed = last_change(beside)
-            water.cover(last, committed=committed)
-
-    return cover

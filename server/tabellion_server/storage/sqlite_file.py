@@ -158,6 +158,23 @@ def seal(partial: Path, path: Path) -> None:
         raise storage_error(error, partial) from error
 
 
+def verify_in_place(path: Path, inode: int) -> None:
+    """Refuse a store's name that means another file by now than the one that is open.
+
+    Raises:
+        StorageError: It was replaced or deleted.
+    """
+    try:
+        found = path.stat().st_ino
+    except OSError as error:
+        raise storage_error(error, path) from error
+    if found != inode:
+        raise StorageError(
+            f"store {path} was replaced while it was open",
+            hint="restart: put a restored store in its place only while nothing runs",
+        )
+
+
 def copy_file(path: Path, copy: Path) -> None:
     """Copy a store's file, with what is only in its write-ahead log yet; it may be in use. Blocks.
 
@@ -179,7 +196,11 @@ def copy_file(path: Path, copy: Path) -> None:
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open one more connection; transactions are begun and ended by hand."""
     connection = sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        f"{path.absolute().as_uri()}?mode=rw",  # a file that went isn't made anew
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
     )
     try:
         connection.execute("PRAGMA synchronous = FULL")
