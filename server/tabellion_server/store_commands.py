@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, 
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.settings_values import CONVERT
 from tabellion_server.storage.copying import BYTES, FILES, GUNS, ROWS, copy_store
-from tabellion_server.storage.interface import Store
+from tabellion_server.storage.interface import StorageError, Store
 from tabellion_server.storage.opening import is_store_there, open_store
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_file import copy_file, seal
@@ -150,15 +150,16 @@ def gc(
 async def _backup(settings: Settings, file: Path) -> Counter[str]:
     if await asyncio.to_thread(file.exists):
         raise UsageError(f"{file} is there already", hint="give a new name, or delete it first")
-    partial = file.with_name(f"{file.name}.partial")
     async with _opened(settings) as source:
-        await asyncio.to_thread(_drop, partial)
-        target = await SqliteStore.open(partial)
-        try:
-            counts = await _copy(source, target)
-        finally:
-            await target.close()
-    await asyncio.to_thread(seal, partial, file)
+        # In a folder of its own: another backup to the same name may be under way.
+        with _folder_beside(file) as folder:
+            partial = folder / "store.db"
+            target = await SqliteStore.open(partial)
+            try:
+                counts = await _copy(source, target)
+            finally:
+                await target.close()
+            await asyncio.to_thread(seal, partial, file)
     return counts
 
 
@@ -241,6 +242,14 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _drop(path: Path) -> None:
-    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        name.unlink(missing_ok=True)
+@contextmanager
+def _folder_beside(file: Path) -> Iterator[Path]:
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=f".{file.name}.partial-", dir=file.parent)
+    except OSError as error:
+        raise StorageError(
+            f"{file} can't be written: {error.strerror or error}", hint="give another place"
+        ) from error
+    with made as folder:
+        yield Path(folder)

@@ -112,6 +112,16 @@ async def test_a_backup_never_takes_the_place_of_a_file(home: Path) -> None:
     assert file.read_text() == "mine"
 
 
+async def test_of_two_backups_to_one_name_one_is_whole_and_one_is_told(
+    home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "backups" / "backup.db"
+    found = await asyncio.gather(*(run(home, "backup", str(file)) for _ in range(2)))
+    assert sorted(status for status, _ in found) in ([0, 2], [0, 3]), found
+    assert sorted(dump(file)) == sorted(dump(home / "store/tabellion.db"))
+    assert [item.name for item in file.parent.iterdir()] == ["backup.db"]
+
+
 async def test_only_an_empty_store_is_restored_into(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "backup.db"
     assert (await run(home, "backup", str(file)))[0] == 0

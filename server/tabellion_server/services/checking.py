@@ -147,8 +147,8 @@ class _Walk:
             top = (trusted.root, trusted.timestamp, snapshot)
             for role, file in zip(("root", "timestamp", "snapshot"), top, strict=True):
                 self._note_expiry(role, file.signed if file is not None else None)
-            for file in (trusted.timestamp, snapshot):
-                self._verify_number(file, self._held[file.role])
+            for role, file in (("timestamp", trusted.timestamp), ("snapshot", snapshot)):
+                self._verify_number(file, self._held[role])
             self._file("targets")
             self._follow_targets(trusted)
         except TabellionError as error:

@@ -152,10 +152,22 @@ def seal(partial: Path, path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        partial.rename(path)
+        _give_name(partial, path)
         _sync_folder(path)
     except (OSError, sqlite3.Error) as error:
         raise storage_error(error, partial) from error
+
+
+def _give_name(partial: Path, path: Path) -> None:
+    """Never over a file that came to be there meanwhile."""
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError as error:
+        raise StorageError(f"{path} is there already", hint="give a new name") from error
+    except OSError:  # some file systems have no second names
+        partial.rename(path)
+    else:
+        partial.unlink()
 
 
 def verify_in_place(path: Path, inode: int) -> None:
