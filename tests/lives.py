@@ -86,6 +86,7 @@ class World:
         self.now = NOW
         self.files: dict[bytes, File] = {}
         self.served = Served()
+        self.published: set[bytes] = set()
         self.uploads: list[list[UploadedFile]] = []
         self.retired: list[Signer] = []
         self.behind = False
@@ -295,6 +296,7 @@ class World:
         for root in done.roots:
             self.served.names[self.dialect.file_name("root", root.version)] = root.data
             self.served.current["root"] = root.data
+            self.published.add(root.data)
         if self.dialect.lists_root and done.roots:
             files["root"] = done.roots[-1].data
         self.served.uploads = len(self.uploads)
@@ -338,6 +340,7 @@ class World:
 
     def _keep(self, role: str, data: bytes) -> None:
         self.served.current[role] = data
+        self.published.add(data)
         if role != "root":
             self.served.names[self.name_of(role, data)] = data
 
@@ -361,7 +364,7 @@ class World:
         self.served = backup.copy()
         self.behind = self.served.uploads < len(self.uploads)
 
-    def bring_back(self) -> None:
+    def bring_back(self, rng: Random) -> None:
         """Accept it: pass over versions that may have been seen, and publish what was lost."""
         newest = (self._newest[role] - self.file(role).version for role in ONLINE)
         self.skip = max(newest)
@@ -376,3 +379,16 @@ class World:
             self._store(self.judge(files, may_lack=True))
         self.refresh()
         self.behind = False
+        if self.dialect is TUF and self._forget_removed():
+            self.rotate(rng, *ONLINE)  # readers who know of removed roles forget them only so
+
+    def _forget_removed(self) -> bool:
+        """Go on from the served files of removed roles; tell whether newer ones were lost."""
+        removed = self.delegated.keys() - self.delegations.keys()
+        forgotten = False
+        for name in sorted(removed):
+            served = self.served.current.get(name)
+            version = self.files[served].version if served is not None else 0
+            forgotten |= version < self.delegated[name].version
+            self.delegated[name].version = version
+        return forgotten

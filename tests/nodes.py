@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,10 +31,82 @@ from tabellion.errors import ThresholdError, VerificationError
 _SHORT = aiohttp.ClientTimeout(total=20)
 
 
+class Link:
+    """The way from a node to a store elsewhere: it can be cut, or let nothing through."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._open = asyncio.Event()
+        self._open.set()
+        self._is_cut = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        self.heal()
+        self._server.close()
+        self._close_all()
+
+    def cut(self) -> None:
+        """End all connections, and let none begin."""
+        self._is_cut = True
+        self._close_all()
+
+    def hold(self) -> None:
+        """Let nothing through, and nobody know."""
+        self._open.clear()
+
+    def heal(self) -> None:
+        self._is_cut = False
+        self._open.set()
+
+    def _close_all(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.close()
+            return
+        upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self._target)
+        pair = {writer, upstream}
+        self._writers |= pair
+        try:
+            await asyncio.gather(
+                self._pump(reader, upstream),
+                self._pump(upstream_reader, writer),
+            )
+        finally:
+            self._writers -= pair
+            for one in pair:
+                one.close()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await self._open.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where a node stands: its configuration, and its way to a store elsewhere."""
+
+    config: Path
+    link: Link | None = None
+
+
 @dataclass
 class Node:
-    """A server process; ``url`` is empty while it's down."""
+    """A server process."""
 
+    ground: Ground
     process: asyncio.subprocess.Process
     url: str
     reading: asyncio.Task[None]
@@ -43,22 +115,23 @@ class Node:
 
 @dataclass
 class Nodes:
-    """Nodes that all have one configuration; whoever asks is sent to any that runs."""
+    """Nodes on one store; whoever asks is sent to any that runs."""
 
-    config: Path
     program: tuple[str, ...]
     rng: Random
     running: list[Node] = field(default_factory=list)
     kills: int = 0
     pauses: int = 0
+    cuts: int = 0
+    is_over: bool = False
 
     @property
     def url(self) -> str:
         return self.rng.choice(self.running).url
 
-    async def start(self) -> None:
+    async def start(self, ground: Ground) -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *self.program, "serve", "--config", str(self.config)),
+            *(sys.executable, *self.program, "serve", "--config", str(ground.config)),
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stderr is not None
@@ -75,7 +148,7 @@ class Nodes:
             while line := await stream.readline():
                 log.append(line.decode())
 
-        self.running.append(Node(process, url, asyncio.create_task(collect()), log))
+        self.running.append(Node(ground, process, url, asyncio.create_task(collect()), log))
 
     async def kill(self, node: Node) -> None:
         """End a node at once, as a power cut does; it isn't asked any more."""
@@ -95,34 +168,48 @@ class Nodes:
             node.process.send_signal(signal.SIGCONT)
         self.pauses += 1
 
-    async def trouble(self, *, pauses: bool) -> None:
-        """Kill and pause nodes for ever; at least one is left."""
-        while True:
+    async def part(self, link: Link, seconds: float) -> None:
+        """Have a node not reach its store, and perhaps not know."""
+        (link.cut if self.rng.random() < 0.5 else link.hold)()
+        await asyncio.sleep(seconds)
+        link.heal()
+        self.cuts += 1
+
+    async def trouble(self) -> None:
+        """Kill nodes, pause them, and cut them off, until it's over; at least one is left."""
+        self.is_over = False
+        while not self.is_over:
             await asyncio.sleep(self.rng.uniform(0.1, 0.4))
             node = self.rng.choice(self.running)
-            if pauses and self.rng.random() < 0.4:
+            chance = self.rng.random()
+            if node.ground.link is not None and chance < 0.4:
+                await self.part(node.ground.link, self.rng.uniform(0.05, 0.8))
+            elif chance < 0.6:
                 await self.pause(node, self.rng.uniform(0.05, 0.5))
             elif len(self.running) > 1:
                 await self.kill(node)
-                await self.start()
+                await self.start(node.ground)
 
 
 @asynccontextmanager
 async def nodes(
-    folder: Path, text: str, count: int, *, rng: Random, program: tuple[str, ...] = ()
+    grounds: Sequence[Ground], *, rng: Random, program: tuple[str, ...] = ()
 ) -> AsyncIterator[Nodes]:
-    config = folder / "server.toml"
-    config.write_text(text)
-    made = Nodes(config, program or ("-m", "tabellion_server"), rng)
+    made = Nodes(program or ("-m", "tabellion_server"), rng)
+    links = [ground.link for ground in grounds if ground.link is not None]
     try:
-        await made.start()  # the first makes the store
-        await asyncio.gather(*(made.start() for _ in range(count - 1)))
+        await made.start(grounds[0])  # the first makes the store
+        await asyncio.gather(*(made.start(ground) for ground in grounds[1:]))
         yield made
     finally:
+        for link in links:
+            link.heal()
         for node in list(made.running):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(node.process.pid, signal.SIGCONT)
             await made.kill(node)
+        for link in links:
+            await link.stop()
 
 
 class Life:
@@ -184,32 +271,34 @@ class Life:
 
     async def _update(self) -> TrustedSet | None:
         began = monotonic()
-        for attempt in range(3):
+        while True:
+            root = [1]
             try:
-                trusted = await self._walk()
+                trusted = await self._walk(root)
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
                 return None
             except ThresholdError as error:
-                # Between the newest root and the timestamp a newer root may have come.
-                torn = error.message if attempt else ""
-                if not torn:
-                    began = monotonic()
-                    continue
+                torn = error.message
+                # Between the newest root and what it's to verify a newer root may have come.
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+                    if await self._get(f"{root[0] + 1}.root.json", may_lack=True) is not None:
+                        began = monotonic()
+                        continue
             except (VerificationError, LookupError) as error:
                 torn = str(error)
             else:
                 self._note(began, trusted)
                 return trusted
-            if torn:
-                self.log.append(Read(self.gun, began, monotonic(), torn=torn))
-                return None
-        return None
+            self.log.append(Read(self.gun, began, monotonic(), torn=torn))
+            return None
 
-    async def _walk(self) -> TrustedSet:
+    async def _walk(self, newest: list[int]) -> TrustedSet:
+        """Take each file after the other; tells the newest root in ``newest``."""
         trusted = TrustedSet(self.first_root, now=datetime.now(UTC), gun=self.gun)
         version = 2
         while (root := await self._get(f"{version}.root.json", may_lack=True)) is not None:
             trusted.update_root(root)
+            newest[0] = version
             version += 1
         trusted.update_timestamp(await self._have("timestamp.json"))
         trusted.update_snapshot(await self._have(f"{trusted.snapshot_meta.version}.snapshot.json"))

@@ -30,7 +30,7 @@
     │   └── RegistryError             the registry's answer can't be used
     ├── PublicationError              the server refused a publication             (exit 3)
     │   ├── ConflictError             somebody published first; carries the versions
-    │   ├── RefusedPublicationError   a rule is broken; carries the rule's name
+    │   ├── RefusedPublicationError   a rule is broken; carries the rule's name   (exit 2)
     │   └── NotaryRefusalError        the same in Notary's words
     ├── CacheError                    the local cache can't be read or written     (exit 3)
     ├── SignerError                   what holds a key, a token or KMS, doesn't sign (exit 3)
@@ -131,11 +131,17 @@ class ThresholdError(VerificationError):
 
     code = "threshold"
     default_hint = "the wrong key signed, or the file was altered; do not use it"
+    _AFTER_A_ROOT: ClassVar[str] = (
+        "the wrong key signed, or the file was altered: do not use it; if its owner founded the "
+        "GUN anew, get its root by another way than the server: tabellion trust replace GUN "
+        "--root FILE"
+    )
 
     def __init__(
         self, message: str, *, role: str, needed: int, signed_by: tuple[str, ...], hint: str = ""
     ) -> None:
-        super().__init__(message, hint=hint)
+        is_first = role == "timestamp"  # what a reader sees first of another GUN of that name
+        super().__init__(message, hint=hint or (self._AFTER_A_ROOT if is_first else ""))
         self.role = role
         self.needed = needed
         self.signed_by = signed_by
@@ -330,6 +336,7 @@ class RefusedPublicationError(PublicationError):
     """
 
     code = "publication-refused"
+    exit_status = 2  # nothing is unknown: what is published has to change
 
     def __init__(
         self,

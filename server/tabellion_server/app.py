@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 from aiohttp import web
 
@@ -32,6 +32,8 @@ from tabellion_server.web.problems import problems
 from tabellion_server.web.requests import IN_FLIGHT, InFlight, requests
 from tabellion_server.web.routes import add_routes
 from tabellion_server.web.tokens import TokenVerifier
+
+_CANCEL_SECONDS: Final = 1.0
 
 
 def utc_now() -> datetime:
@@ -122,10 +124,11 @@ async def _background(app: web.Application, *, watches: bool) -> AsyncIterator[N
     forever = [context.feed.watch_forever(), *(_watches(app) if watches else ())]
     tasks = [asyncio.create_task(one) for one in forever]
     yield
-    for task in tasks:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    waiting = set(tasks)
+    while waiting:  # what a driver does may swallow a cancellation
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=_CANCEL_SECONDS)
     await context.publisher.drain()
     await context.renewer.drain()
 

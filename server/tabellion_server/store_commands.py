@@ -15,13 +15,13 @@ from rich.console import Console
 
 from tabellion.errors import ConfigurationError, UsageError
 from tabellion_server.migration.command import plain
-from tabellion_server.services.checking import Finding, check_store
+from tabellion_server.services.checking import Finding, check_rows, check_store
 from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, Old, find_old
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.settings_values import CONVERT
 from tabellion_server.storage.copying import BYTES, FILES, GUNS, ROWS, copy_store
 from tabellion_server.storage.interface import StorageError, Store
-from tabellion_server.storage.opening import is_store_there, open_store
+from tabellion_server.storage.opening import is_store_there, migrate, open_store
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_file import copy_file, seal
 
@@ -93,7 +93,8 @@ def check(config: Path | None) -> None:
     findings, counts = asyncio.run(_check(settings))
     for finding in findings:
         word = "DAMAGED" if finding.is_damage else "note"
-        click.echo(f"{word} {plain(finding.gun)}: {plain(finding.problem)}")
+        where = plain(finding.gun) or "the store"
+        click.echo(f"{word} {where}: {plain(finding.problem)}")
     damaged = len({finding.gun for finding in findings if finding.is_damage})
     click.echo(f"{_told(counts)}; {damaged or 'none'} damaged")
     if damaged:
@@ -150,6 +151,8 @@ def gc(
 async def _backup(settings: Settings, file: Path) -> Counter[str]:
     if await asyncio.to_thread(file.exists):
         raise UsageError(f"{file} is there already", hint="give a new name, or delete it first")
+    if not await asyncio.to_thread(file.parent.is_dir):
+        raise UsageError(f"there is no folder {file.parent}", hint="make it, or check the name")
     async with _opened(settings) as source:
         # In a folder of its own: another backup to the same name may be under way.
         with _folder_beside(file) as folder:
@@ -170,8 +173,15 @@ async def _restore(settings: Settings, file: Path) -> tuple[Counter[str], int]:
     with tempfile.TemporaryDirectory(prefix="tabellion-restore-") as folder:
         copy = Path(folder) / "store.db"
         await asyncio.to_thread(copy_file, file, copy)
-        source = await SqliteStore.open(copy)
         try:
+            source = await SqliteStore.open(copy)
+        except StorageError as error:
+            raise UsageError(
+                f"{file} isn't a whole backup: {error.message.replace(str(copy), 'it')}",
+                hint="give a file that tabellion-server backup wrote, or another release's server",
+            ) from error
+        try:
+            await migrate(settings)
             target = await open_store(settings)
             try:
                 return await _copy(source, target), await target.missing_changes()
@@ -190,6 +200,9 @@ async def _check(settings: Settings) -> tuple[list[Finding], Counter[str]]:
                 findings += checked.findings
                 counts += Counter({GUNS: 1, FILES: checked.files, BYTES: checked.length})
                 status.update(_told(counts))
+            told = {finding.problem for finding in findings}
+            rows = await check_rows(store)
+            findings += [finding for finding in rows if finding.problem not in told]
     return findings, counts
 
 
@@ -245,7 +258,6 @@ def _has_content(path: Path) -> bool:
 @contextmanager
 def _folder_beside(file: Path) -> Iterator[Path]:
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(prefix=f".{file.name}.partial-", dir=file.parent)
     except OSError as error:
         raise StorageError(

@@ -262,3 +262,18 @@ def test_a_holders_name_does_not_read_like_more_of_the_words(forge: Forge) -> No
     set_holders(root, {eve.public_key.keyid: "Bob), 2 of 2 signed (Ann"})
     (line,) = [line for line in told(forge, root) if "gets key" in line]
     assert line.endswith('("Bob), 2 of 2 signed (Ann")')
+
+
+def test_what_a_root_changes_is_told_last(forge: Forge) -> None:
+    """A thousand tags before it scroll away; what is told last is seen."""
+
+    def sign_many(payload: Targets) -> None:
+        payload.targets.update({f"t{i}": target(b"one") for i in range(1000)})
+
+    root = copy.deepcopy(forge.root)
+    root.version += 1
+    root.roles["targets"].threshold = 1
+    lines = told(forge, root, next_targets(forge, sign_many))
+    first = next(i for i, line in enumerate(lines) if line.startswith("root: "))
+    assert first > 1000
+    assert all(line.startswith("root: ") for line in lines[first:])

@@ -39,6 +39,7 @@ ABOUT_TRUST = {
     "trust show", "trust replace", "trust remove",
 }  # fmt: skip
 BY_ROLE = {"awaited", "holders", "versions", "expires", "missing", "custom", "pem", "signed_for"}
+BY_ROLE |= {"behind", "removed", "still_trusted"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -236,6 +237,8 @@ def test_the_members_of_json_answers_are_those_in_the_manual(run: Run) -> None:
         "list": [f"list {gun}"],
         "history": [f"history {gun}", f"history {gun}:1"],
         "status": [f"status {gun}"],
+        "recover lost": [f"recover lost {gun}"],
+        "recover signer": [f"recover signer {gun} qa --since 2026-01-01"],
         "reset": [f"sign {gun}:4 {signed} --no-publish > staged; tabellion --json reset {gun}"],
         "signer list": [f"signer list {gun}"],
         "signer add, signer remove with --gun-prefix": [

@@ -11,6 +11,7 @@ import pytest
 
 from forge import Forge
 from tabellion.cli import app, output
+from tabellion.publish.keystore import KeyStore
 
 PROGRAM = [sys.executable, "-m", "tabellion.cli"]
 
@@ -68,6 +69,34 @@ def test_digests_are_short_only_where_a_terminal_is_too_narrow(
         monkeypatch.setenv("COLUMNS", columns)
         output.table(("TARGET", "DIGEST", "BY"), [row])
         assert capsys.readouterr().out.splitlines()[-1].split() == ["1.2", digest, "cafe"]
+
+
+def test_a_table_without_rows_has_no_head(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    output.table(("GUN", "BY"), [])
+    assert capsys.readouterr().out == ""
+
+
+def test_keys_are_listed_whole_within_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TABELLION_SIGNER_PASSPHRASE", "long enough")
+    home = ["--home", str(tmp_path)]
+    assert (
+        app.run([*home, "key", "generate", "--name", "alice", "--gun", "a.example/team/app"]) == 0
+    )
+    made = capsys.readouterr()
+    info = KeyStore(tmp_path).find("alice")
+    assert f"fingerprint {info.fingerprint}" in made.err
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert app.run([*home, "key", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    for each in ("alice", info.keyid, info.fingerprint, info.canonical_id, "a.example/team/app"):
+        assert each in shown
 
 
 @pytest.mark.parametrize("verb", ["", "verify", "list", "inspect", "history", "sign", "status"])

@@ -73,7 +73,7 @@ def test_a_mistake_is_told_and_changes_nothing(
 def test_what_is_trusted_is_listed_and_taken_back(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["trust", "add", GUN, "--root", "root.json"]) == 0
     assert app.run(["trust", "add", "--gun", "data", "--root-key", f"sha256:{'A' * 64}"]) == 0
-    anchors = "https://x.example:8443/team/anchors"
+    anchors = "http://127.0.0.1:1/team/anchors"
     given = ["trust", "add", "--anchors", anchors, "--root", "root.json"]
     assert app.run([*given, "--for", "a/*", "--for", "b/**"]) == 0
     capsys.readouterr()
@@ -82,7 +82,7 @@ def test_what_is_trusted_is_listed_and_taken_back(capsys: pytest.CaptureFixture[
     assert (rows[GUN]["how"], rows[GUN]["root_version"]) == ("root file", 1)
     assert (rows["data"]["how"], rows["data"]["root_fingerprints"]) == ("root key", ["a" * 64])
     collection = rows["team/anchors"]
-    assert collection["server"] == "https://x.example:8443"
+    assert collection["server"] == "http://127.0.0.1:1"
     assert (collection["kind"], collection["for"]) == ("anchors", ["a/*", "b/**"])
     for name in (GUN, "--gun=data", "--anchors=team/anchors"):
         assert app.run(["trust", "remove", name]) == 0

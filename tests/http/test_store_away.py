@@ -221,3 +221,22 @@ async def test_a_store_that_only_reads_serves_readers(site: Away, tmp_path: Path
     site.faults.heal()
     assert await read(site, tmp_path / "warm") == {"1.0"}
     assert json.loads(await site.body("timestamp.json"))["signed"]["version"] == 2
+
+
+async def test_the_server_ends_though_a_driver_swallows_a_cancellation(
+    site: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = site.client.app[CONTEXT]  # type: ignore[index]
+    swallowed = asyncio.Event()
+
+    async def look() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            swallowed.set()
+
+    monkeypatch.setattr(context.feed, "_look", look)
+    await asyncio.sleep(1.2)  # until it looks
+    async with asyncio.timeout(10):
+        await site.client.close()
+    assert swallowed.is_set()

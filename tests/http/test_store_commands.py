@@ -116,6 +116,7 @@ async def test_of_two_backups_to_one_name_one_is_whole_and_one_is_told(
     home: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "backups" / "backup.db"
+    file.parent.mkdir()
     found = await asyncio.gather(*(run(home, "backup", str(file)) for _ in range(2)))
     assert sorted(status for status, _ in found) in ([0, 2], [0, 3]), found
     assert sorted(dump(file)) == sorted(dump(home / "store/tabellion.db"))
@@ -137,7 +138,9 @@ async def test_what_is_no_backup_is_refused(home: Path, tmp_path: Path, content:
     file.write_bytes(content)
     shutil.rmtree(home / "store")
     status, told = await run(home, "restore", str(file))
-    assert status == (3 if content else 2), told
+    assert status == 2, told
+    assert str(file) in told
+    assert not (home / "store").exists()
     assert file.read_bytes() == content
 
 
@@ -157,6 +160,9 @@ DAMAGES = {
     ),
     "root gone": ("DELETE FROM metadata WHERE role = 'root'", "root"),
     "older": ("UPDATE current SET version = 1 WHERE role = 'targets'", "targets"),
+    "no head": ("DELETE FROM heads", "isn't listed"),
+    "all older": ("UPDATE current SET version = version - 1 WHERE version > 1", "is current, but"),
+    "feed": ("UPDATE changes SET version = 99", "changefeed"),
     "mixed": ("UPDATE current SET version = 2 WHERE role = 'snapshot'", "snapshot"),
 }
 
@@ -169,7 +175,7 @@ async def test_damage_is_found_and_named(home: Path, damage: str) -> None:
     alter(home / "store/tabellion.db", statement)
     status, told = await run(home, "check")
     assert status == 1, told
-    assert re.search(rf"DAMAGED {GUN}: .*{named}", told), told
+    assert re.search(rf"DAMAGED ({GUN}|the store): .*{named}", told), told
     assert "1 damaged" in told
 
 
@@ -177,7 +183,20 @@ async def test_a_damaged_store_gives_no_backup(home: Path, tmp_path: Path) -> No
     alter(home / "store/tabellion.db", DAMAGES["bytes"][0])
     status, told = await run(home, "backup", str(tmp_path / "backup.db"))
     assert (status, "doesn't have its SHA-256" in told) == (3, True), told
-    assert not (tmp_path / "backup.db").exists()
+    assert not list(tmp_path.glob("backup*"))
+
+
+async def test_a_backup_makes_no_folder(home: Path, tmp_path: Path) -> None:
+    status, told = await run(home, "backup", str(tmp_path / "mistyped/backup.db"))
+    assert (status, "there is no folder" in told) == (2, True), told
+    assert not (tmp_path / "mistyped").exists()
+
+
+async def test_migrate_makes_no_store(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(CONFIG)
+    status, told = await run(tmp_path, "migrate")
+    assert (status, "there is no store" in told) == (0, True), told
+    assert not (tmp_path / "store").exists()
 
 
 async def test_gc_tells_first_and_then_does(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tuf.api.metadata import Targets
 
 from forge import target
 from http_site import signed
@@ -50,26 +51,20 @@ async def test_forty_publishers_through_three_workers_lose_nothing(tmp_path: Pat
         async with aiohttp.ClientSession() as session:
             forge = await forge_for(session, base)
             assert await post(session, base, signed(forge, "root", "targets")) == 200
-        lock = asyncio.Lock()
 
         async def publish(name: str) -> None:
             # A connection of its own each time: whichever worker takes it.
-            async with aiohttp.ClientSession() as session:
-                while True:
-                    async with lock:
-                        forge.targets.targets[name] = target(b"x", name)
-                        forge.targets.version += 1
-                        files = signed(forge, "targets")
-                    status = await post(session, base, files)
-                    if status == 200:
-                        return
-                    assert status == 409
-                    async with lock, session.get(f"{base}targets.json") as answer:
+            status = 409
+            while status == 409:
+                async with aiohttp.ClientSession() as session:
+                    async with session.get(f"{base}targets.json") as answer:
                         current = json.loads(await answer.read())["signed"]
-                        forge.targets.version = current["version"]
-                        forge.targets.targets = {
-                            path: target(b"x", path) for path in current["targets"]
-                        }
+                    payload = Targets.from_dict(current)
+                    payload.version += 1
+                    payload.targets[name] = target(b"x", name)
+                    data = forge.sign("targets", payload)
+                    status = await post(session, base, {"targets": data})
+            assert status == 200
 
         await asyncio.gather(*(publish(f"app-{number}") for number in range(40)))
         async with aiohttp.ClientSession() as session:

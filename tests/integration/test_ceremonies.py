@@ -405,3 +405,40 @@ async def test_bins_of_two_holders_are_founded_signed_and_spread_anew_by_both(
         assert witnessed.missing == {"bin2-0": 1}
         assert (await bob.publisher.proposals.cosign(gun)).versions == {"bin2-0": 2}
         assert await reader.signed(gun) == {"1": digest("1").hex}
+
+
+@pytest.mark.parametrize("by_file", [False, True], ids=["server", "file"])
+@pytest.mark.parametrize("dialect", [TUF, NOTARY], ids=["tuf", "notary"])
+async def test_who_has_not_the_snapshot_key_leaves_the_last_step_to_who_has(
+    server: EmbeddedServer, gun: str, tmp_path: Path, dialect: Dialect, *, by_file: bool
+) -> None:
+    async with AsyncExitStack() as stack:
+        ann, bob = await people(stack, server, tmp_path, ["ann", "bob"])
+        made = await ann.publisher.init(gun, dialect=dialect)
+        bobs = public_key(bob, tmp_path, keytype="ecdsa")
+        bobs = certificate(bob, gun, tmp_path) if dialect is NOTARY else bobs
+        bob = await stack.enter_async_context(await with_root(server, bob, made.root))
+        await ann.publisher.proposals.prepare_root(
+            gun, added={"root": [bobs]}, thresholds={"root": 2}
+        )
+        await bob.publisher.proposals.cosign(gun)
+        half = await ann.publisher.rotate(gun, "snapshot", "targets")
+        assert half.missing == {"root": 1}
+        assert half.incomplete is not None
+        if by_file:
+            waits = await bob.publisher.cosign(half.incomplete)
+        else:
+            waits = await bob.publisher.proposals.cosign(gun)
+        # Bob's signature is kept; who signs the snapshot is named.
+        assert (waits.versions, waits.missing) == ({}, {"snapshot": 1})
+        (signer,) = waits.awaited["snapshot"]
+        assert signer[:16] in {info.keyid[:16] for info in ann.keys.list(role="snapshot")} or (
+            dialect is NOTARY
+        )
+        seen = await ann.publisher.proposals.show(gun)
+        assert not seen.proposal.missing(seen.current)
+        assert (await ann.trust.refresh(gun)).root.version == 2
+        done = await ann.publisher.proposals.cosign(gun)
+        assert done.versions["root"] == 3
+        reader = await stack.enter_async_context(Person(server.url, tmp_path / "r", made.root))
+        assert (await reader.trust.refresh(gun)).root.version == 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,17 +14,68 @@ import aiohttp
 import pytest
 
 from history import Operation, Read, Write, judge
-from nodes import Life, Nodes, nodes
+from nodes import Ground, Life, Link, Nodes, nodes
+from postgres_server import USER, Database
+from valkey_servers import ValkeyServer
 
+# Longer ones: TABELLION_TEST_HISTORY=120 pytest tests/integration/test_histories.py
+SECONDS = float(os.environ.get("TABELLION_TEST_HISTORY", "10"))
 MUTATED = Path(__file__).parents[1] / "mutated_node.py"
 CONFIG = """
 [server]
 listen = "127.0.0.1:0"
 [storage]
-url = "sqlite:///store/tabellion.db"
+url = "{url}"
+serve_known = "0s"
+[keys]
+master_key_file = "{key}"
 [expiry]
 timestamp = "3s"
 """
+
+
+def on_one_machine(folder: Path, count: int) -> list[Ground]:
+    config = folder / "server.toml"
+    config.write_text(CONFIG.format(url="sqlite:///store/tabellion.db", key="master.key"))
+    return [Ground(config)] * count
+
+
+async def on_machines(
+    folder: Path, count: int, port: int, url: Callable[[int], str]
+) -> list[Ground]:
+    """Give nodes with a folder each, whose store is somewhere else."""
+    key = folder / "master.key"
+    key.write_text("A" * 43 + "=")
+    key.chmod(0o600)
+    grounds = []
+    for number in range(count):
+        link = Link(port)
+        await link.start()
+        config = folder / str(number) / "server.toml"
+        config.parent.mkdir()
+        config.write_text(CONFIG.format(url=url(link.port), key=key))
+        grounds.append(Ground(config, link))
+    return grounds
+
+
+@pytest.fixture(params=["sqlite", "postgres", "valkey"])
+async def grounds(request: pytest.FixtureRequest, tmp_path: Path) -> list[Ground]:
+    """Give where three nodes on one store of an engine stand."""
+    if request.param == "sqlite":
+        return on_one_machine(tmp_path, 3)
+    if request.param == "postgres":
+        database: Database = request.getfixturevalue("database")
+        return await on_machines(
+            tmp_path,
+            3,
+            database.server.port,
+            lambda port: f"postgresql://{USER}@127.0.0.1:{port}/{database.name}",
+        )
+    valkey: ValkeyServer = request.getfixturevalue("valkey_server")
+    prefix = secrets.token_hex(6)
+    return await on_machines(
+        tmp_path, 3, valkey.port, lambda port: f"redis://127.0.0.1:{port}/0?prefix={prefix}"
+    )
 
 
 async def live(
@@ -40,7 +93,7 @@ async def live(
                 await step()
                 await asyncio.sleep(place.rng.uniform(0, pause))
 
-        trouble = asyncio.create_task(place.trouble(pauses=True)) if is_troubled else None
+        trouble = asyncio.create_task(place.trouble()) if is_troubled else None
         async with asyncio.TaskGroup() as group:
             for one in lives:
                 for step, pause in (
@@ -50,10 +103,8 @@ async def live(
                 ):
                     group.create_task(again(step, pause))
         if trouble is not None:
-            trouble.cancel()
-            await asyncio.gather(trouble, return_exceptions=True)
-            if not place.running:
-                await place.start()
+            place.is_over = True
+            await trouble
         for one in lives:
             await one.read()  # what is left at the end has all of it
         return [item for one in lives for item in one.log]
@@ -66,13 +117,15 @@ def counts(log: list[Operation]) -> Counter[str]:
     )
 
 
-async def test_histories_under_kills_and_pauses_keep_the_promises(tmp_path: Path) -> None:
+async def test_histories_under_kills_pauses_and_partitions_keep_the_promises(
+    grounds: list[Ground],
+) -> None:
     rng = Random(5)  # noqa: S311  (a seed, not a secret)
-    async with nodes(tmp_path, CONFIG, 3, rng=rng) as place:
-        log = await live(place, 12, is_troubled=True)
+    async with nodes(grounds, rng=rng) as place:
+        log = await live(place, SECONDS, is_troubled=True)
         assert judge(log) == []
-        assert place.kills >= 3
-        assert place.pauses >= 2
+        assert place.kills >= 2
+        assert place.kills + place.pauses + place.cuts >= 5
     seen = counts(log)
     assert seen["accepted"] >= 20
     assert seen["read"] >= 50
@@ -93,7 +146,7 @@ async def test_the_judge_sees_a_node_that_breaks_a_promise(
 ) -> None:
     rng = Random(5)  # noqa: S311  (as above)
     program = (str(MUTATED), mutation)
-    async with nodes(tmp_path, CONFIG, 2, rng=rng, program=program) as place:
+    async with nodes(on_one_machine(tmp_path, 2), rng=rng, program=program) as place:
         # What is to be seen depends on who comes when.
         seen: set[int] = set()
         for number in range(4):

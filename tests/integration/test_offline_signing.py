@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -280,3 +281,73 @@ async def test_who_holds_a_roles_key_only_asks_the_roots_holder_for_another(
         assert sum("(Bob)" in line and "key" in line for line in told) == 2  # gets one, loses one
         await bob.sign(gun, "1")
         assert await ann.digest(gun, "1") == digest("1").hex
+
+
+async def test_a_home_that_is_behind_follows_the_roots_that_a_file_brings(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        ann, bob, eve = await people(stack, server, tmp_path, ["ann", "bob", "eve"])
+        made = await ann.publisher.init(gun)
+        await eve.publisher.init(f"{gun}/hers")
+        bobs = public_key(bob, tmp_path, "targets")
+        # By root 1 Ann's key is enough for targets, by root 3 Bob's is needed, too.
+        await ann.publisher.proposals.prepare_root(gun, added={"targets": [f"{bobs}=Bob"]})
+        two = await ann.publisher.proposals.prepare_root(gun, thresholds={"targets": 2})
+        assert two.missing == {"targets": 1}
+        bob = await stack.enter_async_context(await with_root(server, bob, made.root))
+        await bob.publisher.proposals.cosign(gun)
+        half = await ann.publisher.sign(gun, "1", digest("1"), 1)
+        file = half.incomplete
+        assert file is not None
+        before = file.read_bytes()
+        brought = json.loads(before)["roots"]
+        assert len(brought) == 3
+        # Without them this home would take it for complete: nothing is signed then, and it's told.
+        edit(file, roots=[])
+        alone = file.read_bytes()
+        with pytest.raises(UsageError, match="enough have signed"):
+            offline(away(server, bob, tmp_path), file, root=made.root)
+        assert file.read_bytes() == alone
+        # One that nobody's keys lead to.
+        hers = (await served_root(eve, f"{gun}/hers", 1)).decode()
+        edit(file, roots=[hers.replace('"version":1', '"version":2')])
+        with pytest.raises(UntrustedRootError, match="doesn't lead to it"):
+            offline(away(server, bob, tmp_path), file, root=made.root)
+        file.write_bytes(before)
+        told = offline(away(server, bob, tmp_path), file, root=made.root)
+        assert told[0].startswith("targets: sign 1 ")
+        done = await ann.publisher.proposals.publish_file(file)
+        assert done.versions == {"targets": 3}
+        # A root that is two ahead of the trusted one is signed, too.
+        root = tmp_path / "next.json"
+        await ann.publisher.proposals.prepare_root(
+            gun, added={"root": [bobs]}, thresholds={"root": 2}, out=root
+        )
+        assert offline(away(server, bob, tmp_path), root, root=made.root)
+
+
+def away(server: EmbeddedServer, person: Person, folder: Path) -> Person:
+    """Give somebody's keys on a machine that has seen nothing of any GUN."""
+    home = folder / "away"
+    if not home.exists():
+        shutil.copytree(person.home / "keys", home / "keys")
+    return Person(server.url, home)
+
+
+async def test_a_founding_proposal_is_signed_by_a_file(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        ann, bob = await people(stack, server, tmp_path, ["ann", "bob"])
+        bobs = public_key(bob, tmp_path)
+        public_key(ann, tmp_path)
+        anns = ann.keys.list()[0].keyid
+        made = await ann.publisher.init(gun, root_keys=[anns, bobs], root_threshold=2)
+        assert len(made.fingerprints) == 2
+        file = tmp_path / "first.json"
+        seen = await ann.publisher.proposals.save(gun, "", file)
+        assert "root: founds the GUN: nothing of it is trusted yet" in seen.words
+        assert "root: root needs 2 of 2 keys" in offline(bob, file)
+        done = await ann.publisher.proposals.publish_file(file)
+        assert done.versions == {"root": 1, "targets": 1}

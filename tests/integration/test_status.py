@@ -17,7 +17,7 @@ from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.dialect import NOTARY
 from tabellion.core.expiry import Margins
 from tabellion.core.names import Digest
-from tabellion.errors import ServerAnswerError, ThresholdError
+from tabellion.errors import ExpiredMetadataError, ServerAnswerError, ThresholdError
 from tabellion.publish.key_uses import KeyUses
 from tabellion.publish.outcome import Status
 from tabellion.publish.signing import Expiries
@@ -80,8 +80,9 @@ async def test_an_expired_root_is_told_with_its_remedy_not_refused(owner: Person
     owner.publisher._expiries = Expiries(root=1 * DAY)
     await owner.publisher.rotate(gun, "root")
     owner.trust._clock, owner.publisher._clock = (lambda: real() + 2 * DAY,) * 2
-    with pytest.raises(Exception, match="expired"):
+    with pytest.raises(ExpiredMetadataError, match="expired") as error:
         await owner.publisher.sign(gun, "1", Digest.of(b"1"), 1)
+    assert f"tabellion witness {gun} root" in error.value.hint
     status = await owner.publisher.status(gun)
     assert status.standing is not None
     assert status.standing.level_of("root") == "expired"

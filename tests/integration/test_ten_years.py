@@ -59,6 +59,15 @@ class Thief:
                 return data
         return await self.inner.fetch(url, max_bytes=max_bytes)
 
+    async def show(self, world: World, name: str) -> None:
+        """Let somebody read it, and keep it for right."""
+        home = world.folder / name
+        root, clock = world.first_root, world.clock
+        async with TrustClient(world.url, home=home, root=root, clock=clock, fetcher=self) as trust:
+            snapshot = (await trust.refresh(GUN)).snapshot
+            assert snapshot is not None
+            assert snapshot.version == 2**31
+
     @classmethod
     async def fast_forward(cls, world: World) -> Thief:
         """Sign the snapshot and the timestamp that are served as version 2^31."""
@@ -260,21 +269,26 @@ async def server_keys_are_robbed(world: World) -> None:
     """
     world.clock.now += YEAR / 2
     thief = await Thief.fast_forward(world)
-    trust = TrustClient(world.url, home=world.folder / "warm", clock=world.clock, fetcher=thief)
-    async with trust:
-        snapshot = (await trust.refresh(GUN)).snapshot
-        assert snapshot is not None
-        assert snapshot.version == 2**31
-    await thief.inner.close()
+    await thief.show(world, "warm")
     async with world.person("warm") as warm:
         with pytest.raises(RollbackError):
             await warm.signed(GUN)
     async with world.person("ann") as ann:
         before = (await ann.trust.refresh(GUN)).root.signed
-        await ann.publisher.rotate(GUN, "snapshot", "timestamp", server=True)
+    # Those who have to make it right were shown them as well.
+    for name in ("ann", "dan"):
+        await thief.show(world, name)
+    async with world.person("ann") as ann:
+        with pytest.raises(RollbackError):
+            await ann.publisher.rotate(GUN, "snapshot", server=True)
+        told = await ann.publisher.rotate(GUN, "snapshot", "timestamp", server=True)
+        assert str(2**31) in told.overruled
     async with world.person("dan") as dan:
-        await dan.publisher.proposals.cosign(GUN)
+        words: list[str] = []
+        await dan.publisher.proposals.cosign(GUN, show=words.extend)
+        assert str(2**31) in words[0]
         after = (await dan.trust.refresh(GUN)).root.signed
+    await thief.inner.close()
     for role in ("snapshot", "timestamp"):
         assert not set(before.roles[role].keyids) & set(after.roles[role].keyids)
     await world.check()

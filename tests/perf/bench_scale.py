@@ -1,8 +1,9 @@
 """Many GUNs in one store: what a publication, a page of the list and a restart cost, and memory.
 
-Run: .venv/bin/python tests/perf/bench_scale.py [GUNS] [STORAGE-URL]. A real server process, by
-default on SQLite; the store has to be empty. Each GUN has ten targets. Prints medians and spread
-at a hundredth of the GUNs and at all of them, side by side: they should be alike.
+Run: .venv/bin/python tests/perf/bench_scale.py [GUNS] [ENGINE] [TARGETS]. A real server process on
+an engine of its own: sqlite, postgres or valkey. Each GUN has ten targets. Prints medians, spread
+at a hundredth of the GUNs and at all of them: they should be alike. Then one GUN of
+very many targets, in 1024 hash bins.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -25,6 +26,11 @@ from securesystemslib.signer import Key
 
 from forge import Forge, target
 from http_site import signed
+from person import Person
+from postgres_server import PostgresServer
+from tabellion.core.names import Digest, parse_gun
+from tabellion.publish.changes import SignTarget
+from valkey_servers import valkey
 
 ROUNDS = 40
 WRITERS = 8
@@ -32,6 +38,7 @@ CONFIG = """
 [server]
 listen = "127.0.0.1:0"
 log_level = "warning"
+max_body_bytes = 67108864
 [storage]
 url = "{url}"
 [expiry]
@@ -154,34 +161,77 @@ async def measure(site: Site, pid: int, count: int) -> None:
     print(f"{count} GUNs: resident {memory(pid):.0f} MB", flush=True)
 
 
-async def main(count: int, url: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "server.toml"
-        config.write_text(CONFIG.format(url=url))
-        few = max(count // 100, 10)
-        async with served(config) as (at, pid, start), aiohttp.ClientSession() as session:
-            print(f"start of an empty store {start:.2f} s, resident {memory(pid):.0f} MB")
-            site = Site(session, at)
-            await fill(site, 0, few)
-            await measure(site, pid, few)
-            await fill(site, few, count)
-            await measure(site, pid, count)
-        starts = []
-        for _ in range(5):
-            async with served(config) as (at, pid, start):
-                starts.append(start)
-        show(f"{count} GUNs: restart", starts, "s")
-        async with served(config) as (at, pid, start), aiohttp.ClientSession() as session:
-            site.session, site.url = session, at
-            for number in range(count):
-                await site.get(f"{site.base(number)}timestamp.json")
-            print(f"{count} GUNs: resident after reading each {memory(pid):.0f} MB")
+async def large(config: Path, folder: Path, targets: int, bins: int) -> None:
+    """Measure one GUN of very many targets."""
+    gun = parse_gun("bench.example/large")
+    changes = [SignTarget(f"t{number}", Digest.of(b"x"), 1) for number in range(targets)]
+    what = f"{targets} targets in {bins} bins"
+    async with served(config) as (url, pid, _), Person(url, folder / "owner") as owner:
+        made = await owner.publisher.init(gun, bins=bins)
+        begin = time.perf_counter()
+        await owner.publisher._applier.publish(gun, changes, again=False)
+        show(f"{what}: publish all", [time.perf_counter() - begin], "s")
+        figures: list[float] = []
+        for number in range(5):
+            begin = time.perf_counter()
+            await owner.sign(gun, f"new{number}")
+            figures.append(time.perf_counter() - begin)
+        show(f"{what}: publish one more", figures)
+        async with Person(url, folder / "reader", made.root) as reader:
+            begin = time.perf_counter()
+            await reader.trust.target(gun, "t7")
+            show(f"{what}: verify one, new client", [time.perf_counter() - begin])
+        print(f"{what}: resident {memory(pid):.0f} MB", flush=True)
+    async with served(config) as (_, _, start):
+        show(f"{what}: restart", [start], "s")
+
+
+async def many(config: Path, count: int) -> None:
+    """Measure many GUNs."""
+    few = max(count // 100, 10)
+    async with served(config) as (at, pid, start), aiohttp.ClientSession() as session:
+        print(f"start of an empty store {start:.2f} s, resident {memory(pid):.0f} MB")
+        site = Site(session, at)
+        await fill(site, 0, few)
+        await measure(site, pid, few)
+        await fill(site, few, count)
+        await measure(site, pid, count)
+    starts = []
+    for _ in range(5):
+        async with served(config) as (_, _, start):
+            starts.append(start)
+    show(f"{count} GUNs: restart", starts, "s")
+    async with served(config) as (at, pid, _), aiohttp.ClientSession() as session:
+        site.session, site.url = session, at
+        for number in range(count):
+            await site.get(f"{site.base(number)}timestamp.json")
+        print(f"{count} GUNs: resident after reading each {memory(pid):.0f} MB")
+
+
+def place_of(engine: str, folder: Path, stack: ExitStack) -> str:
+    """Start an engine; give what ``storage.url`` is to be."""
+    if engine == "postgres":
+        server = stack.enter_context(PostgresServer.running())
+        return server.migrated_database().url
+    if engine == "valkey":
+        return stack.enter_context(valkey(folder / "valkey")).url
+    return "sqlite:///store/tabellion.db"
+
+
+def main(count: int, engine: str, targets: int) -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        key = folder / "master.key"
+        if engine != "sqlite":
+            key.write_text("A" * 43 + "=")
+            key.chmod(0o600)
+        config = folder / "server.toml"
+        config.write_text(CONFIG.format(url=place_of(engine, folder, stack)))
+        print(f"== {engine}", flush=True)
+        asyncio.run(many(config, count))
+        asyncio.run(large(config, folder, targets, 1024))
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        main(
-            int(sys.argv[1]) if len(sys.argv) > 1 else 1000,
-            sys.argv[2] if len(sys.argv) > 2 else "sqlite:///store/tabellion.db",
-        )
-    )
+    words = [*sys.argv[1:], *("1000", "sqlite", "100000")[len(sys.argv) - 1 :]]
+    main(int(words[0]), words[1], int(words[2]))

@@ -16,7 +16,12 @@ from tabellion.cli.context import Options, Settings, common_options, settle, tru
 from tabellion.cli.publishing import no_publish_option, role_option, tell
 from tabellion.cli.trusted import entry_json, entry_words
 from tabellion.core.names import Gun, parse_gun
-from tabellion.errors import ConfigurationError, MalformedMetadataError, UsageError
+from tabellion.errors import (
+    ConfigurationError,
+    MalformedMetadataError,
+    NotSignedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from tabellion.core.anchors import Anchor
@@ -129,7 +134,14 @@ def remove(pattern: str, gun: str, role: str | None, staged: bool) -> None:  # n
 
     async def withdraw() -> Published:
         async with publisher(settings) as author:
-            return await author.revoke(collection, wanted.path, role=role, publish=not staged)
+            try:
+                return await author.revoke(collection, wanted.path, role=role, publish=not staged)
+            except NotSignedError as error:
+                by = "" if role is None else f" by {role[:80]}"
+                raise NotSignedError(
+                    f"{collection} has no entry for {wanted}{by}",
+                    hint=f"see: tabellion anchors list --gun {collection}",
+                ) from error
 
     published = work(withdraw(), f"removing {wanted}")
     tell(published, f"{wanted} has no entry", collection, about={"pattern": str(wanted)})

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tabellion.cli import output
 from tabellion.cli.clients import publisher, work
-from tabellion.cli.context import common_options, settle, trust_options
+from tabellion.cli.context import Options, common_options, settle, trust_options
 from tabellion.cli.proposals import asker, is_file, yes_option
 from tabellion.cli.publishing import tell
 from tabellion.cli.subject import gun_of
@@ -50,3 +51,7 @@ def command(words: tuple[str, ...], gun: str | None, yes: bool) -> None:  # noqa
 
     published = work(sign(), f"signing {wanted or file}")
     tell(published, str(wanted or published.gun), published.gun)
+    if published.founds and not published.pending and not Options.of().json:
+        output.say("those who verify start from one of these root keys:")
+        for fingerprint in published.founds:
+            output.answer(fingerprint)

@@ -104,7 +104,11 @@ def command(  # noqa: PLR0917  # click passes by keyword
 
     made = work(found(), f"founding {wanted}")
     if made.pending and root_out is not None:
-        output.warn(f"{root_out} isn't written: the root isn't signed by all who have to yet")
+        output.warn(f"{root_out} isn't written: not all who have to have signed yet")
+        output.hint(
+            f"once they have: tabellion trust show {wanted} --root-key FINGERPRINT "
+            f"--root-out {root_out}"
+        )
     elif root_out is not None:
         _write(Path(root_out), made.root)
     _tell(settings, wanted, made)
@@ -123,7 +127,8 @@ def _write(path: Path, data: bytes) -> None:
 def _tell(settings: Settings, gun: Gun, made: Initialized) -> None:
     for name, why in made.lacking.items():
         output.warn(f"{gun} lacks {name}, which is declared for it: {why}")
-    fingerprints = [info.fingerprint for info in made.root_keys]
+    fingerprints = made.fingerprints
+    which = "this root key" if len(fingerprints) == 1 else "one of these root keys"
     if Options.of().json:
         output.answer_json(
             {
@@ -132,6 +137,7 @@ def _tell(settings: Settings, gun: Gun, made: Initialized) -> None:
                     {"keyid": info.keyid, "fingerprint": info.fingerprint}
                     for info in made.root_keys
                 ],
+                "fingerprints": list(fingerprints),
                 "targets_keys": [{"keyid": info.keyid} for info in made.targets_keys],
                 "made": [info.keyid for info in made.made],
                 "declared": list(made.declared),
@@ -147,11 +153,11 @@ def _tell(settings: Settings, gun: Gun, made: Initialized) -> None:
         missing = ", ".join(f"{role}: {count} more" for role, count in made.missing.items())
         output.say(f"{gun} waits for signatures ({missing}); it's founded by the last of them")
         output.hint(f"the next holder runs: tabellion cosign {gun}")
-        output.say("those who verify start then from this root key:")
+        output.say(f"those who verify start then from {which}:")
         for fingerprint in fingerprints:
             output.answer(fingerprint)
         return
-    output.say(f"{gun} is founded; those who verify start from this root key:")
+    output.say(f"{gun} is founded; those who verify start from {which}:")
     for fingerprint in fingerprints:
         output.answer(fingerprint)
     if made.declared:

@@ -13,23 +13,19 @@ from tabellion.cli import output
 from tabellion.cli.clients import passphrases
 from tabellion.cli.context import Options, common_options, settle
 from tabellion.cli.key_backup import backup, restore
+from tabellion.cli.key_list import ROLES, as_json, list_
 from tabellion.core.names import parse_gun
 from tabellion.errors import KeyStoreError, PassphraseError, UsageError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from tabellion.publish.key_notes import KeyInfo
-    from tabellion.publish.key_uses import KeyUse
     from tabellion.publish.keystore import KeyStore
     from tabellion.publish.notary_folder import FoundKey, NotaryKeyFolder
     from tabellion.publish.notary_transfer import ImportedKey, KeyTransfer
     from tabellion.publish.private_keys import KeyType
 
-_ROLES = click.Choice(["root", "targets", "snapshot", "signer"])
-
 _role_option = click.option(
-    "--role", type=_ROLES, default="signer", show_default=True, help="What it's for."
+    "--role", type=ROLES, default="signer", show_default=True, help="What it's for."
 )
 _gun_option = click.option("--gun", metavar="NAME", help="Only for this GUN (default: any).")
 _name_option = click.option("--name", metavar="NAME", default="", help="What to call it.")
@@ -88,57 +84,14 @@ def generate(
     info = store.generate(
         role, passphrase=passphrase, keytype=_type(keytype), gun=_gun(gun), name=name
     )
-    _answer(info)
-
-
-@command.command("list")
-@click.option("--role", type=_ROLES, help="Only keys for this.")
-@_gun_option
-@common_options
-def list_(role: str | None, gun: str | None) -> None:
-    """List the keys here, oldest first.
-
-    Behind the canonical id, by which Notary and docker know the key, stands where it is, when it
-    was used last from here, for what, and for how many roles more. A warning tells what others
-    may read.
-
-    \b
-    Examples:
-      tabellion key list
-      tabellion key list --role root --json
-    """  # noqa: D301  # \b is click's mark
-    store = _store()
-    found = store.list(role=role, gun=_gun(gun))
-    for path, mode, wanted in store.exposed():
-        output.warn(f"{path} has mode {mode:04o}: others may read it: chmod {wanted:o} {path}")
-    if Options.of().json:
-        output.answer_json([_as_json(info) for info in found])
-        return
-    if not found:
-        output.say("no keys here; make one with: tabellion key generate")
-    rows = [
-        (
-            info.keyid[:16],
-            info.role,
-            info.keytype,
-            info.name or "-",
-            info.gun or "any",
-            f"{info.created_at:%Y-%m-%d}",
-            info.canonical_id,
-            info.uri or "file",
-            *_use(info),
-        )
-        for info in found
-    ]
-    head = ("KEY", "ROLE", "TYPE", "NAME", "GUN", "MADE", "CANONICAL ID", "WHERE", "USED", "FOR")
-    output.table(head, rows)
+    _answer_new(info)
 
 
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @_notary_option
 @_docker_option
-@click.option("--role", type=_ROLES, help="What it's for (default: what FILE says, or signer).")
+@click.option("--role", type=ROLES, help="What it's for (default: what FILE says, or signer).")
 @click.option("--gun", metavar="NAME", help="Only for this GUN (default: what FILE says, or any).")
 @_name_option
 @common_options
@@ -183,9 +136,9 @@ def import_(
         info = done[0].info
         raise KeyStoreError(f"key {info.keyid[:12]} is here already: {info.where}")
     if Options.of().json and file is not None and len(done) == 1:
-        output.answer_json(_as_json(done[0].info))
+        output.answer_json(as_json(done[0].info))
     elif Options.of().json:
-        output.answer_json([_as_json(key.info) for key in done])
+        output.answer_json([as_json(key.info) for key in done])
     else:
         for key in done:
             _tell(key.info, "in" if key.is_new else "is here already:")
@@ -194,7 +147,7 @@ def import_(
 
 @command.command("add")
 @click.argument("uri")
-@click.option("--role", type=_ROLES, default="signer", show_default=True, help="What it's for.")
+@click.option("--role", type=ROLES, default="signer", show_default=True, help="What it's for.")
 @_gun_option
 @_name_option
 @common_options
@@ -215,9 +168,7 @@ def add(uri: str, role: str, gun: str | None, name: str) -> None:
 
     found = RemoteSigners(passphrases().pin).find(uri)
     info = _store().refer(found.key, found.uri, role, gun=_gun(gun), name=name)
-    if not Options.of().json:
-        output.say(f"fingerprint {info.fingerprint}")
-    _answer(info)
+    _answer_new(info)
 
 
 @command.command("export")
@@ -257,7 +208,7 @@ def export(
             info, _folder(notary), "docker" if docker else "notary", gun=_gun(gun)
         )
         if Options.of().json:
-            output.answer_json(_as_json(info) | {"path": str(path)})
+            output.answer_json(as_json(info) | {"path": str(path)})
         else:
             output.answer(str(path))
         return
@@ -312,6 +263,7 @@ def passwd(keys: tuple[str, ...]) -> None:
         output.say(f"key {keyid[:16]} has a new passphrase")
 
 
+command.add_command(list_)
 command.add_command(backup)
 command.add_command(restore)
 
@@ -363,31 +315,17 @@ def _type(text: Literal["ed25519", "ecdsa", "rsa"]) -> KeyType:
     return text
 
 
-def _answer(info: KeyInfo) -> None:
+def _answer_new(info: KeyInfo) -> None:
     if Options.of().json:
-        output.answer_json(_as_json(info))
+        output.answer_json(as_json(info))
         return
+    output.say(f"fingerprint {info.fingerprint}")
     _tell(info, "in" if info.uri is None else "at")
 
 
 def _tell(info: KeyInfo, where: str) -> None:
     output.say(f"{info.role} key ({info.keytype}) {where} {info.where}")
     output.answer(info.keyid)
-
-
-def _use(info: KeyInfo) -> tuple[str, str]:
-    """Tell when a key was used last, and for what."""
-    uses = _uses(info)
-    if not uses:
-        return "-", "-"
-    more = f" (+{len(uses) - 1})" if len(uses) > 1 else ""
-    return f"{uses[0].at:%Y-%m-%d}", f"{uses[0].role} of {uses[0].gun}{more}"
-
-
-def _uses(info: KeyInfo) -> tuple[KeyUse, ...]:
-    from tabellion.publish.key_uses import KeyUses  # noqa: PLC0415  # not needed for help
-
-    return KeyUses(info.path.parent).read(info.keyid)
 
 
 def _tell_passphrases(done: Sequence[ImportedKey]) -> None:
@@ -400,24 +338,3 @@ def _tell_passphrases(done: Sequence[ImportedKey]) -> None:
             "they keep the passphrases that opened them; signing asks, or takes them from "
             f"{', '.join(kept)}. One for all keys of a kind: tabellion key passwd KEY"
         )
-
-
-def _as_json(info: KeyInfo) -> dict[str, object]:
-    uses = _uses(info)
-    signed_for: dict[str, dict[str, datetime]] = {}
-    for use in uses:
-        signed_for.setdefault(use.gun, {})[use.role] = use.at
-    return {
-        "keyid": info.keyid,
-        "canonical_id": info.canonical_id,
-        "fingerprint": info.fingerprint,
-        "role": info.role,
-        "type": info.keytype,
-        "name": info.name,
-        "gun": info.gun,
-        "created": info.created_at,
-        "path": str(info.path),
-        "uri": info.uri,
-        "last_used": uses[0].at if uses else None,
-        "signed_for": signed_for,
-    }

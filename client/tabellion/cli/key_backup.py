@@ -30,9 +30,10 @@ _OUTCOMES = {
 def backup(file: Path, keys: tuple[str, ...]) -> None:
     """Write all keys, or just KEYs, into the new FILE, encrypted as a whole.
 
-    Within, each key stays under its own passphrase. The backup's comes from
-    TABELLION_BACKUP_PASSPHRASE, or the file that TABELLION_BACKUP_PASSPHRASE_FILE names; or you're
-    asked. Keep FILE where this machine's fate doesn't reach it, and try restore --dry-run on it.
+    Of keys in tokens, key management services or GnuPG, only where they are is noted in it. Within,
+    each key stays under its own passphrase. The backup's comes from TABELLION_BACKUP_PASSPHRASE, or
+    the file that TABELLION_BACKUP_PASSPHRASE_FILE names; or you're asked. Keep FILE where this
+    machine's fate doesn't reach it, and try restore --dry-run on it.
 
     \b
     Examples:
@@ -40,14 +41,23 @@ def backup(file: Path, keys: tuple[str, ...]) -> None:
       tabellion key backup root-key 3f1c9a02
     """  # noqa: D301  # \b is click's mark
     from tabellion.publish.key_backup import back_up  # noqa: PLC0415  # not needed for help
+    from tabellion.publish.keystore import check_is_here  # noqa: PLC0415  # same
 
     store = _store()
     found = {i.keyid: i for i in ([store.find(key) for key in keys] if keys else store.list())}
+    if keys:
+        for info in found.values():
+            check_is_here(info)
     back_up(store, list(found.values()), file, _passphrase(is_new=True))
+    elsewhere = {keyid: info.uri for keyid, info in found.items() if info.uri is not None}
     if Options.of().json:
-        output.answer_json({"file": str(file), "keyids": list(found)})
+        kept = [keyid for keyid in found if keyid not in elsewhere]
+        output.answer_json({"file": str(file), "keyids": kept, "elsewhere": elsewhere})
         return
-    output.say(f"{len(found)} key{'' if len(found) == 1 else 's'} in {file}")
+    count = len(found) - len(elsewhere)
+    output.say(f"{count} key{'' if count == 1 else 's'} in {file}")
+    for keyid, uri in elsewhere.items():
+        output.warn(f"key {found[keyid].name or keyid[:16]} can't leave {uri}: only that is noted")
 
 
 @click.command("restore")
@@ -75,7 +85,8 @@ def restore(file: Path, is_dry_run: bool) -> None:  # noqa: FBT001  # click pass
         would = "would be " if is_dry_run and each.outcome == "restored" else ""
         name = f" {each.info.name}" if each.info.name else ""
         what = f"{each.info.role} key{name} {each.info.keyid[:16]}"
-        output.say(f"{what} {would}{_OUTCOMES[each.outcome]}")
+        away = f" (the note of it: the key is at {each.info.uri})" if each.info.uri else ""
+        output.say(f"{what} {would}{_OUTCOMES[each.outcome]}{away}")
 
 
 def _store() -> KeyStore:
@@ -108,4 +119,5 @@ def _as_json(each: Restored) -> dict[str, object]:
         "gun": each.info.gun,
         "outcome": each.outcome,
         "path": str(each.info.path),
+        "uri": each.info.uri,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -71,8 +71,8 @@ def remove_everywhere(
     from tabellion.publish.changes import RemoveSigner  # noqa: PLC0415  # not needed for help
     from tabellion.publish.declared import Declared  # noqa: PLC0415  # same
 
-    if not dry_run:
-        Declared(settings.home).drop(prefix, name)
+    if not dry_run and Declared(settings.home).drop(prefix, name):
+        output.say(f"not declared any more: {name} under {prefix}")
     _roll_out(settings, prefix, RemoveSigner(name), resume=resume, dry_run=dry_run)
 
 
@@ -109,7 +109,7 @@ def declared(must_check: bool) -> None:  # noqa: FBT001  # click passes by keywo
         if not held:
             output.say("no signers are declared for namespaces")
         rows = [
-            (it.prefix, it.signer.name, it.signer.threshold, " ".join(it.signer.paths))
+            (it.prefix, it.signer.name, it.signer.threshold or 1, " ".join(it.signer.paths or "*"))
             for it in held
         ]
         output.table(("PREFIX", "SIGNER", "THRESHOLD", "PATHS"), rows)
@@ -152,9 +152,14 @@ def _roll_out(
             hint="leave --resume out to begin anew; what is so already is left alone",
         )
 
+    before: dict[str, Progress] = {}
+
     async def run() -> Rollout:
         async with publisher(settings) as author:
-            wanted = held or await rollout.begin(author, prefix, change)
+            wanted = await rollout.begin(author, prefix, change)
+            if held is not None:
+                wanted.guns |= held.guns
+            before.update(wanted.guns)
             number, total = 0, len(wanted.left())
 
             def tell(gun: str, progress: Progress) -> None:
@@ -173,10 +178,11 @@ def _roll_out(
     except KeyboardInterrupt:
         output.hint("go on where it stopped: the same command with --resume")
         raise
-    _tell(done, dry_run=False)
+    _tell(done, dry_run=False, before=before)
 
 
-def _tell(done: Rollout, *, dry_run: bool) -> None:
+def _tell(done: Rollout, *, dry_run: bool, before: Mapping[str, Progress] | None = None) -> None:
+    """Tell how a rollout stands; what was done already ``before`` isn't counted as changed."""
     failed = {gun: it.why for gun, it in done.guns.items() if it.state == "failed"}
     if Options.of().json:
         guns = [
@@ -184,7 +190,11 @@ def _tell(done: Rollout, *, dry_run: bool) -> None:
         ]
         output.answer_json({"prefix": done.prefix.text, "change": str(done.change), "guns": guns})
     elif not done.guns:
-        output.say(f"the server holds no GUN under {done.prefix}")
+        from tabellion.publish.changes import AddSigner  # noqa: PLC0415  # not needed for help
+
+        output.warn(f"the server holds no GUN under {done.prefix}: nothing was to be changed")
+        if isinstance(done.change, AddSigner) and not dry_run:
+            output.say(f"GUNs founded under it from this home get {done.change.name} then")
     elif dry_run:
         rows = [
             (gun, "would change" if it.state == "pending" else it.state, it.why)
@@ -192,9 +202,11 @@ def _tell(done: Rollout, *, dry_run: bool) -> None:
         ]
         output.table(("GUN", "STATE", "WHY NOT"), rows)
     else:
+        earlier = {gun for gun, it in (before or {}).items() if it.state == "done"}
+        changed = sum(it.state == "done" and gun not in earlier for gun, it in done.guns.items())
         output.say(
-            f"{done.change}: {done.count('done')} GUNs changed, {done.count('unchanged')} had it "
-            f"so already, {len(failed)} failed"
+            f"{done.change}: {changed} GUNs changed, {done.count('unchanged') + len(earlier)} had "
+            f"it so already, {len(failed)} failed"
         )
     if failed:
         if not dry_run:
@@ -219,7 +231,7 @@ def _as_json(declaration: Declaration) -> dict[str, object]:
         "prefix": declaration.prefix.text,
         "role": signer.name,
         "keyids": [key.keyid for key in signer.keys],
-        "paths": list(signer.paths),
-        "threshold": signer.threshold,
-        "terminating": signer.terminating,
+        "paths": list(signer.paths or "*"),
+        "threshold": signer.threshold or 1,
+        "terminating": bool(signer.terminating),
     }

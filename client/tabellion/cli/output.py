@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
@@ -102,10 +102,14 @@ def until(at: datetime | None) -> str:
     """Write a moment of expiry, and how far it is."""
     if at is None:
         return "no expiry known"
-    left = at - datetime.now(UTC)
-    days = left.days
-    lasting = f"{days} days" if days > 1 else f"{max(int(left.total_seconds() // 3600), 0)} h"
-    return f"until {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({lasting})"
+    moment, left = f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC", at - datetime.now(UTC)
+    if left <= timedelta(0):
+        return f"expired {_lasting(-left)} ago ({moment})"
+    return f"until {moment} ({_lasting(left)})"
+
+
+def _lasting(span: timedelta) -> str:
+    return f"{span.days} days" if span.days > 1 else f"{int(span.total_seconds() // 3600)} h"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -118,6 +122,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     if not sys.stdout.isatty():
         for row in cells:
             sys.stdout.write("\t".join(row) + "\n")
+        return
+    if not cells:
         return
     lines = [list(head), *cells]
     widths = _widths(lines)

@@ -101,8 +101,8 @@ def show(words: tuple[str, ...], gun: str | None, out: Path | None) -> None:
     proposals.show(seen, proposals.key_ring(settings).names())
     if out is not None:
         output.hint(
-            f"away from the network: tabellion root sign {out.name}, then here: "
-            f"tabellion root publish {out.name}"
+            f"away from the network: tabellion root sign {out}, then here: "
+            f"tabellion root publish {out}"
         )
 
 

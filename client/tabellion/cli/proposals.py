@@ -85,6 +85,16 @@ def show(seen: Examined, names: dict[str, str]) -> None:
 
 
 def is_file(text: str) -> Path | None:
-    """Tell a file from a GUN."""
+    """Tell a file from a GUN.
+
+    Raises:
+        UsageError: It's written as a file is, and there's none.
+    """
     path = Path(text)
-    return path if path.is_file() else None
+    if path.is_file():
+        return path
+    if text.endswith(".json") or text.startswith(("/", "./", "../", "~")):
+        raise UsageError(
+            f"there is no file {text[:200]}", hint="give the path of a file, or the name of a GUN"
+        )
+    return None

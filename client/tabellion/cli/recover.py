@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from tabellion.cli import output
 from tabellion.cli.clients import publisher, work
 from tabellion.cli.context import Options, Settings, common_options, settle, trust_options
-from tabellion.cli.publishing import tell
+from tabellion.cli.publishing import tell, warn_still_trusted
 from tabellion.cli.subject import gun_of
 from tabellion.errors import UsageError
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from tabellion.core.names import Gun
+    from tabellion.publish.lost import BroughtBack
     from tabellion.publish.outcome import Published
+    from tabellion.publish.still_trusted import StillTrusted
     from tabellion.publish.stolen import Doubt
 
 _MEANING = {
@@ -42,8 +45,9 @@ def command() -> None:
 def lost(word: str | None, gun: str | None) -> None:
     """Publish again what the server lost of GUN when an old backup was restored.
 
-    What this home has read or published is uploaded as it was signed; no key is needed. The
-    server's operator runs `tabellion-server accept-restore` first.
+    What this home has read or published is uploaded as it was signed. If the server's keys were
+    rotated since the backup, they are lost, too: then a new root is signed, by the root keys here.
+    The server's operator runs `tabellion-server accept-restore` first.
 
     \b
     Examples:
@@ -52,20 +56,49 @@ def lost(word: str | None, gun: str | None) -> None:
     settings = settle()
     wanted = gun_of(word, gun)
 
-    async def bring_back() -> dict[str, int]:
+    async def bring_back() -> BroughtBack:
         async with publisher(settings) as author:
             return await author.bring_back(wanted)
 
     brought = work(bring_back(), f"looking for what the server lacks of {wanted}")
+    if brought.behind:
+        output.warn(
+            f"{_versions(brought.behind)}: lost as well, and not kept in this home. Readers who "
+            f"saw that refuse {wanted} until it's back"
+        )
+        output.hint(
+            f"in the home folder that {_names(brought.behind)} published from: "
+            f"tabellion recover lost {wanted}"
+        )
+    if brought.removed:
+        output.warn(
+            f"{_versions(brought.removed)}: lost, and nothing delegates to that now. Readers who "
+            f"saw it refuse {wanted}, as it can't be listed any more"
+        )
+    if brought.behind or brought.removed:
+        last = "if that's lost for good" if not brought.removed else "after all else"
+        output.hint(
+            f"{last}, make readers forget: tabellion rotate {wanted} snapshot timestamp "
+            "--server-managed"
+        )
     if Options.of().json:
-        output.answer_json({"gun": wanted, "versions": brought})
+        output.answer_json({"gun": wanted, **asdict(brought)})
         return
-    versions = ", ".join(f"{role} version {number}" for role, number in brought.items())
+    if brought.rekeyed:
+        output.say("the server's keys were lost as well: a new root names new ones")
     output.say(
-        f"{wanted} has again: {versions}"
-        if brought
+        f"{wanted} has again: {_versions(brought.versions)}"
+        if brought.versions
         else f"the server holds all that this home knows of {wanted}"
     )
+
+
+def _versions(versions: Mapping[str, int]) -> str:
+    return ", ".join(f"{role} version {number}" for role, number in versions.items())
+
+
+def _names(versions: Mapping[str, int]) -> str:
+    return ", ".join(versions)
 
 
 @command.command()
@@ -110,7 +143,7 @@ def signer(
     if len(rest) != 1:
         raise UsageError("a GUN and one signer are needed", hint="give GUN NAME")
     wanted, role, given = gun_of(name, gun), rest[0], dict(map(_vouched, vouched))
-    doubts, published = work(
+    doubts, elsewhere, published = work(
         _take_over(settings, wanted, role, moment, given, does=yes), f"looking at {role}"
     )
     if Options.of().json:
@@ -119,9 +152,12 @@ def signer(
         rows = [_row(doubt, given) for doubt in doubts]
         output.table(("TARGET", "SINCE", "BEFORE", "NOW", "THEN"), rows)
     if published is None:
+        warn_still_trusted(elsewhere, wanted)
         output.say("nothing is changed yet")
         output.hint("once the list is right, say --yes")
-    elif not Options.of().json:
+    elif Options.of().json:
+        warn_still_trusted(published.still_trusted, wanted)
+    else:
         tell(published, f"{role} has no say in {wanted} any more", wanted)
 
 
@@ -133,13 +169,14 @@ async def _take_over(
     vouched: Mapping[str, str],
     *,
     does: bool,
-) -> tuple[list[Doubt], Published | None]:
+) -> tuple[list[Doubt], list[StillTrusted], Published | None]:
     async with publisher(settings) as author:
         doubts = await author.signed_since(gun, role, since)
         for doubt in doubts:
             _verify_vouched(doubt, vouched)
-        published = await author.take_over(gun, role, doubts, vouched) if does else None
-        return doubts, published
+        if does:
+            return doubts, [], await author.take_over(gun, role, doubts, vouched)
+        return doubts, await author.also_trusts(gun, role), None
 
 
 def _vouched(text: str) -> tuple[str, str]:
@@ -188,7 +225,7 @@ def _as_json(doubt: Doubt, vouched: Collection[str]) -> dict[str, object]:
     return {
         "target": doubt.target,
         "since": doubt.since,
-        "before": doubt.before and doubt.before.hashes.get("sha256"),
-        "now": doubt.now and doubt.now.hashes.get("sha256"),
+        "before": doubt.before and output.digest(doubt.before.hashes),
+        "now": doubt.now and output.digest(doubt.now.hashes),
         "vouched": doubt.target in vouched,
     }

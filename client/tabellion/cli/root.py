@@ -50,6 +50,7 @@ def command() -> None:
 @click.option("--threshold", "thresholds", multiple=True, metavar="[ROLE:]N", help="Keys needed.")
 @click.option("--expires", metavar="DAYS|DATE", help="Such as 365d or 2031-01-31.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write it there only.")
+@yes_option
 @trust_options
 @common_options
 def prepare(  # noqa: PLR0917  # click passes by keyword
@@ -61,11 +62,13 @@ def prepare(  # noqa: PLR0917  # click passes by keyword
     thresholds: tuple[str, ...],
     expires: str | None,
     out: Path | None,
+    yes: bool,  # noqa: FBT001  # an option
 ) -> None:
     """Propose the next root of GUN, signed by the root keys that are here, if any.
 
     The server keeps it until enough of the old and of the new root's keys signed, then publishes
-    it; with --out it's a file for `root sign`. Without changes it renews the root.
+    it; with --out it's a file for `root sign`. Without changes it renews the root. What changes is
+    told first; at a terminal you are asked.
 
     \b
     Examples:
@@ -84,7 +87,13 @@ def prepare(  # noqa: PLR0917  # click passes by keyword
     async def propose() -> Published:
         async with publisher(settings) as author:
             return await author.proposals.prepare_root(
-                wanted, added=keys, removed=removed, thresholds=needed, life=life, out=out
+                wanted,
+                added=keys,
+                removed=removed,
+                thresholds=needed,
+                life=life,
+                out=out,
+                show=asker(yes or not output.can_ask()),
             )
 
     tell(work(propose(), f"preparing a root of {wanted}"), f"the next root of {wanted}", wanted)
@@ -228,7 +237,7 @@ def _sign_file(settings: Settings, file: Path, out: Path, *, yes: bool) -> None:
     for standing in seen.proposal.standings(seen.current):
         output.say(standing_in_words(standing, names=ring.names()))
     to_do = "the next holder signs it too" if missing else "enough have signed"
-    output.hint(f"{to_do}; then: tabellion root publish {out.name}")
+    output.hint(f"{to_do}; then: tabellion root publish {out}")
     output.answer(str(out))
 
 

@@ -26,7 +26,7 @@ from tabellion.cli.publishing import no_publish_option, tell
 from tabellion.cli.subject import gun_of
 from tabellion.core.holders import check_holder
 from tabellion.core.names import Gun
-from tabellion.errors import KeyStoreError, UsageError
+from tabellion.errors import KeyStoreError, TabellionError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
@@ -69,7 +69,9 @@ def request(
     """Ask to sign as NAME: print what the holder of the targets key gives to `signer add`.
 
     It holds your public key and an empty first release of NAME, signed by you, so that tags are
-    found from the moment you are added. No server is asked.
+    found from the moment you are added. One for any GUN of a prefix serves `signer add
+    --gun-prefix`. With --replaces, the trust server is asked whether that key is NAME's now, if it
+    can be; else no server is.
 
     \b
     Examples:
@@ -95,6 +97,8 @@ def request(
     replaced = [_own_signer(settings, replaces)] if replaces is not None else []
     if replaced and cosign is not None:
         raise UsageError("--replaces goes into a request of one's own", hint="leave --cosign out")
+    for each in replaced:
+        _check_is_present(settings, wanted, name, each.public_key)
     if cosign is None:
         expires_at = datetime.now(UTC).replace(microsecond=0) + Expiries().targets
         made = SignerRequest.make(wanted, name, signers, expires_at=expires_at, replaced=replaced)
@@ -106,15 +110,22 @@ def request(
         output.answer_json(json.loads(made.to_bytes()))
     else:
         output.answer(made.to_bytes().decode().rstrip())
-    output.hint(f"the holder of the targets key runs: tabellion signer add {wanted} {name} FILE")
+    output.hint(
+        f"the holder of the targets key runs: tabellion signer add {wanted} {name} FILE "
+        "(with --under SIGNER it's that signer who delegates)"
+    )
+    if replaced:
+        output.hint(f"then sign what is yours anew with the new key: tabellion cosign {wanted}")
 
 
 @command.command("add")
 @click.argument("words", metavar="GUN NAME FILE[=HOLDER]...", nargs=-1, required=True)
 @_gun_option
 @click.option("--path", "paths", multiple=True, metavar="PATTERN", help="Tags it may sign (all).")
-@click.option("--threshold", type=click.IntRange(1), default=1, help="Keys needed.")
-@click.option("--terminating", is_flag=True, help="Ask no later role for its paths.")
+@click.option("--threshold", type=click.IntRange(1), help="Keys needed (1).")
+@click.option(
+    "--terminating/--no-terminating", default=None, help="Whether no later role is asked for them."
+)
 @click.option("--under", default="targets", metavar="ROLE", help="This signer delegates to it.")
 @namespace_options
 @no_publish_option
@@ -124,8 +135,8 @@ def add(  # noqa: PLR0917  # click passes by keyword
     words: tuple[str, ...],
     gun: str | None,
     paths: tuple[str, ...],
-    threshold: int,
-    terminating: bool,  # noqa: FBT001  # click passes by keyword
+    threshold: int | None,
+    terminating: bool | None,  # noqa: FBT001  # click passes by keyword
     under: str,
     staged: bool,  # noqa: FBT001  # click passes by keyword
     prefix: str | None,
@@ -136,11 +147,12 @@ def add(  # noqa: PLR0917  # click passes by keyword
 
     A FILE is what `tabellion signer request` printed, or a public key: PEM, an X.509 certificate
     (only its key counts), or a key of TUF metadata. With keys alone, tags that no earlier role
-    signed aren't found until NAME has published. A signer of that name gets these keys and paths
-    instead of its old ones. FILE=HOLDER says whose key it is, to be seen in `status` and `pending`;
-    a Notary GUN has no place for that.
+    signed aren't found until NAME has published. A signer of that name gets these keys instead of
+    its old ones, and keeps its paths, threshold and --terminating unless they are given.
+    FILE=HOLDER says whose key it is, to be seen in `status` and `pending`; a Notary GUN has no
+    place for that.
     With --gun-prefix all GUNs under it get the signer, a few at a time, and GUNs founded from this
-    home later, too; what failed is taken up with --resume.
+    home later, too; what failed is taken up with --resume. One request serves them all.
 
     \b
     Examples:
@@ -158,6 +170,8 @@ def add(  # noqa: PLR0917  # click passes by keyword
         guns = _prefix(prefix)
         if files:
             offered = _offered(guns.covers, f"under {guns}", name, files)
+            if offered.file is None:
+                _warn_of_no_file(name, f"in each GUN under {guns}", "GUN")
             signer = _add_signer(name, offered, paths, threshold, terminating, under)
         else:
             signer = _begun_signer(settings, guns, name)
@@ -167,17 +181,23 @@ def add(  # noqa: PLR0917  # click passes by keyword
     wanted = gun_of(target_gun, gun)
     offered = _offered(wanted.__eq__, f"in {wanted}", name, files)
 
-    async def delegate() -> Published:
+    async def delegate() -> tuple[Published, SignerInfo | None]:
         async with publisher(settings) as author:
-            if offered.file is not None:
-                _tell_who_asks(
-                    name, await author.comes_from(wanted, name, offered.keys, offered.file)
-                )
-            return await author.add_signer(
+            try:
+                present = await author.signer(wanted, name, under)
+            except UnreachableError:
+                if not staged:
+                    raise
+                present = None
+            if present is not None:
+                await _tell_of_present(wanted, name, present, offered)
+                if not paths:
+                    output.say(f"{name} keeps its paths: {' '.join(present.paths)}")
+            published = await author.add_signer(
                 wanted,
                 name,
                 offered.keys,
-                paths=paths or ("*",),
+                paths=paths or None,
                 threshold=threshold,
                 terminating=terminating,
                 file=offered.file,
@@ -185,8 +205,14 @@ def add(  # noqa: PLR0917  # click passes by keyword
                 holders=offered.holders,
                 publish=not staged,
             )
+            is_silent = offered.file is None and published.versions
+            return published, await author.signer(wanted, name, under) if is_silent else None
 
-    tell(work(delegate(), f"adding signer {name}"), f"signer {name} may sign", wanted)
+    published, added = work(delegate(), f"adding signer {name}")
+    # Notary's readers pass over a signer without a file.
+    if added is not None and added.version is None and not added.name.startswith("targets/"):
+        _warn_of_no_file(name, f"in {wanted}", wanted)
+    tell(published, f"signer {name} may sign", wanted)
 
 
 @command.command("remove")
@@ -313,14 +339,14 @@ def _add_signer(  # noqa: PLR0917  # in the order of its fields
     name: str,
     offered: _Offered,
     paths: tuple[str, ...],
-    threshold: int,
-    terminating: bool,  # noqa: FBT001  # same
+    threshold: int | None,
+    terminating: bool | None,  # noqa: FBT001  # same
     under: str,
 ) -> AddSigner:
     from tabellion.publish.changes import AddSigner  # noqa: PLC0415  # not needed for help
 
     return AddSigner(
-        *(name, tuple(offered.keys), paths or ("*",), threshold, terminating),
+        *(name, tuple(offered.keys), paths or None, threshold, terminating),
         *(offered.file, under, offered.holders),
     )
 
@@ -359,11 +385,57 @@ def _offered(fits: Callable[[str], bool], where: str, name: str, files: Sequence
     return _Offered(keys, first_files[0] if len(first_files) == 1 else None, holders)
 
 
-def _tell_who_asks(name: str, comes_from: bool | None) -> None:  # noqa: FBT001  # an answer
-    if comes_from:
+async def _tell_of_present(gun: Gun, name: str, present: SignerInfo, offered: _Offered) -> None:
+    """Tell a signer's owner who asks for other keys."""
+    import asyncio  # noqa: PLC0415  # not needed for help
+
+    from tabellion.publish.enrolment import is_by_present_holders  # noqa: PLC0415  # same
+
+    if offered.file is None:
+        return
+    if await asyncio.to_thread(
+        is_by_present_holders,
+        offered.file,
+        gun,
+        name,
+        wanted=offered.keys,
+        present=present.keys,
+        threshold=present.threshold,
+    ):
         output.say(f"{name}'s present key signed the request, too")
-    elif comes_from is not None:
+    else:
         output.warn(f"no present key of {name} signed the request: make sure who asks")
+
+
+def _warn_of_no_file(name: str, where: str, gun: str) -> None:
+    output.warn(
+        f"a bare key brings no first file: until {name} signs something {where}, tags that "
+        f"{name} may sign, and no earlier role did, end in an error"
+    )
+    output.hint(
+        f"let {name} ask with one, and add that: tabellion signer request {gun} {name} > FILE"
+    )
+
+
+def _check_is_present(settings: Settings, gun: Gun, name: str, key: Key) -> None:
+    """Warn of a key that the signer doesn't have now: it would show nobody who asks."""
+    from tabellion.publish.public_keys import fingerprint_of  # noqa: PLC0415  # not for help
+
+    async def read() -> SignerInfo | None:
+        async with publisher(settings) as author:
+            return await author.signer(gun, name)
+
+    try:
+        present = work(read(), f"reading {gun}")
+    except TabellionError as error:
+        output.say(f"whether that key is {name}'s now couldn't be seen: {error.message}")
+        return
+    if present is None:
+        output.warn(f"{gun} has no signer {name}: there is no key to replace")
+    elif fingerprint_of(key) not in map(fingerprint_of, present.keys):
+        output.warn(
+            f"key {key.keyid[:16]} isn't one that {name} has now in {gun}: it won't show who asks"
+        )
 
 
 def _check_subject(held: SignerRequest, gun: Gun, name: str, file: str) -> None:

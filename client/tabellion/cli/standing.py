@@ -11,10 +11,13 @@ from tabellion.cli.ical import calendar
 from tabellion.core.expiry import KeyState, Level, Margins, RoleState, Standing, remedy
 from tabellion.errors import VerificationError
 from tabellion.publish.outcome import Status
+from tabellion.publish.pending_api import PendingInfo
 
 _ALARMING = frozenset({"critical", "expired"})
 _REFUSED = 1
 _SHORT = 12
+_SHOWN = 4  # files of a proposal
+_WIDTH = 80
 
 
 def _level(status: Status) -> Level | None:
@@ -80,6 +83,8 @@ def show(status: Status) -> None:
             output.answer(f"  staged    {change}")
         if not status.staged:
             output.answer("  staged    nothing")
+    for info in status.pending:
+        _show_pending(info, status.gun)
     if status.problem is not None:
         output.answer("  refused" if _level(status) else "  unknown")
         output.warn(f"{status.gun}: {status.problem.message}")
@@ -93,6 +98,22 @@ def show(status: Status) -> None:
         output.hint(f"tabellion publish {status.gun}, or drop it: tabellion reset {status.gun}")
 
 
+def _show_pending(info: PendingInfo, gun: str) -> None:
+    files = _some([f"{role} version {version}" for role, version in info.versions.items()])
+    output.answer(f"  pending   {files} ({info.id[:_SHORT]})")
+    missing = _some([f"{role}: {count} more" for role, count in info.missing.items()])
+    if info.is_stale:
+        does = f"can't be published any more: tabellion pending withdraw {gun} {info.id[:_SHORT]}"
+    else:
+        does = f"{missing or 'enough have signed'}: tabellion cosign {gun} {info.id[:_SHORT]}"
+    output.answer(f"{'':12}{does}")
+
+
+def _some(texts: Sequence[str]) -> str:
+    others = f", and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return output.one_line(", ".join(texts[:_SHOWN])) + others
+
+
 def _show_role(role: RoleState, *, can_sign: bool) -> None:
     held = [key for key in role.keys if key.is_held]
     here = ", key here" if can_sign else f", {len(held)} of its keys here" if held else ""
@@ -103,13 +124,20 @@ def _show_role(role: RoleState, *, can_sign: bool) -> None:
     output.answer(f"  {role.role:<9} {published}{by_server}{here}")
     if role.bins is not None:
         output.answer(f"{'':12}the first to end of {role.bins.count} hash bins")
-    keys = ", ".join(_key(key) for key in role.keys)
-    output.answer(f"{'':12}{role.threshold} of {len(role.keys)} needed, {role.alive} alive: {keys}")
+    needed = f"{'':12}{role.threshold} of {len(role.keys)} needed, {role.alive} alive:"
+    keys = [_key(key) for key in role.keys]
+    line = f"{needed} {', '.join(keys)}"
+    if len(line) <= _WIDTH:
+        output.answer(line)
+        return
+    output.answer(needed)
+    for key in keys:
+        output.answer(f"{'':14}{key}")
 
 
 def _key(key: KeyState) -> str:
     whose = f" ({key.holder})" if key.holder else ""
-    ends = f" certificate {output.until(key.expires_at)}" if key.expires_at is not None else ""
+    ends = f" certificate until {key.expires_at:%Y-%m-%d}" if key.expires_at is not None else ""
     return f"{key.keyid[:_SHORT]}{whose}{ends}"
 
 
@@ -136,6 +164,15 @@ def as_json(status: Status) -> dict[str, object]:
         "level": _level(status) or "unknown",
         "problem": output.one_line(problem.message) if problem is not None else None,
         "staged": [str(change) for change in status.staged],
+        "pending": [
+            {
+                "id": info.id,
+                "versions": dict(info.versions),
+                "missing": dict(info.missing),
+                "stale": info.is_stale,
+            }
+            for info in status.pending
+        ],
         "versions": dict(status.versions),
         "expires": dict(status.expires),
         "can_sign": list(status.can_sign),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +14,25 @@ import click
 
 from tabellion.cli import output
 from tabellion.cli.clients import trust_client, work
-from tabellion.cli.context import Options, Settings, common_options, offline_option, settle
+from tabellion.cli.context import (
+    Options,
+    Settings,
+    common_options,
+    offline_option,
+    settle,
+    trust_options,
+)
 from tabellion.cli.subject import gun_argument, gun_of, optional_gun_argument
 from tabellion.cli.trusted import entry_json, entry_words, root_json, root_lines, rows_of
 from tabellion.core.names import Gun, parse_gun
-from tabellion.errors import ConfigurationError, UsageError
+from tabellion.errors import (
+    ConfigurationError,
+    MalformedMetadataError,
+    NotFoundError,
+    TransportError,
+    UnknownGunError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from tabellion.verify.decisions import Decisions, Replacement, RootInWords
@@ -64,6 +80,8 @@ def add(  # noqa: PLR0917  # click passes by keyword
 
     A collection's signers say which root keys each GUN may have. A GUN that it speaks for and has
     no entry of is refused. With --anchors and no URL the collection is on the configured server.
+    It's read and verified before it's trusted, if its server can be reached. One trusted already
+    keeps its server and --for where they aren't given anew.
 
     \b
     Examples:
@@ -104,7 +122,7 @@ def list_() -> None:
     if not rows:
         output.say("nothing is trusted yet")
     output.table(
-        ("GUN", "BY", "ROOT", "KEYS", "SPEAKS FOR"),
+        ("GUN", "BY", "ROOT", "KEYS", "SPEAKS FOR", "SERVER"),
         [
             (
                 row["gun"],
@@ -112,6 +130,7 @@ def list_() -> None:
                 "-" if row["root_version"] is None else f"version {row['root_version']}",
                 " ".join(row["root_fingerprints"]),
                 " ".join(row["for"]),
+                row["server"] or "",
             )
             for row in rows
         ],
@@ -120,20 +139,27 @@ def list_() -> None:
 
 @command.command("show")
 @gun_argument
+@click.option(
+    "--root-out", type=click.Path(path_type=Path), metavar="FILE", help="Write the root there."
+)
 @offline_option
+@trust_options
 @common_options
-def show(name: str | None, gun: str | None) -> None:
+def show(name: str | None, gun: str | None, root_out: Path | None) -> None:
     """Verify GUN and show why its root is trusted.
 
     \b
     Examples:
       tabellion trust show registry.example/team/app
+      tabellion trust show registry.example/team/app --root-out root.json
     """  # noqa: D301  # \b is click's mark
     from tabellion.verify.decisions import RootInWords  # noqa: PLC0415  # not needed for help
 
     settings, wanted = settle(), gun_of(name, gun)
     found = work(_why(settings, wanted), f"reading {wanted}")
     root = RootInWords.of(found.trusted)
+    if root_out is not None:
+        _write(root_out, found.trusted.root.data)
     if Options.of().json:
         output.answer_json(
             {
@@ -244,20 +270,68 @@ def _add_collection(settings: Settings, text: str, root: Path, patterns: Sequenc
     from tabellion.core.gun_patterns import GunPattern  # noqa: PLC0415  # not needed for help
     from tabellion.verify.trust_store import EVERYTHING  # noqa: PLC0415  # same
 
-    server, gun = _collection(settings, text)
-    named = tuple(GunPattern.parse(pattern) for pattern in patterns) or EVERYTHING
-    found = _decisions(settings).add_collection(gun, server, _read(root), named)
+    said, gun = _collection(text)
+    named, data, decisions = (
+        tuple(map(GunPattern.parse, patterns)),
+        _read(root),
+        _decisions(settings),
+    )
+    decisions.verify_addable(gun, data)
+    held = decisions.collection(gun)
+    server = said or (held.server if held is not None else settings.server)
+    named = named or (held.patterns if held is not None else EVERYTHING)
+    holds = _looked_at(settings, server, gun, data)
+    found = decisions.add_collection(gun, server, data, named)
     if found.dialect != "tuf":
         output.warn(f"{gun} is a Notary GUN: an anchor collection has to be a tuf one")
     _warn_expired(found)
     words = " ".join(map(str, named))
-    _tell_added(settings, gun, f"anchors {gun} at {server} speak for {words} from now on")
+    if held is not None and held.server != server:
+        output.warn(f"{gun} was at {held.server} so far")
+    if held is not None and held.patterns != named:
+        output.warn(f"{gun} spoke for {' '.join(map(str, held.patterns))} so far")
+    what = f"anchors {gun} at {server} speak for {words} from now on"
+    _tell_added(settings, gun, what + (f"; {holds}" if holds else ""))
 
 
-def _collection(settings: Settings, text: str) -> tuple[str, Gun]:
-    """Split an address into server and GUN; without one it's on the configured server."""
+def _looked_at(settings: Settings, server: str, gun: Gun, root: bytes) -> str:
+    """Verify a collection before it's trusted, and say what it holds; away, that it wasn't.
+
+    Raises:
+        VerificationError: There's none, or it can't be relied upon: all it covers would be refused.
+    """
+    from tabellion.core.anchors import Anchor  # noqa: PLC0415  # not needed for help
+    from tabellion.verify import TrustClient  # noqa: PLC0415  # same
+
+    async def read(home: str) -> tuple[int, int]:
+        async with TrustClient(server, home=Path(home), ca=settings.ca, root=root) as trust:
+            listing = await trust.targets(gun)
+        usable = 0
+        for match in listing.targets:
+            with contextlib.suppress(MalformedMetadataError):
+                usable += bool(Anchor.of_target(match.path, match.target))
+        return usable, len(listing.targets) - usable
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="tabellion-") as home:  # nothing is kept of it yet
+            usable, others = work(read(home), f"reading {gun}")
+    except (NotFoundError, UnknownGunError) as error:
+        raise UnknownGunError(
+            f"{server} holds no anchor collection {gun}",
+            hint="nothing was changed; check its address with those who sign it",
+        ) from error
+    except TransportError as error:
+        output.warn(f"the collection wasn't checked: {error.message}")
+        return ""
+    if others:
+        output.warn(f"{others} targets in {gun} are no anchors: see tabellion anchors list")
+    return f"it holds {usable} {'entry' if usable == 1 else 'entries'}"
+
+
+def _collection(text: str) -> tuple[str | None, Gun]:
+    """Split an address into server, if there's one, and GUN."""
     if "://" not in text:
-        return settings.server, parse_gun(text)
+        return None, parse_gun(text)
     from tabellion.transport.addresses import server_url_fault  # noqa: PLC0415  # not for help
 
     fault = server_url_fault(text)
@@ -323,6 +397,13 @@ def _warn_expired(root: RootInWords) -> None:
             f"root version {root.version} expired at {root.expires_at:%Y-%m-%d %H:%M} UTC: it only "
             "leads to a newer one"
         )
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 def _read(path: Path) -> bytes:

@@ -20,6 +20,8 @@ from tabellion.core.roles import key_material
 from tabellion.errors import UsageError
 
 ROLES: Final = ("root", "targets", "snapshot", "timestamp")
+ONLINE: Final = frozenset({"snapshot", "timestamp"})
+"""Those that a server may sign."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _remove(root: Root, text: str) -> None:
     if len(found) != 1:
         raise UsageError(
             f"{len(found)} keys of the root begin with {text[:64]!r}",
-            hint="give more of the id; see them with: tabellion root show GUN",
+            hint="give more of the id; see them with: tabellion status GUN",
         )
     for name in used[found[0]]:
         root.revoke_key(found[0], name)

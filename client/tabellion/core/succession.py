@@ -86,7 +86,13 @@ def have_online_keys_changed(old: Root, new: Root) -> bool:
     Spec:
         TUF 1.0.34, 5.3.11.
     """
-    return any(_role_material(old, role) != _role_material(new, role) for role in _ONLINE)
+    return bool(online_roles_changed(old, new))
+
+
+def online_roles_changed(old: Root, new: Root) -> frozenset[str]:
+    """Give those of timestamp and snapshot whose keys or thresholds differ."""
+    changed = (role for role in _ONLINE if _role_material(old, role) != _role_material(new, role))
+    return frozenset(changed)
 
 
 def _role_material(root: Root, role: str) -> tuple[int, frozenset[bytes]]:

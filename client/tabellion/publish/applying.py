@@ -21,6 +21,7 @@ from tabellion.publish.proposals import Proposals
 from tabellion.publish.signing import Built, build, judge, no_key
 from tabellion.publish.spreading import bins_changed
 from tabellion.publish.state import Current
+from tabellion.publish.still_trusted import still_trusted
 from tabellion.publish.tools import Tools
 
 
@@ -78,6 +79,7 @@ class Applier:
             gone_too=draft.gone_too,
             ending=await self.look_back(draft.current, built),
             lost=draft.lost(),
+            still_trusted=still_trusted(draft.current, draft, draft.removed),
             silent=built.silent,
         )
 
@@ -140,6 +142,7 @@ class Applier:
                 shadowed=draft.shadowed(),
                 gone_too=draft.gone_too,
                 lost=draft.lost(),
+                still_trusted=still_trusted(current, draft, draft.removed),
                 is_staged=True,
             )
         await asyncio.to_thread(self.staged.add, gun, [change])

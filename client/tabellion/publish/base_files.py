@@ -18,8 +18,10 @@ from tabellion.core.publication import UploadedFile
 from tabellion.core.roles import role_keys, verify_threshold
 from tabellion.errors import ThresholdError, UntrustedRootError
 from tabellion.publish.state import Current
+from tabellion.verify.cache import MetadataCache
 
 _MAX_OLD_BYTES: Final = 5_000_000
+_MAX_ROOTS: Final = 64
 
 
 def base_of(current: Current, roles: Iterable[str]) -> tuple[UploadedFile, ...]:
@@ -39,6 +41,22 @@ def base_of(current: Current, roles: Iterable[str]) -> tuple[UploadedFile, ...]:
                 break
             found[role] = data
     return tuple(UploadedFile(role, data) for role, data in found.items())
+
+
+def roots_of(cache: MetadataCache) -> list[bytes]:
+    """Give the newest roots that are trusted here, oldest first: each leads to the next.
+
+    Raises:
+        CacheError: The cache can't be read.
+    """
+    room, found = _MAX_OLD_BYTES, list[bytes]()
+    for version in reversed(cache.root_versions()[-_MAX_ROOTS:]):
+        data = cache.load_root(version)
+        room -= len(data or b"")
+        if data is None or room < 0:
+            break
+        found.insert(0, data)
+    return found
 
 
 def _above(current: Current, role: str) -> list[str]:

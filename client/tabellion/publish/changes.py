@@ -86,14 +86,14 @@ class RevokeTarget:
 
 @dataclass(frozen=True)
 class AddSigner:
-    """Delegate paths to a role.
+    """Delegate paths to a role; in place of one of that name, whose terms stay where none is given.
 
     Attributes:
         name: The role.
         keys: Its keys.
-        paths: Patterns of what it may sign.
-        threshold: Keys needed.
-        terminating: Whether no later role is asked for its paths.
+        paths: Patterns of what it may sign; None for those it has, or all for a new one.
+        threshold: Keys needed; None for as many as now, or 1.
+        terminating: Whether no later role is asked for its paths; None for as now, or no.
         file: Its first file, signed by its holders; without it the role is silent at first.
         under: The role that delegates to it.
         holders: Key id to its holder's name.
@@ -101,9 +101,9 @@ class AddSigner:
 
     name: str
     keys: tuple[Key, ...]
-    paths: tuple[str, ...]
-    threshold: int = 1
-    terminating: bool = False
+    paths: tuple[str, ...] | None = None
+    threshold: int | None = None
+    terminating: bool | None = None
     file: bytes | None = None
     under: str = "targets"
     holders: Mapping[str, str] = field(default_factory=dict)
@@ -113,24 +113,32 @@ class AddSigner:
         _check_role(self.under)
         if self.under == self.name:
             raise UsageError(f"{self.name} can't be under itself", hint="give another role")
-        if not self.paths:
+        if self.paths is not None and not self.paths:
             raise InvalidNameError(f"signer {self.name} gets no path", hint="give '*' for all")
-        for pattern in self.paths:
+        for pattern in self.paths or ():
             check_path_pattern(pattern)
         for holder in self.holders.values():
             check_holder(holder)
-        if not 1 <= self.threshold <= len({key.keyid for key in self.keys}):
+        self.check_threshold(1 if self.threshold is None else self.threshold)
+
+    def check_threshold(self, threshold: int) -> None:
+        """Refuse a threshold that these keys can't meet.
+
+        Raises:
+            UsageError: It's less than one, or more than there are keys.
+        """
+        if not 1 <= threshold <= len({key.keyid for key in self.keys}):
             raise UsageError(
-                f"signer {self.name} has threshold {self.threshold} with {len(self.keys)} keys",
+                f"signer {self.name} has threshold {threshold} with {len(self.keys)} keys",
                 hint="give as many keys as the threshold, or more",
             )
 
     def __str__(self) -> str:
         keys = ", ".join(key.keyid[:12] for key in self.keys)
         under = "" if self.under == "targets" else f" under {self.under}"
-        return (
-            f"add signer {self.name}{under} for {' '.join(self.paths)} ({self.threshold} of {keys})"
-        )
+        paths = "" if self.paths is None else f" for {' '.join(self.paths)}"
+        needed = "" if self.threshold is None else f"{self.threshold} of "
+        return f"add signer {self.name}{under}{paths} ({needed}{keys})"
 
 
 @dataclass(frozen=True)
@@ -291,7 +299,7 @@ def change_to_json(change: Change) -> dict[str, Any]:
                 "kind": "add-signer",
                 "name": change.name,
                 "keys": [{"keyid": key.keyid, **key.to_dict()} for key in change.keys],
-                "paths": list(change.paths),
+                "paths": None if change.paths is None else list(change.paths),
                 "threshold": change.threshold,
                 "terminating": change.terminating,
                 "file": None if change.file is None else change.file.decode("ascii"),
@@ -325,9 +333,9 @@ def change_from_json(item: dict[str, Any]) -> Change:
             return AddSigner(
                 item["name"],
                 keys,
-                tuple(item["paths"]),
-                int(item["threshold"]),
-                item["terminating"] is True,
+                None if item["paths"] is None else tuple(item["paths"]),
+                None if item["threshold"] is None else int(item["threshold"]),
+                None if item["terminating"] is None else item["terminating"] is True,
                 item["file"].encode("ascii") if item.get("file") is not None else None,
                 item.get("under", "targets"),
                 dict(item.get("holders", {})),

@@ -9,10 +9,11 @@ from datetime import datetime
 
 from securesystemslib.signer import Signer
 
+from tabellion.core.holders import holders_of
 from tabellion.core.proposal import Proposal, Standing
 from tabellion.core.proposal_rules import verify_base, verify_signatures
 from tabellion.core.publication import CurrentSet, UploadedFile
-from tabellion.core.roles import TOP_LEVEL_ROLES
+from tabellion.core.roles import TOP_LEVEL_ROLES, role_keys
 from tabellion.errors import (
     ConflictError,
     KeyStoreError,
@@ -20,6 +21,7 @@ from tabellion.errors import (
     RefusedPublicationError,
     UsageError,
 )
+from tabellion.publish.base_files import base_of
 from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.signing import (
     Built,
@@ -98,7 +100,29 @@ def _build(
         root=signed.root,
     )
     judge(current, whole, now=now, root=signed.root)
-    return Built(dialect, tuple(whole), versions, {})
+    built = Built(dialect, tuple(whole), versions, {}, base=base_of(current, signed.files))
+    return (
+        built if "snapshot" in versions else replace(built, snapshot=_of_snapshot(signed, served))
+    )
+
+
+def _of_snapshot(proposal: Proposal, served: CurrentSet) -> Standing:
+    """Tell whose keys sign the snapshot that goes with a proposal: a publisher's, or the server's.
+
+    Nothing but the server knows which of them it holds.
+    """
+    by = proposal.files.get("root") or served.files["root"]
+    keys, entry = role_keys(by.signed, "snapshot")
+    listed = {keyid: keys[keyid] for keyid in entry.keyids if keyid in keys}
+    return Standing(
+        role="snapshot",
+        delegator="root",
+        delegator_version=by.version,
+        threshold=entry.threshold,
+        keys=listed,
+        holders=holders_of(by.signed),
+        signed_by=(),
+    )
 
 
 def sign_proposal(
@@ -209,15 +233,25 @@ def verify_untouched(
         MalformedMetadataError: It was changed after somebody signed it.
     """
     held = current.files if current is not None else {}
-    known = [role for role in proposal.files if knows_all or role in held]
+    # Of a GUN to be founded there is nothing to know.
+    known = [role for role in proposal.files if knows_all or current is None or role in held]
     try:
         verify_base(
             replace(proposal, files={role: proposal.files[role] for role in known}), current
         )
     except ConflictError as error:
-        raise UsageError(
-            error.message, hint="nothing was signed; make it anew: tabellion sign or root prepare"
-        ) from error
+        hint = "nothing was signed; make it anew: tabellion sign or root prepare"
+        if not knows_all:
+            # Which of the two is behind can't be told here.
+            message = error.message.replace(
+                "which is current", "the newest that this machine knows"
+            )
+            hint = (
+                "nothing was signed; if this machine is behind, give the root between (--root "
+                "FILE); else have it made anew"
+            )
+            raise UsageError(message, hint=hint) from error
+        raise UsageError(error.message, hint=hint) from error
     except RefusedPublicationError as error:
         raise UsageError(error.message, hint=error.hint) from error
     try:

@@ -116,10 +116,14 @@ def _not_delegated(draft: Draft, role: str, path: str) -> NotDelegatedError:
         if child.name == role
         for pattern in child.paths or ()
     ]
+    by = draft.delegator_of(role) or "targets"
+    whose, under = ("the targets key", "")
+    if by != "targets":
+        whose, under = f"{by[:80]}'s key", f" --under {by[:80]}"
     return NotDelegatedError(
         f"{role} of {draft.current.gun} may sign {' '.join(patterns)[:200]}, not {path[:80]!r}",
-        hint="sign as another role, or ask the holder of the targets key for that path: "
-        f"tabellion signer add GUN {role[:80]} KEYFILE --path PATTERN",
+        hint=f"sign as another role, or ask the holder of {whose} for that path: "
+        f"tabellion signer add GUN {role[:80]} KEYFILE --path PATTERN{under}",
     )
 
 
@@ -157,9 +161,6 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     draft.touched.add(change.under)
     draft.check_may_delegate(change.under)
     keyids = list(dict.fromkeys(key.keyid for key in change.keys))
-    wanted = DelegatedRole(
-        change.name, keyids, change.threshold, change.terminating, list(change.paths)
-    )
     elsewhere = draft.delegator_of(change.name)
     if elsewhere not in {None, change.under}:
         raise UsageError(
@@ -168,6 +169,7 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     if change.file is not None:
         draft.first_files[change.name] = change.file
     held = {role.name: role for role in delegated_roles(draft.of(change.under))}.get(change.name)
+    wanted = _as_delegated(change, keyids, held)
     named = holders_of(draft.of(change.under))
     if held == wanted and change.holders.items() <= named.items():
         return
@@ -185,10 +187,26 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     set_holders(parent, change.holders)
 
 
+def _as_delegated(
+    change: AddSigner, keyids: Sequence[str], held: DelegatedRole | None
+) -> DelegatedRole:
+    """Give the role as it shall be: what isn't given stays as it's held, or is the usual."""
+    base = held or DelegatedRole(change.name, [], 1, terminating=False, paths=["*"])
+    wanted = copy.deepcopy(base)
+    wanted.keyids = list(keyids)
+    if change.paths is not None:
+        wanted.paths, wanted.path_hash_prefixes = list(change.paths), None
+    if change.threshold is not None:
+        wanted.threshold = change.threshold
+    if change.terminating is not None:
+        wanted.terminating = change.terminating
+    change.check_threshold(wanted.threshold)
+    return wanted
+
+
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
     delegator = draft.delegator_of(change.name)
     if delegator is None:
-        draft.touched.add("targets")
         if again:
             return
         names = [role.name for _, role in draft.delegations()]

@@ -34,7 +34,12 @@ class Examined:
 
 
 def examined(
-    gun: str, files: Sequence[UploadedFile], current: CurrentSet | None, ring: KeyRing
+    gun: str,
+    files: Sequence[UploadedFile],
+    current: CurrentSet | None,
+    ring: KeyRing,
+    *,
+    overruled: str = "",
 ) -> Examined:
     """Read a proposal that follows ``current`` and say what it changes. It blocks.
 
@@ -42,18 +47,26 @@ def examined(
         UsageError: It was made for another state.
         MalformedMetadataError: It was changed after somebody signed it.
     """
-    found = worded(gun, files, current, ring)
+    found = worded(gun, files, current, ring, overruled=overruled)
     verify_untouched(found.proposal, current)
     return found
 
 
 def worded(
-    gun: str, files: Sequence[UploadedFile], current: CurrentSet | None, ring: KeyRing
+    gun: str,
+    files: Sequence[UploadedFile],
+    current: CurrentSet | None,
+    ring: KeyRing,
+    *,
+    overruled: str = "",
 ) -> Examined:
     """Read a proposal, fit or not, and say what it changes. It blocks."""
     dialect = current.dialect if current is not None else dialect_of_upload(files)
     proposal = Proposal.parse(gun, dialect, files)
     words = changes_in_words(proposal, current, names=ring.names())
+    if overruled:
+        forgets = "makes all readers forget what was seen here and the server doesn't show now"
+        words = [*words, f"{forgets}: {overruled}"]
     return Examined(proposal, current, words)
 
 

@@ -38,6 +38,7 @@ from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.named_keys import NamedKey, list_keys
 from tabellion.publish.outcome import Initialized
 from tabellion.publish.pending_api import Offer, PendingApi
+from tabellion.publish.public_keys import root_fingerprints
 from tabellion.publish.retries import Retries
 from tabellion.publish.tools import Tools
 from tabellion.verify.cache import MetadataCache
@@ -282,12 +283,14 @@ class Founder:
             tuple(self._ring.infos(root.keys, root.roles["targets"].keyids).values()),
             data,
             tuple(self._made),
+            fingerprints=tuple(root_fingerprints(root)),
         )
 
     def _exists(self) -> UsageError:
         return UsageError(
             f"{self._gun} exists on the server already",
-            hint="sign in it, or ask its owner to add you as a signer",
+            hint="sign in it, or ask its owner to add you as a signer; if its root keys are lost, "
+            "the server's operator drops it first: server/README.md, Dropping a GUN",
         )
 
 

@@ -41,7 +41,7 @@ class Restored:
 def back_up(
     store: KeyStore, keys: Sequence[KeyInfo], file: Path, passphrase: str, *, log2_n: int = 17
 ) -> None:
-    """Write keys into a new file with mode 0600. Blocks.
+    """Write keys into a new file with mode 0600; of those elsewhere, where they are. Blocks.
 
     Raises:
         KeyStoreError: There's such a file already, or a key can't be read.
@@ -118,7 +118,7 @@ def _read(store: KeyStore, info: KeyInfo) -> BundledKey:
         note.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise KeyStoreError(f"the note beside {info.path} can't be read") from error
-    pem = store.export(info.keyid, "private") if info.path.exists() else None
+    pem = store.export(info.keyid, "private") if info.uri is None else None
     return BundledKey(note, pem)
 
 

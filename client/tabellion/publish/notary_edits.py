@@ -10,9 +10,10 @@ Spec: notary-v1 sections 9 (publish) and 11.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations
 
 from tabellion.core.dialect import NOTARY
@@ -114,12 +115,17 @@ def _named_roles(draft: Draft, change: SignTarget, children: dict[str, Delegated
         paths = " ".join(f"{path}*" for path in child.paths or ())
         raise NotDelegatedError(
             f"{role} of {draft.current.gun} may sign {paths[:200]}, not {change.target[:80]!r}",
-            hint="sign as another role, or ask the holder of the targets key for that path",
+            hint="sign as another role, or ask the holder of "
+            f"{_whose(draft.delegator_of(role))} key for that path",
         )
     release = None if is_exact else children.get(RELEASES)
     if release is None or not release.is_delegated_path(change.target):
         return [role]
     return [role, RELEASES] if draft.may_sign(RELEASES) else [role]
+
+
+def _whose(delegator: str | None) -> str:
+    return "the targets" if delegator in {None, "targets"} else f"{delegator}'s"
 
 
 def _revoke(draft: Draft, change: RevokeTarget, *, again: bool) -> None:
@@ -162,7 +168,7 @@ def _add_nested(draft: Draft, change: AddSigner, role: str) -> None:
             f"{role[:80]} isn't under {change.under[:80]}",
             hint="in a Notary GUN a role's name begins with its delegator's",
         )
-    if not _NAME.fullmatch(name) or change.threshold != 1 or change.terminating:
+    if not _NAME.fullmatch(name) or change.threshold not in {None, 1} or change.terminating:
         raise UsageError(
             f"{role[:80]} can't be delegated to so in a Notary GUN",
             hint="use lower-case letters, digits, _ and -, threshold 1, and not --terminating",
@@ -170,7 +176,7 @@ def _add_nested(draft: Draft, change: AddSigner, role: str) -> None:
     draft.touched.add(parent)
     draft.check_may_delegate(parent)
     keys = [NOTARY.adopt_key(key) for key in change.keys]
-    paths = [_beginning(pattern) for pattern in change.paths]
+    paths = _beginnings(draft, change, role, parent)
     notary_release.delegate(draft, role, keys, paths, keep=(), parent=parent)
     draft.respoken.add(role)
 
@@ -206,7 +212,7 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
             f"{name[:80]!r} can't be a signer of a Notary GUN",
             hint="use lower-case letters, digits, _ and -, and not releases",
         )
-    if change.threshold != 1 or change.terminating:
+    if change.threshold not in {None, 1} or change.terminating:
         raise UsageError(
             "a Notary GUN's signers have neither thresholds nor terminating roles that docker and "
             "notary could set",
@@ -214,13 +220,31 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
         )
     draft.touched.add("targets")
     keys = [NOTARY.adopt_key(key) for key in change.keys]
-    paths = [_beginning(pattern) for pattern in change.paths]
+    paths = _beginnings(draft, change, f"{_PREFIX}{name}", "targets")
+    keep = _keys_that_still_release(draft, f"{_PREFIX}{name}", keys)
     notary_release.delegate(draft, f"{_PREFIX}{name}", keys, paths, keep=())
-    held = {child.name: child for child in delegated_roles(draft.of("targets"))}.get(RELEASES)
-    notary_release.delegate(
-        draft, RELEASES, keys, [""], keep=held.keyids if held is not None else ()
-    )
+    notary_release.delegate(draft, RELEASES, keys, [""], keep=keep)
     draft.respoken |= {f"{_PREFIX}{name}", RELEASES}
+
+
+def _keys_that_still_release(draft: Draft, role: str, keys: Sequence[Key]) -> list[str]:
+    """Give the key ids that stay in the release where a signer gets these keys, maybe for others.
+
+    A key that she had may have been stolen: released by it, everything would go on.
+    """
+    delegations = draft.of("targets").delegations
+    roles = (delegations.roles if delegations is not None else None) or {}
+    if delegations is None or RELEASES not in roles:
+        return []
+    if role not in roles:
+        return list(roles[RELEASES].keyids)
+    kept = set(keys_that_release_without(delegations, role, owners=()))
+    wanted = {key_material(key) for key in keys}
+    return [
+        keyid
+        for keyid in roles[RELEASES].keyids
+        if keyid in kept or key_material(delegations.keys[keyid]) in wanted
+    ]
 
 
 def _remove_signer(draft: Draft, change: RemoveSigner, *, again: bool) -> None:
@@ -280,6 +304,14 @@ def keys_that_release_without(
         for keyid in roles[RELEASES].keyids
         if key_material(delegations.keys[keyid]) not in theirs
     ]
+
+
+def _beginnings(draft: Draft, change: AddSigner, role: str, parent: str) -> Sequence[str]:
+    """Give the paths a signer shall have: as given, else as it has them, else everything."""
+    if change.paths is not None:
+        return [_beginning(pattern) for pattern in change.paths]
+    held = {child.name: child for child in delegated_roles(draft.of(parent))}.get(role)
+    return held.paths or [] if held is not None else [""]
 
 
 def _beginning(pattern: str) -> str:

@@ -2,8 +2,8 @@
 
 What it changes is told against the root that this machine trusts: the cached one, or one that its
 owner hands over by name. A courier can't bring both the proposal and what it's compared with,
-unless the owner says so. What lies between that root and a delegated role comes with the file, and
-is verified from the root on.
+unless the owner says so. What lies between that root and what the file is built on, newer roots and
+the files that delegate, comes with the file, and is verified from the trusted root on.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def sign_file(
         show: Told in words what it changes, before anything is signed; raises to refuse.
 
     Raises:
-        UsageError: It was made for another root than the one trusted here, or doesn't bring the
-            file that delegates to a role.
+        UsageError: It was made for another root than the one trusted here, doesn't bring the
+            file that delegates to a role, or enough have signed.
         MalformedMetadataError: It was changed after somebody signed it.
         UntrustedRootError: ``root`` doesn't follow the cached one, or doesn't lead to what the
             proposal is built on.
@@ -60,7 +60,15 @@ def sign_file(
     seen = _examine(held, file, ring, home=home, root=root)
     show(seen.words)
     signed = sign_proposal(seen.proposal, seen.current, ring, knows_all=False)
-    partial.write(out, signed.gun, signed.upload, base=held.base)
+    if signed.upload == seen.proposal.upload:
+        version = seen.current.files["root"].version if seen.current is not None else 1
+        raise UsageError(
+            f"nothing was signed: by root version {version}, the newest that this machine knows, "
+            "enough have signed",
+            hint=f"publish it: tabellion root publish {file}; or if the root changed since, give "
+            "the newer one: --root FILE",
+        )
+    partial.write(out, signed.gun, signed.upload, base=held.base, roots=held.roots)
     return Examined(signed, seen.current, seen.words)
 
 
@@ -91,7 +99,7 @@ def _current(home: Path, held: partial.Partial, given: bytes | None) -> CurrentS
     cache = MetadataCache.of(home, held.gun)
     pin = TrustStore(home).pin(parse_gun(held.gun))
     known_root = cache.load("root") or (pin.root if pin is not None else None)
-    data = _trusted(known_root, given, held.gun)
+    data = _followed(_trusted(known_root, given, held), held)
     if data is None and pin is None:
         first = next((item.data for item in held.files if item.role == "root"), None)
         if first is not None and _root(first).version == 1:
@@ -128,22 +136,53 @@ def _cached_targets(data: bytes | None, dialect: Dialect) -> UnverifiedMetadata[
         return None
 
 
-def _trusted(cached: bytes | None, given: bytes | None, gun: str) -> bytes | None:
+def _trusted(cached: bytes | None, given: bytes | None, held: partial.Partial) -> bytes | None:
     """Choose the newer of the cached root and one that leads on from it."""
     if cached is None or given is None:
         return given or cached
-    old, new = _root(cached), _root(given)
-    if new.version < old.version or given == cached:
+    new = _root(given)
+    if new.version < _root(cached).version or given == cached:
         return cached
+    before = _followed(cached, held, before=new.version) or cached
+    if _root(before).version == new.version - 1 and _leads(before, given, held.gun):
+        return given
+    version = _root(before).version
+    raise UntrustedRootError(
+        f"the root given doesn't follow the root version {version} trusted here",
+        hint=f"it has to be version {version + 1}, signed by that one's keys",
+    )
+
+
+def _followed(
+    trusted: bytes | None, held: partial.Partial, *, before: int | None = None
+) -> bytes | None:
+    """Give the newest root that a trusted one leads to by those that the file brings.
+
+    Raises:
+        UntrustedRootError: One that would come next isn't signed by the keys of the one before.
+    """
+    if trusted is None:
+        return None
+    brought = {_root(data).version: data for data in held.roots}
+    while (version := _root(trusted).version + 1) in brought and version != before:
+        if not _leads(trusted, brought[version], held.gun):
+            raise UntrustedRootError(
+                f"the file brings root version {version}, and the root version {version - 1} "
+                "trusted here doesn't lead to it",
+                hint="nothing was signed; ask who made the file",
+            )
+        trusted = brought[version]
+    return trusted
+
+
+def _leads(old: bytes, new: bytes, gun: str) -> bool:
+    """Tell whether a root is signed by the keys of the one before, and by its own."""
     try:
-        dialect = dialect_of(cached)
-        verify_next_root(old.signed, new, dialect=dialect, gun=gun)
-    except TabellionError as error:
-        raise UntrustedRootError(
-            f"the root given doesn't follow the root version {old.version} trusted here",
-            hint=f"it has to be version {old.version + 1}, signed by that one's keys",
-        ) from error
-    return given
+        dialect = dialect_of(old)
+        verify_next_root(_root(old).signed, _root(new), dialect=dialect, gun=gun)
+    except TabellionError:
+        return False
+    return True
 
 
 def _root(data: bytes) -> UnverifiedMetadata[Root]:

@@ -13,6 +13,8 @@ from tabellion.core.expiry import End, Standing
 from tabellion.errors import TabellionError
 from tabellion.publish.changes import Change
 from tabellion.publish.key_notes import KeyInfo
+from tabellion.publish.pending_api import PendingInfo
+from tabellion.publish.still_trusted import StillTrusted
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,17 @@ class Published:
         gone_too: Roles beneath a removed one, which nobody asks any more.
         lost: Target to the role whose other word verifiers take now that a signer was removed, ""
             where nobody signs it any more.
+        still_trusted: Roles that a removed signer's key is a key of as well.
         silent: Roles that signed under other keys before, and have to sign again to be heard.
         own_bins: Number of hash bins that keep keys of their own though the targets role got
             others; 0 if none do.
         is_staged: Only kept for ``publish``.
         is_checked: False if staged while the server couldn't be asked whether it fits.
         ending: What of the GUN ends soon and waits for somebody, None if nothing does.
+        overruled: What was seen here that the server contradicts, and that all forget by this.
+        rivals: Ids of other proposals for the same versions: one of them can be published.
+        outdated: Ids of proposals that can't be published any more because of this.
+        founds: Fingerprints of the root keys of a GUN that this founds.
         stay: Of a rotation, role to the ids of keys of other holders, which it keeps.
     """
 
@@ -57,13 +64,18 @@ class Published:
     shadowed: Mapping[str, str] = field(default_factory=dict)
     gone_too: Sequence[str] = ()
     lost: Mapping[str, str] = field(default_factory=dict)
+    still_trusted: Sequence[StillTrusted] = ()
     silent: Sequence[str] = ()
     own_bins: int = 0
     is_staged: bool = False
     is_checked: bool = True
     ending: End | None = None
+    overruled: str = ""
     awaited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stay: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rivals: Sequence[str] = ()
+    outdated: Sequence[str] = ()
+    founds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,8 @@ class Initialized:
 
     Attributes:
         gun: Its name.
-        root_keys: Keys of the root role; verifiers pin ``root_keys[0].fingerprint``.
+        root_keys: Keys of the root role that are here.
+        fingerprints: Of all keys of the root role; verifiers start from one.
         targets_keys: Keys of the targets role.
         root: Bytes of root version 1, for verifiers to start from.
         made: Keys that were generated for it.
@@ -92,6 +105,7 @@ class Initialized:
     lacking: Mapping[str, str] = field(default_factory=dict)
     pending: str = ""
     missing: Mapping[str, int] = field(default_factory=dict)
+    fingerprints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +150,7 @@ class Status:
         standing: What ends when, and which keys can sign; None if the server wasn't asked.
         is_verified: False if all of it is the server's word: no root of the GUN is trusted here.
         problem: Why it couldn't be told how the GUN stands, None if it could.
+        pending: Proposals that wait at the server for signatures, by its word.
     """
 
     gun: str
@@ -146,3 +161,4 @@ class Status:
     standing: Standing | None = None
     is_verified: bool = True
     problem: TabellionError | None = None
+    pending: Sequence[PendingInfo] = ()

@@ -29,11 +29,13 @@ class Partial:
         gun: The GUN.
         files: What is to be signed.
         base: Published files that it's built on, for machines that can't ask the server.
+        roots: Published roots, oldest first, for those that trust an older one.
     """
 
     gun: str
     files: tuple[UploadedFile, ...]
     base: tuple[UploadedFile, ...] = ()
+    roots: tuple[bytes, ...] = ()
 
     @property
     def has_root(self) -> bool:
@@ -57,6 +59,7 @@ def write(
     content: Sequence[UploadedFile],
     *,
     base: Sequence[UploadedFile] = (),
+    roots: Sequence[bytes] = (),
 ) -> None:
     """Write the file in one piece.
 
@@ -71,6 +74,8 @@ def write(
     }
     if base:
         document["base"] = {item.role: item.data.decode("utf-8") for item in base}
+    if roots:
+        document["roots"] = [data.decode("utf-8") for data in roots]
     data = json.dumps(document, indent=1).encode()
     if len(data) > _MAX_BYTES:
         raise UsageError(
@@ -102,7 +107,10 @@ def read(path: Path) -> Partial:
         raise UsageError(f"{path} isn't a partly signed publication", hint=_HINT)
     files = _files(path, document.get("files"))
     base = _files(path, document.get("base", {}))
-    return Partial(parse_gun(gun), files, base)
+    roots = document.get("roots", [])
+    if not isinstance(roots, list) or not all(isinstance(text, str) for text in roots):
+        raise UsageError(f"{path} isn't a partly signed publication", hint=_HINT)
+    return Partial(parse_gun(gun), files, base, tuple(text.encode() for text in roots))
 
 
 def _files(path: Path, content: object) -> tuple[UploadedFile, ...]:

@@ -7,40 +7,49 @@ thing for those who reach it. Either way the signatures decide, not where they w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial as partial_of
 from pathlib import Path
+from typing import cast
 
+from tuf.api.metadata import Root
+
+from tabellion.core.dialect import dialect_of
+from tabellion.core.limits import Limits
 from tabellion.core.names import Gun, parse_gun
-from tabellion.core.next_root import RootEdit
+from tabellion.core.next_root import ONLINE, RootEdit
 from tabellion.core.proposal import Proposal, Standing, missing_of
-from tabellion.core.publication import CurrentSet, UploadedFile
+from tabellion.core.publication import UploadedFile
+from tabellion.core.succession import online_roles_changed
 from tabellion.core.transitions import dialect_of_upload
 from tabellion.errors import (
     NotFoundError,
     PublicationError,
+    RefusedPublicationError,
     ServerAnswerError,
     TransportError,
-    UnknownGunError,
     UntrustedRootError,
     UsageError,
+    VerificationError,
 )
 from tabellion.publish import partial
-from tabellion.publish.base_files import base_of
+from tabellion.publish.base_files import base_of, roots_of
 from tabellion.publish.cosigning import add_signatures, complete, sign_proposal
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.edit_requests import EditRequest
 from tabellion.publish.examining import Examined, Show, chosen, examined, worded
 from tabellion.publish.outcome import Published
 from tabellion.publish.pending_api import AuditRecord, PendingApi, PendingInfo
+from tabellion.publish.public_keys import root_fingerprints
 from tabellion.publish.root_edits import edit_root
 from tabellion.publish.signing import Built
 from tabellion.publish.spreading import bins_uploaded
 from tabellion.publish.state import RENEWED_BY_ROOT, Current
 from tabellion.publish.tools import Tools
 from tabellion.publish.words import awaited_in_words
+from tabellion.verify.cache import MetadataCache
 
 
 class Proposals:
@@ -59,6 +68,7 @@ class Proposals:
         thresholds: Mapping[str, int] | None = None,
         life: timedelta | None = None,
         out: Path | None = None,
+        show: Show | None = None,
     ) -> Published:
         """Make the next root, signed by the keys here; publish it if that's enough.
 
@@ -69,6 +79,7 @@ class Proposals:
             thresholds: Role to threshold.
             life: How long it lasts; None for as long as is usual.
             out: Write it there instead, and tell no server.
+            show: Told in words what it changes, before it's published or kept; raises to refuse.
 
         Raises:
             UsageError: A role would have fewer keys than its threshold.
@@ -82,11 +93,13 @@ class Proposals:
             now = self._tools.clock()
             return await asyncio.to_thread(wanted.resolve, current, self._tools.ring, now=now)
 
-        async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
-            built_on = await edit_root(
+        async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+            current, built = await edit_root(
                 self._tools, name, edit, renews=RENEWED_BY_ROOT, may_be_unsigned=lambda: True
             )
-            return built_on[1]
+            if show is not None and not is_retry:
+                show(await asyncio.to_thread(self._worded, current, built.files))
+            return built
 
         async with self._tools.locks[name]:
             if out is not None:
@@ -98,9 +111,10 @@ class Proposals:
     async def keep(self, gun: Gun, built: Built, attempts: int) -> Published:
         """Tell what was published; keep what is incomplete in a file, and at the server."""
         if not built.missing:
-            return Published(gun, built.versions, attempts)
+            outdated = await self._others(gun, built.versions, are_stale=True)
+            return Published(gun, built.versions, attempts, outdated=outdated)
         path = partial.path_for(self._tools.home, gun, built.versions, built.files)
-        await asyncio.to_thread(partial.write, path, gun, built.files, base=built.base)
+        await self._write_file(path, gun, built.files, built.base)
         awaited = await asyncio.to_thread(self._awaited, built.standings)
         try:
             offered = await self._offer(gun, built.files, path)
@@ -109,7 +123,31 @@ class Proposals:
             return Published(
                 gun, {}, attempts, path, built.missing, not_kept=error.message, awaited=awaited
             )
-        return replace(offered, awaited=awaited) if offered.missing else offered
+        rivals = await self._others(gun, built.versions, besides=offered.pending)
+        return replace(offered, awaited=awaited, rivals=rivals) if offered.missing else offered
+
+    async def _others(
+        self, gun: Gun, versions: Mapping[str, int], *, besides: str = "", are_stale: bool = False
+    ) -> list[str]:
+        """List proposals that the server keeps for one of the versions; none if it doesn't say."""
+        if not versions:
+            return []
+        try:
+            infos = await self.pending(gun)
+        except TransportError:
+            return []
+        return [
+            info.id
+            for info in infos
+            if info.id != besides
+            and info.is_stale == are_stale
+            and versions.items() & info.versions.items()
+        ]
+
+    def _worded(self, current: Current, files: Sequence[UploadedFile]) -> Sequence[str]:
+        proposed = [item for item in files if item.role != "snapshot"]
+        served, ring = current.as_served(), self._tools.ring
+        return worded(current.gun, proposed, served, ring, overruled=current.overruled).words
 
     def _awaited(self, standings: Sequence[Standing]) -> dict[str, list[str]]:
         """Name the keys, and people, that may still sign what lacks signatures."""
@@ -131,13 +169,14 @@ class Proposals:
         async with self._tools.locks[gun]:
             built, attempts = await self._sign(gun, held.files, show)
             if built.missing:
-                await asyncio.to_thread(
-                    partial.write, file, gun, built.files, base=built.base or held.base
-                )
+                await self._write_file(file, gun, built.files, built.base or held.base)
+                if "snapshot" in built.missing:
+                    return await self._offer_built(gun, built, file)
                 awaited = await asyncio.to_thread(self._awaited, built.standings)
                 return Published(gun, {}, attempts, file, built.missing, awaited=awaited)
             if not await self._is_founded(gun):
-                return await self._offer(gun, built.files, file)
+                founds = await asyncio.to_thread(_founds, gun, built)
+                return replace(await self._offer(gun, built.files, file), founds=founds)
             await asyncio.to_thread(partial.remove, file)
         return Published(gun, built.versions, attempts)
 
@@ -159,11 +198,15 @@ class Proposals:
             info = chosen(await self.pending(name), name, number)
             files = await self._files(name, info.id)
             built, attempts = await self._sign(name, files, show)
-            if built.missing or not await self._is_founded(name):
-                offered = await self._offer(name, built.files, None)
-                awaited = await asyncio.to_thread(self._awaited, built.standings)
-                return replace(offered, awaited=awaited) if offered.missing else offered
-        return Published(name, built.versions, attempts)
+            founds = (
+                []
+                if await self._is_founded(name)
+                else await asyncio.to_thread(_founds, name, built)
+            )
+            if built.missing or founds:
+                return replace(await self._offer_built(name, built, None), founds=founds)
+        outdated = await self._others(name, built.versions, are_stale=True)
+        return Published(name, built.versions, attempts, outdated=outdated)
 
     async def publish_file(self, file: Path) -> Published:
         """Hand a file's proposal to the server: published if enough signed, else kept there.
@@ -191,9 +234,9 @@ class Proposals:
             if not await self._is_founded(gun):
                 await self.examine(gun, held.files)
                 return await self._offer(gun, held.files, file)
-            built = await delivery.bring(build)
+            built = await _bring(delivery, build)
             if built.missing:
-                return await self._offer(gun, built.files, file)
+                return await self._offer_built(gun, built, file)
             await asyncio.to_thread(partial.remove, file)
         return Published(gun, built.versions, delivery.attempts)
 
@@ -203,13 +246,13 @@ class Proposals:
         Raises:
             MalformedMetadataError: It was changed after somebody signed it.
         """
-        current: CurrentSet | None = None
-        try:
+        current, overruled = None, ""
+        if await self._is_founded(parse_gun(gun)):
             state = await self._read(gun, files, RENEWED_BY_ROOT)
-            current = await asyncio.to_thread(state.as_served)
-        except UnknownGunError:
-            pass  # it founds the GUN
-        return await asyncio.to_thread(examined, gun, files, current, self._tools.ring)
+            current, overruled = await asyncio.to_thread(state.as_served), state.overruled
+        return await asyncio.to_thread(
+            examined, gun, files, current, self._tools.ring, overruled=overruled
+        )
 
     async def show(self, gun: str, number: str = "") -> Examined:
         """Examine a proposal that the server keeps.
@@ -236,7 +279,7 @@ class Proposals:
         if seen.current is not None:
             state = await self._read(name, files, RENEWED_BY_ROOT)
             base = base_of(state, seen.proposal.files)
-        await asyncio.to_thread(partial.write, out, name, files, base=base)
+        await self._write_file(out, name, files, base)
         return seen
 
     async def pending(self, gun: str) -> list[PendingInfo]:
@@ -268,9 +311,27 @@ class Proposals:
     ) -> Current:
         """Read what a proposal is built on, with the hash bins it's about."""
         current = await self._tools.reader.read(
-            gun, renews=renews, bins=partial_of(bins_uploaded, files)
+            gun,
+            renews=renews,
+            bins=partial_of(bins_uploaded, files),
+            forgets=await asyncio.to_thread(self._forgets, gun, files),
         )
         return await self._tools.reader.with_left(current)
+
+    def _forgets(self, gun: str, files: Sequence[UploadedFile]) -> bool:
+        """Tell whether a proposal gives both of the server's roles other keys."""
+        new = [item.data for item in files if item.role == "root"]
+        old, limit = MetadataCache.of(self._tools.home, gun).load("root"), Limits().root_bytes
+        if not new or old is None:
+            return False
+        try:
+            before, after = (
+                cast("Root", dialect_of(data).parse("root", data, max_bytes=limit).signed)
+                for data in (old, new[-1])
+            )
+        except VerificationError:
+            return False  # whoever judges it says why
+        return online_roles_changed(before, after) == ONLINE
 
     async def _sign(
         self, gun: Gun, files: Sequence[UploadedFile], show: Show | None
@@ -295,8 +356,7 @@ class Proposals:
         async def build(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
             current = await self._read(gun, files, RENEWED_BY_ROOT if _has_root(files) else ())
             if show is not None and not is_retry:
-                served = await asyncio.to_thread(current.as_served)
-                show((await asyncio.to_thread(worded, gun, files, served, self._tools.ring)).words)
+                show(await asyncio.to_thread(self._worded, current, files))
             return await asyncio.to_thread(
                 add_signatures,
                 current,
@@ -306,7 +366,19 @@ class Proposals:
                 now=self._tools.clock(),
             )
 
-        return await delivery.bring(build), delivery.attempts
+        return await _bring(delivery, build), delivery.attempts
+
+    async def _offer_built(self, gun: Gun, built: Built, file: Path | None) -> Published:
+        """Let the server keep what is incomplete, and tell who may complete it."""
+        try:
+            offered = await self._offer(gun, built.files, file)
+        except (PublicationError, NotFoundError) as error:
+            # It's refused for something else, or the server keeps no proposals.
+            raise (built.refusal or error) from error
+        if not offered.pending:
+            return offered
+        awaited = await asyncio.to_thread(self._awaited, built.standings)
+        return replace(offered, missing=offered.missing or built.missing, awaited=awaited)
 
     async def _offer(
         self,
@@ -324,10 +396,21 @@ class Proposals:
         return Published(gun, {role: v for role, v in offer.versions.items() if role in wanted})
 
     async def _write(self, gun: Gun, built: Built, out: Path) -> Published:
-        files = [item for item in built.files if item.role != "snapshot"]
-        await asyncio.to_thread(partial.write, out, gun, files, base=built.base)
+        await self._write_file(out, gun, built.files, built.base)
         awaited = await asyncio.to_thread(self._awaited, built.standings)
         return Published(gun, {}, 1, out, built.missing, awaited=awaited)
+
+    async def _write_file(
+        self, path: Path, gun: Gun, files: Sequence[UploadedFile], base: Sequence[UploadedFile]
+    ) -> None:
+        """Write a proposal for the next signer, with what a machine without a network needs."""
+
+        def write() -> None:
+            roots = roots_of(MetadataCache.of(self._tools.home, gun))
+            upload = [item for item in files if item.role != "snapshot"]
+            partial.write(path, gun, upload, base=base, roots=roots)
+
+        await asyncio.to_thread(write)
 
     async def _files(self, gun: Gun, number: str) -> list[UploadedFile]:
         files = await self._pending.files(gun, number)
@@ -358,6 +441,31 @@ class Proposals:
                 f"forget the old one first: tabellion trust remove {gun}",
             )
         return False
+
+
+async def _bring(delivery: Delivery, build: Callable[[bool], Awaitable[Built]]) -> Built:
+    """Upload what enough signed; one whose snapshot others sign comes back as incomplete.
+
+    Only the server knows whether it holds the snapshot's keys: it refuses if it doesn't.
+    """
+    made: list[Built] = []
+
+    async def noted(is_retry: bool) -> Built:  # noqa: FBT001  (Delivery's word)
+        made.append(await build(is_retry))
+        return made[-1]
+
+    try:
+        return await delivery.bring(noted)
+    except RefusedPublicationError as error:
+        if not made:
+            raise
+        return made[-1].waiting_for_snapshot(error)
+
+
+def _founds(gun: Gun, built: Built) -> list[str]:
+    """Give the fingerprints of the root keys of a GUN to be founded."""
+    root = Proposal.parse(gun, built.dialect, built.files).root
+    return root_fingerprints(root) if root is not None else []
 
 
 def _has_root(files: Sequence[UploadedFile]) -> bool:

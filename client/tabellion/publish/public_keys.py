@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from securesystemslib.signer import Key, SSlibKey
+from tuf.api.metadata import Root
 
 from tabellion.core.names import Digest
 from tabellion.core.notary_keys import MIN_RSA_BITS, NotaryKey, PublicKey
@@ -26,6 +27,12 @@ _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 def fingerprint_of(key: Key) -> str:
     """Give the SHA-256 of a key's material in hex, the same however the key is written."""
     return Digest.of(key_material(key)).hex
+
+
+def root_fingerprints(root: Root) -> list[str]:
+    """Give the fingerprints of a root's own keys, any of which readers may start from."""
+    keyids = root.roles["root"].keyids
+    return [fingerprint_of(root.keys[keyid]) for keyid in keyids if keyid in root.keys]
 
 
 def canonical_id_of(key: Key) -> str:

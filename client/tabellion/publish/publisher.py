@@ -13,6 +13,7 @@ verified. Changes are data; a lost race applies them again on the newer state.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from securesystemslib.signer import Key
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.expiry import Margins
 from tabellion.core.names import Digest, parse_gun
+from tabellion.errors import PublicationError, TransportError
 from tabellion.publish import partial
 from tabellion.publish.applying import Applier, check_witnesses
 from tabellion.publish.changes import (
@@ -38,11 +40,13 @@ from tabellion.publish.changes import (
 )
 from tabellion.publish.converting import Agree, Converter, Preview, Wish
 from tabellion.publish.declared import Declared, GunPrefix, give_declared, lacking_yet
-from tabellion.publish.enrolment import is_by_present_holders
+from tabellion.publish.draft import Draft
+from tabellion.publish.earlier_keys import EarlierKeys, earlier_roots
 from tabellion.publish.examining import Show
 from tabellion.publish.founding import Founder
+from tabellion.publish.held_keys import HeldKeys
 from tabellion.publish.keystore import KeyStore
-from tabellion.publish.lost import LostFiles
+from tabellion.publish.lost import BroughtBack, LostFiles
 from tabellion.publish.notary_history import read_history
 from tabellion.publish.outcome import Initialized, Published, SignerInfo, Status
 from tabellion.publish.overview import Overview
@@ -56,7 +60,8 @@ from tabellion.publish.signing import (
     KeyRing,
 )
 from tabellion.publish.state import StateReader, Trust
-from tabellion.publish.stolen import Doubt, settled, survey, take_over
+from tabellion.publish.still_trusted import StillTrusted, still_trusted
+from tabellion.publish.stolen import Doubt, full_name, settled, survey, take_over
 from tabellion.publish.survey import role_states, signer_infos
 from tabellion.publish.tools import Tools
 from tabellion.verify.cache import MetadataCache
@@ -249,7 +254,10 @@ class Publisher:
             return Status(name, staged)
         current = await self._reader.read(name, renews=("root",), bins=None)
         held = await asyncio.to_thread(self._ring.held)
-        return role_states(current, staged, held, now=self._clock(), margins=margins)
+        status = role_states(current, staged, held, now=self._clock(), margins=margins)
+        with contextlib.suppress(TransportError, PublicationError):  # the roles are what counts
+            return replace(status, pending=await self.proposals.pending(name))
+        return status
 
     def overview(self, *, trusts_new: bool = False, margins: Margins | None = None) -> Overview:
         """Prepare a look at every GUN of the server.
@@ -284,23 +292,23 @@ class Publisher:
         name: str,
         keys: Sequence[Key],
         *,
-        paths: Sequence[str] = ("*",),
-        threshold: int = 1,
-        terminating: bool = False,
+        paths: Sequence[str] | None = None,
+        threshold: int | None = None,
+        terminating: bool | None = None,
         file: bytes | None = None,
         under: str = "targets",
         holders: Mapping[str, str] | None = None,
         publish: bool = True,
     ) -> Published:
-        """Delegate paths to a role; an existing one gets these keys and paths instead.
+        """Delegate paths to a role; an existing one gets these keys, and what else is given.
 
         Args:
             gun: The GUN.
             name: The role.
             keys: Its keys.
-            paths: Patterns of what it may sign.
-            threshold: Keys needed.
-            terminating: Whether no later role is asked for its paths.
+            paths: Patterns of what it may sign; by default all, or those it has.
+            threshold: Keys needed; by default 1, or as now.
+            terminating: Whether no later role is asked for its paths; by default no, or as now.
             file: Its first file, from a ``SignerRequest``.
             under: The role that delegates to it, one whose key is here.
             holders: Key id to its holder's name; a Notary GUN has no place for them.
@@ -309,31 +317,17 @@ class Publisher:
         Raises:
             InvalidNameError: A role name or a pattern isn't portable.
         """
+        given = None if paths is None else tuple(paths)
         change = AddSigner(
-            *(name, tuple(keys), tuple(paths), threshold, terminating, file, under),
+            *(name, tuple(keys), given, threshold, terminating, file, under),
             holders or {},
         )
         return await self._applier.take(gun, change, publish=publish)
 
-    async def comes_from(
-        self, gun: str, name: str, keys: Sequence[Key], file: bytes
-    ) -> bool | None:
-        """Tell whether the present holders of a signer's keys signed a request for these others.
-
-        None if there is no such signer yet.
-        """
-        for signer in await self.signers(gun):
-            if signer.name in {name, f"targets/{name}"}:
-                return await asyncio.to_thread(
-                    is_by_present_holders,
-                    file,
-                    gun,
-                    name,
-                    wanted=keys,
-                    present=signer.keys,
-                    threshold=signer.threshold,
-                )
-        return None
+    async def signer(self, gun: str, name: str, under: str = "targets") -> SignerInfo | None:
+        """Give a delegated role by the name it was added by, None if there's none."""
+        wanted = {name, f"targets/{name}", f"{under}/{name}", f"targets/{under}/{name}"}
+        return next((each for each in await self.signers(gun) if each.name in wanted), None)
 
     async def remove_signer(self, gun: str, name: str, *, publish: bool = True) -> Published:
         """Withdraw a delegation: what only that role signed isn't signed any more."""
@@ -405,18 +399,20 @@ class Publisher:
             done = await self._rotator.rotate(name, rotation)
         published = await self.proposals.keep(name, done.built, done.attempts)
         ending = await self._applier.look_back(done.current, done.built)
-        return replace(published, ending=ending, own_bins=done.own_bins, stay=done.stay)
+        return replace(
+            published,
+            ending=ending,
+            own_bins=done.own_bins,
+            stay=done.stay,
+            overruled=done.current.overruled,
+        )
 
-    async def bring_back(self, gun: str) -> dict[str, int]:
-        """Publish again what the server lost by an old backup; role to version.
-
-        Raises:
-            UsageError: This home holds nothing of the GUN.
-            RefusedPublicationError: The server refused it.
-        """
-        name = parse_gun(gun)
+    async def bring_back(self, gun: str) -> BroughtBack:
+        """Publish again what the server lost by an old backup; see ``LostFiles.bring_back``."""
+        name, life = parse_gun(gun), self._expiries_of(TUF).root
         async with self._locks[name]:
-            return await LostFiles(self._api, self._home, name).bring_back()
+            lost = LostFiles(self._api, self._ring, self._home, name)
+            return await lost.bring_back(life=life, now=self._clock())
 
     async def signed_since(self, gun: str, signer: str, since: datetime) -> list[Doubt]:
         """Tell what became of each target of a signer since a moment, aware.
@@ -425,7 +421,16 @@ class Publisher:
             UsageError: There's no such signer.
         """
         current = await self._reader.read(parse_gun(gun))
-        return await survey(self._api, current, signer, since)
+        cache = MetadataCache.of(self._home, current.gun)
+        roots = await asyncio.to_thread(earlier_roots, cache, current)
+        keys = EarlierKeys(self._api, current, roots)
+        return await survey(self._api, current, signer, since, keys)
+
+    async def also_trusts(self, gun: str, signer: str) -> list[StillTrusted]:
+        """List the other roles that a signer's key is a key of; ``take_over`` leaves them."""
+        current = await self._reader.read(parse_gun(gun))
+        role, draft = full_name(current, signer), Draft(current, HeldKeys(frozenset(), {}))
+        return still_trusted(current, draft, [role, *draft.beneath(role)])
 
     async def take_over(
         self, gun: str, signer: str, doubts: Sequence[Doubt], vouched: Collection[str]

@@ -19,12 +19,13 @@ from tuf.api.metadata import Root, Targets
 
 from tabellion.core.bin_keys import give_keys, keys_after
 from tabellion.core.bins import bins_of, is_bin
-from tabellion.core.dialect import NOTARY
+from tabellion.core.dialect import NOTARY, Dialect
 from tabellion.core.names import Gun
 from tabellion.core.next_root import RootEdit, next_root
 from tabellion.core.notary_search import RELEASES
 from tabellion.core.proposal import Proposal
 from tabellion.core.publication import UploadedFile
+from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import ConflictError
 from tabellion.publish.notary_release import hand_over
 from tabellion.publish.signatures import signatures_missing
@@ -63,7 +64,7 @@ def build_root_edit(
     signers = {
         signer.public_key.keyid: signer
         for each in (old, root)
-        for signer in _signers(current, ring, each, "root")
+        for signer in _signers(dialect, ring, each, "root")
     }
     if not signers and not may_be_unsigned:
         raise no_key(current.gun, "root", old.roles["root"])
@@ -85,12 +86,38 @@ def build_root_edit(
     return Built(dialect, tuple(files), versions, {})
 
 
+def root_alone(
+    trusted: TrustedSet, edit: RootEdit, ring: KeyRing, *, expires_at: datetime
+) -> bytes | None:
+    """Sign the root after a trusted one by itself; None if the keys here are too few.
+
+    Raises:
+        UsageError: The edit doesn't fit.
+        PassphraseError: A passphrase is missing or wrong.
+    """
+    dialect, old = trusted.dialect, trusted.root.signed
+    root = next_root(old, edit, dialect)
+    root.expires = expires_at
+    signers = {
+        signer.public_key.keyid: signer
+        for each in (old, root)
+        for signer in _signers(dialect, ring, each, "root")
+    }
+    data = dialect.sign(root, list(signers.values()))
+    lacking = any(
+        signatures_missing(dialect, "root", data, each.keys, each.roles["root"])
+        for each in (old, root)
+    )
+    return None if lacking else data
+
+
 async def edit_root(
     tools: Tools,
     gun: Gun,
     edit_of: Callable[[Current], Awaitable[RootEdit]],
     *,
     renews: Collection[str],
+    forgets: bool = False,
     may_be_unsigned: Callable[[], bool] = lambda: False,
 ) -> tuple[Current, Built]:
     """Read what is current, and sign the next root and what depends on it; see ``build_root_edit``.
@@ -100,16 +127,18 @@ async def edit_root(
         gun: The GUN.
         edit_of: Says what is to change, seeing what is current.
         renews: As for ``StateReader.read``.
+        forgets: As for ``StateReader.read``.
         may_be_unsigned: Says, after ``edit_of``, whether it's fine if no key that has to sign is
             here.
 
     Returns:
         What it's built on, hash bins too where they get other keys, and the files.
     """
-    current = await tools.reader.with_left(await tools.reader.read(gun, renews=renews))
+    current = await tools.reader.read(gun, renews=renews, forgets=forgets)
+    current = await tools.reader.with_left(current)
     edit = await edit_of(current)
     if _changes_bins(current, edit):
-        current = await tools.reader.with_bins(current, renews=renews)
+        current = await tools.reader.with_bins(current, renews=renews, forgets=forgets)
     built = await asyncio.to_thread(
         build_root_edit,
         current,
@@ -144,7 +173,7 @@ def _signed_anew(
     is_handed_over = dialect is NOTARY and hand_over(current, targets, keys)
     if wanted is not None:
         give_keys(targets, wanted)
-    signers = _signers(current, ring, root, "targets")
+    signers = _signers(dialect, ring, root, "targets")
     yield "targets", targets, signers
     if is_handed_over:
         yield RELEASES, copy.deepcopy(current.roles[RELEASES].signed), signers
@@ -164,6 +193,6 @@ def _signed_anew(
             yield item.role, copy.deepcopy(item.signed), signers
 
 
-def _signers(current: Current, ring: KeyRing, root: Root, role: str) -> list[Signer]:
+def _signers(dialect: Dialect, ring: KeyRing, root: Root, role: str) -> list[Signer]:
     entry = root.roles[role]
-    return ring.open(current.trusted.dialect, root.keys, entry.keyids, at_most=entry.threshold)
+    return ring.open(dialect, root.keys, entry.keyids, at_most=entry.threshold)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from securesystemslib.signer import Key
 
 from tabellion.core.bin_keys import own_keys
 from tabellion.core.dialect import NOTARY
 from tabellion.core.names import Gun
-from tabellion.core.next_root import ROLES, RootEdit
+from tabellion.core.next_root import ONLINE, ROLES, RootEdit
 from tabellion.errors import UsageError
 from tabellion.publish.delivery import Delivery
 from tabellion.publish.named_keys import NamedKey
@@ -21,8 +20,6 @@ from tabellion.publish.root_edits import edit_root
 from tabellion.publish.signing import Built
 from tabellion.publish.state import Current
 from tabellion.publish.tools import Tools
-
-_ONLINE: Final = frozenset({"snapshot", "timestamp"})
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Rotation:
         Raises:
             UsageError: Roles, keys and holder don't go together.
         """
-        wrong = [role for role in roles if role not in ROLES or (server and role not in _ONLINE)]
+        wrong = [role for role in roles if role not in ROLES or (server and role not in ONLINE)]
         if wrong and wrong[0] in ROLES:
             raise UsageError(
                 f"the server can't hold the key of {wrong[0]}",
@@ -99,7 +96,8 @@ class Rotator:
         """Give roles other keys in one root, with all that has to be signed anew for it.
 
         Keys of other holders stay. Hash bins that have keys which the targets role loses get its
-        new ones.
+        new ones. Does it give both of the server's roles other keys, versions seen here before
+        don't count.
 
         Raises:
             UsageError: The server holds no keys of that role, it has those keys already, or
@@ -126,6 +124,7 @@ class Rotator:
                 gun,
                 edit,
                 renews=rotation.roles,
+                forgets=ONLINE.issubset(rotation.roles),
                 may_be_unsigned=lambda: any(item.is_held for item in plan.values()),
             )
             states.append(current)

@@ -20,7 +20,7 @@ from tabellion.core.publication import CurrentSet, OnlineKeys, UploadedFile
 from tabellion.core.release import next_snapshot
 from tabellion.core.roles import TOP_LEVEL_ROLES, delegated_roles, role_keys
 from tabellion.core.transitions import judge_publication
-from tabellion.errors import KeyStoreError, PassphraseError
+from tabellion.errors import KeyStoreError, PassphraseError, RefusedPublicationError
 from tabellion.publish.base_files import base_of
 from tabellion.publish.draft import Draft
 from tabellion.publish.held_keys import HeldKeys
@@ -64,6 +64,8 @@ class Built:
         silent: Roles that signed under other keys before, and have to sign again to be heard.
         standings: Who has signed what is incomplete, and who may still.
         base: What that is built on, for machines that can't ask the server.
+        snapshot: Whose keys sign the snapshot that goes with it, if those aren't here.
+        refusal: Why the server didn't publish it without that.
     """
 
     dialect: Dialect
@@ -73,6 +75,19 @@ class Built:
     silent: tuple[str, ...] = ()
     standings: tuple[Standing, ...] = ()
     base: tuple[UploadedFile, ...] = ()
+    snapshot: Standing | None = None
+    refusal: RefusedPublicationError | None = None
+
+    def waiting_for_snapshot(self, refusal: RefusedPublicationError) -> Built:
+        """Give it as waiting for the holders of the snapshot's keys.
+
+        Raises:
+            RefusedPublicationError: ``refusal``, if the snapshot is signed.
+        """
+        if self.snapshot is None:
+            raise refusal
+        missing = {self.snapshot.role: self.snapshot.lacking}
+        return replace(self, missing=missing, standings=(self.snapshot,), refusal=refusal)
 
 
 class KeyRing:

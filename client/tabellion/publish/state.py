@@ -23,6 +23,7 @@ from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
     ExpiredMetadataError,
     NotFoundError,
+    RollbackError,
     ServerAnswerError,
     ThresholdError,
     UnknownGunError,
@@ -43,9 +44,14 @@ class Trust(Protocol):
     """The part of ``TrustClient`` that a publisher needs."""
 
     async def refresh(
-        self, gun: str, *, as_of: datetime | None = None, bins: BinChoice | None = None
+        self,
+        gun: str,
+        *,
+        as_of: datetime | None = None,
+        bins: BinChoice | None = None,
+        forgets: bool = False,
     ) -> TrustedSet:
-        """Give the verified current state, or what it would be at another moment."""
+        """Give the verified current state; see ``TrustClient.refresh``."""
 
     async def is_known(self, gun: str) -> bool:
         """Tell whether a root of a GUN is trusted already, whatever the server says."""
@@ -64,6 +70,8 @@ class Current:
         left: Files of roles that no delegation leads to, or whose file its keys don't vouch for:
             what is published next has to follow them. In TUF the snapshot lists them for ever
             (5.5.5); in a Notary GUN the version may be the server's word only.
+        overruled: What was seen here before that this contradicts, as the caller is here to make
+            everybody forget it; empty if nothing does.
     """
 
     gun: str
@@ -71,6 +79,7 @@ class Current:
     roles: Mapping[str, TrustedMetadata[Targets]]
     delegators: Mapping[str, str]
     left: Mapping[str, UnverifiedMetadata[Targets]] = field(default_factory=dict)
+    overruled: str = ""
 
     @property
     def root(self) -> Root:
@@ -137,6 +146,7 @@ class StateReader:
         renews: Collection[str] = (),
         revives: Collection[str] = (),
         bins: BinChoice | None = no_bins,
+        forgets: bool = False,
     ) -> Current:
         """Verify and read the current state.
 
@@ -147,14 +157,23 @@ class StateReader:
             revives: Delegated roles that it's here to sign anew: too few signatures of theirs
                 don't matter, they are left out.
             bins: Chooses the hash bins to read; None for all that are published.
+            forgets: The caller is here to give both of the server's roles other keys. After that
+                nobody goes by the versions seen before, so they don't stop it here, either.
 
         Raises:
             VerificationError: It must not be built upon.
             TransportError: No usable answer.
         """
+        overruled = ""
         try:
             trusted = await self._refresh(gun, renews, bins)
+        except RollbackError as error:
+            if not forgets or error.role == "root":
+                raise
+            trusted = await self._refresh(gun, renews, bins, forgets=True)
+            overruled = error.message
         except ExpiredMetadataError as error:
+            _tell_remedy(error, gun)
             if error.role in _ONLINE:
                 raise
             # Expired targets are what a publisher is here to renew.
@@ -170,7 +189,7 @@ class StateReader:
             try:
                 request = next(walk)
             except StopIteration as stop:
-                return _current(gun, trusted, stop.value)
+                return replace(_current(gun, trusted, stop.value), overruled=overruled)
             try:
                 await self._load(gun, trusted, request)
             except ThresholdError as error:
@@ -184,22 +203,25 @@ class StateReader:
         """Tell whether a root of a GUN is trusted already, whatever the server says."""
         return await self._trust.is_known(gun)
 
-    async def with_bins(self, current: Current, *, renews: Collection[str] = ()) -> Current:
+    async def with_bins(
+        self, current: Current, *, renews: Collection[str] = (), forgets: bool = False
+    ) -> Current:
         """Read a GUN again with all its hash bins, and whatever came since; else as ``read``."""
-        return await self.with_left(await self.read(current.gun, renews=renews, bins=None))
+        anew = await self.read(current.gun, renews=renews, bins=None, forgets=forgets)
+        return await self.with_left(anew)
 
     async def _refresh(
-        self, gun: str, renews: Collection[str], bins: BinChoice | None
+        self, gun: str, renews: Collection[str], bins: BinChoice | None, *, forgets: bool = False
     ) -> TrustedSet:
         as_of: datetime | None = None
         for _ in range(_EXPIRIES):
             try:
-                return await self._trust.refresh(gun, as_of=as_of, bins=bins)
+                return await self._trust.refresh(gun, as_of=as_of, bins=bins, forgets=forgets)
             except ExpiredMetadataError as error:
-                if error.role not in _ONLINE or error.role not in renews:
+                if not forgets and (error.role not in _ONLINE or error.role not in renews):
                     raise
                 as_of = error.expired_at - timedelta(seconds=1)
-        return await self._trust.refresh(gun, as_of=as_of, bins=bins)
+        return await self._trust.refresh(gun, as_of=as_of, bins=bins, forgets=forgets)
 
     async def with_left(self, current: Current, spoken_of: Collection[str] = ()) -> Current:
         """Add the files of removed roles, as the snapshot names them.
@@ -290,6 +312,12 @@ class StateReader:
         if seen_name != name:
             data = await self._api.metadata(gun, name, max_bytes=trusted.limits.targets_bytes)
         return name, data
+
+
+def _tell_remedy(error: ExpiredMetadataError, gun: str) -> None:
+    """Name to a publisher, who can do something about it, what renews a root."""
+    if error.role == "root" and error.hint == error.default_hint:
+        error.hint = f"its holders renew it: tabellion witness {gun} root"
 
 
 def _take(trusted: TrustedSet, data: bytes, request: RoleRequest) -> None:

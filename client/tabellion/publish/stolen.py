@@ -22,12 +22,13 @@ from tabellion.core.dialect import NOTARY
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.names import Digest
 from tabellion.core.notary_search import RELEASES
-from tabellion.core.roles import key_material, role_keys, verify_threshold
+from tabellion.core.roles import key_material, role_keys
 from tabellion.core.strict_json import canonical
 from tabellion.core.succession import verify_hashes
-from tabellion.errors import MixAndMatchError, UsageError, VerificationError
+from tabellion.errors import MixAndMatchError, UsageError
 from tabellion.publish.changes import Change, RemoveSigner, RevokeTarget, SignTarget
 from tabellion.publish.draft import Draft
+from tabellion.publish.earlier_keys import EarlierKeys
 from tabellion.publish.notary_edits import keys_that_release_without
 from tabellion.publish.notary_release import owners_material
 from tabellion.publish.server_api import HistoryEntry, ServerApi
@@ -71,10 +72,13 @@ class Doubt:
         return TargetFile(self.now.length, dict(self.now.hashes), self.target, extra)
 
 
-async def survey(api: ServerApi, current: Current, role: str, since: datetime) -> list[Doubt]:
+async def survey(
+    api: ServerApi, current: Current, role: str, since: datetime, keys: EarlierKeys
+) -> list[Doubt]:
     """Compare what a role signs now with what it signed at a moment.
 
-    When something was published is the server's word; what was signed is verified.
+    When something was published is the server's word; what was signed is verified, by the keys
+    that the role had then.
 
     Raises:
         UsageError: There's no such signer, or the server's history doesn't say.
@@ -92,7 +96,7 @@ async def survey(api: ServerApi, current: Current, role: str, since: datetime) -
         published = current.roles.get(each)
         now = published.signed.targets if published is not None else {}
         entry = await _last_before(api, current, each, since)
-        before = await _signed_by(api, current, each, entry) if entry is not None else {}
+        before = await _signed_by(api, current, each, entry, keys) if entry is not None else {}
         for path in {*before, *now}.difference(found):
             was, is_now = before.get(path), now.get(path)
             found[path] = Doubt(path, _compare(was, is_now), was, is_now, heir)
@@ -237,12 +241,13 @@ async def _last_before(
         before = page[-1].id
     raise UsageError(
         f"the history of {current.gun} is too long to find {since:%Y-%m-%d %H:%M} in it",
-        hint="give a later --since",
+        hint=f"end its say with: tabellion signer remove {current.gun} {role}, and sign again what "
+        "you know to be right",
     )
 
 
 async def _signed_by(
-    api: ServerApi, current: Current, role: str, entry: HistoryEntry
+    api: ServerApi, current: Current, role: str, entry: HistoryEntry, keys: EarlierKeys
 ) -> Mapping[str, TargetFile]:
     """Fetch the file that an entry cites, and verify that the role signed it."""
     dialect, limit = current.trusted.dialect, current.trusted.limits.targets_bytes
@@ -252,14 +257,13 @@ async def _signed_by(
     parsed: UnverifiedMetadata[Any] = dialect.parse(role, data, max_bytes=limit)
     if parsed.version != entry.version:
         raise MixAndMatchError(f"{name} is version {parsed.version} of {role}")
-    keys, delegation = role_keys(_delegator(current, role), role)
-    try:
-        verify_threshold(parsed, role, keys, delegation.keyids, delegation.threshold)
-    except VerificationError as error:
+    if not await keys.vouch_for(parsed):
         raise UsageError(
-            f"{role} version {entry.version} isn't signed by the keys that {role} has now",
-            hint="its keys changed since; give a later --since, and sign the rest yourself",
-        ) from error
+            f"{role} version {entry.version}, of before that moment, isn't signed by keys that "
+            f"{role} is known to have had",
+            hint=f"nothing was changed; end its say with: tabellion signer remove {current.gun} "
+            f"{role}, and sign again what you know to be right",
+        )
     return cast("Targets", parsed.signed).targets
 
 

@@ -42,7 +42,7 @@ _PERSON = re.compile(r"[\w.@+'-]+(?: [\w.@+'-]+)*")
 def changes_in_words(
     proposal: Proposal, current: CurrentSet | None, *, names: Mapping[str, str]
 ) -> list[str]:
-    """Say what the files change, a line each.
+    """Say what the files change, a line each; what a root changes last, where eyes rest.
 
     Args:
         proposal: What is to be signed.
@@ -51,14 +51,15 @@ def changes_in_words(
     """
     held = current.files if current is not None else {}
     lines: list[str] = []
-    for role, item in proposal.files.items():
+    for role, item in sorted(proposal.files.items(), key=lambda each: each[0] == "root"):
         before = held[role].signed if role in held else None
         if isinstance(item.signed, Root):
             found = list(_root(before, item.signed, names))
         else:
             ends = _version_and_expiry(before, item.signed)
             found = list(targets_in_words(before, item.signed, names=names))
-            found = [*found, ends] if found else [f"nothing but {ends}"]
+            nothing = "nothing but" if before is not None else "its first file, empty:"
+            found = [*found, ends] if found else [f"{nothing} {ends}"]
         lines += [f"{_word(role)}: {line}" for line in found]
     return lines
 
@@ -306,12 +307,12 @@ def _delegations(old: Targets | None, new: Targets, names: Mapping[str, str]) ->
         if role is None:
             yield f"remove signer {_word(name)}"
         elif was is None or old is None or _in_force(old, was) != _in_force(new, role):
-            prefixes = [f"hash:{prefix}" for prefix in role.path_hash_prefixes or ()]
-            paths = " ".join(_word(path) for path in [*patterns_of(role), *prefixes])
             yield (
-                f"let {_word(name)} sign {paths} with {role.threshold} of the keys "
+                f"let {_word(name)} sign {_patterns(role)} with {role.threshold} of the keys "
                 f"{_keys(new, role.keyids, names)}{_more(role.unrecognized_fields)}"
             )
+            if was is not None and old is not None:
+                yield from _signer_before(old, was, role, names)
             if role.terminating:
                 yield f"ask nobody after {_word(name)} for what {_word(name)} may sign"
             elif was is not None and was.terminating:
@@ -326,6 +327,29 @@ def _delegations(old: Targets | None, new: Targets, names: Mapping[str, str]) ->
     for keyid in sorted(keys_before.keys() & keys_after.keys()):
         if keys_before[keyid] != keys_after[keyid]:
             yield f"key {_word(keyid[:_SHORT])} itself is another one"
+
+
+def _signer_before(
+    old: Targets, was: DelegatedRole, role: DelegatedRole, names: Mapping[str, str]
+) -> Iterator[str]:
+    """Say what a signer may no longer do so, and which keys leave."""
+    before, after = (
+        (sorted(each.paths or ()), sorted(each.path_hash_prefixes or ()), each.threshold)
+        for each in (was, role)
+    )
+    if before != after:
+        yield (
+            f"so far {_word(role.name)} signs {_patterns(was)} with {was.threshold} of "
+            f"{len(was.keyids)} keys"
+        )
+    gone = [keyid for keyid in was.keyids if keyid not in role.keyids]
+    if gone:
+        yield f"{_word(role.name)} loses keys {_keys(old, gone, names)}"
+
+
+def _patterns(role: DelegatedRole) -> str:
+    prefixes = [f"hash:{prefix}" for prefix in role.path_hash_prefixes or ()]
+    return " ".join(_word(path) for path in [*patterns_of(role), *prefixes])
 
 
 def _before_others(order: Sequence[str], kept: Sequence[str]) -> Iterator[str]:

@@ -139,8 +139,8 @@ class Bootstrap:
         else:
             raise UntrustedRootError(
                 f"no root of {self._gun} is trusted yet",
-                hint="give its root file (--root) or root key fingerprint (--root-key); the Root "
-                "Key that docker trust inspect shows to somebody who trusts it will do",
+                hint="give its root file (--root) or root key fingerprint (--root-key); of a "
+                "Notary GUN, the Root Key that docker trust inspect shows will do",
             )
         found = await asyncio.to_thread(self._pinned, found)
         await asyncio.to_thread(self._cache.save_pin, how)

@@ -22,6 +22,7 @@ from tabellion.errors import CacheError
 _LOCK_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
 _MAX_STEM: Final = 200
+_ONLINE: Final = frozenset({"timestamp", "snapshot"})
 
 
 class MetadataCache:
@@ -129,6 +130,19 @@ class MetadataCache:
             return os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise _fault(self.folder, error) from error
+
+
+class RootsAndTargets(MetadataCache):
+    """A cache without timestamp and snapshot: none is there, and none is kept."""
+
+    def load(self, role: str) -> bytes | None:
+        """Give a role's cached file, None if there's none."""
+        return None if role in _ONLINE else super().load(role)
+
+    def save(self, role: str, data: bytes) -> None:
+        """Replace a role's file as a whole."""
+        if role not in _ONLINE:
+            super().save(role, data)
 
 
 def file_stem(name: str) -> str:

@@ -42,7 +42,7 @@ from tabellion.transport.addresses import server_url_fault
 from tabellion.transport.fetcher import Fetcher, HttpFetcher
 from tabellion.transport.mirrors import MirroredFetcher
 from tabellion.verify.bootstrap import Bootstrap, Pin
-from tabellion.verify.cache import MetadataCache
+from tabellion.verify.cache import MetadataCache, RootsAndTargets
 from tabellion.verify.grounds import Grounds, Why
 from tabellion.verify.image import (
     VerifiedImage,
@@ -137,7 +137,7 @@ class TrustClient:
         if mirrors:
             self._fetcher = MirroredFetcher(self._plain_fetcher, self._server, mirrors)
         self._grounds = Grounds(self._home, self._pin, self._read_anchor, self._clock)
-        self._neighbours: dict[str, TrustClient] = {}  # of the servers that have anchors
+        self._neighbours: dict[str, TrustClient] = {}  # by server: they read anchors
         self._ordinals = itertools.count(1)
         self._last_ordinal = 0
         self._locks: dict[Gun, asyncio.Lock] = {}
@@ -231,19 +231,26 @@ class TrustClient:
             return Listing(tuple(matches), tuple(view.trusted.unusable.values()))
 
     async def refresh(
-        self, gun: str, *, as_of: datetime | None = None, bins: BinChoice | None = None
+        self,
+        gun: str,
+        *,
+        as_of: datetime | None = None,
+        bins: BinChoice | None = None,
+        forgets: bool = False,
     ) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted.
 
         With ``as_of``, expiry is judged at that moment instead of now: for an owner who comes to
-        follow an expired root by a new one, never to decide whether something may be used.
+        follow an expired root by a new one, never to decide whether something may be used. With
+        ``forgets``, timestamps and snapshots seen before don't count, and stay as they are kept:
+        for an owner who comes to give both roles other keys, which makes every reader forget them.
         ``bins`` chooses the hash bins to read, by default all.
 
         A delegated role whose file is missing or must not be trusted is left out; the set's
         ``unusable`` tells why.
         """
         name = parse_gun(gun)
-        async with self._updated(name, as_of) as view:
+        async with self._updated(name, as_of, forgets=forgets) as view:
             await view.search(walk_roles(view.trusted, bins=bins))
             # Whoever gets the set may change it; the next verification reads anew.
             self._views.pop(name, None)
@@ -291,7 +298,12 @@ class TrustClient:
 
     @contextlib.asynccontextmanager
     async def _updated(
-        self, gun: Gun, as_of: datetime | None = None, *, max_age: timedelta = timedelta(0)
+        self,
+        gun: Gun,
+        as_of: datetime | None = None,
+        *,
+        max_age: timedelta = timedelta(0),
+        forgets: bool = False,
     ) -> AsyncIterator[View]:
         """Hold a GUN, read no earlier than this call, or than ``max_age`` before."""
         asked = self._last_ordinal
@@ -302,12 +314,14 @@ class TrustClient:
                 is_new = view is not None and (
                     view.began > asked or view.is_recent(self._clock(), max_age)
                 )
-                if view is None or not is_new or as_of is not None:
+                is_special = forgets or as_of is not None
+                if view is None or not is_new or is_special:
                     self._views.pop(gun, None)
                     self._last_ordinal = next(self._ordinals)
                     now = as_of or self._clock()
-                    view = await self._update_whole(gun, cache, self._last_ordinal, now)
-                    if as_of is None:  # nobody else may take what was judged at another moment
+                    seen = RootsAndTargets(cache.folder) if forgets else cache
+                    view = await self._update_whole(gun, seen, self._last_ordinal, now)
+                    if not is_special:  # nobody else may take what was judged in another way
                         self._views[gun] = view
                 yield view
 
@@ -359,10 +373,9 @@ class TrustClient:
         return View(trusted, updater, is_offline, pinned, ordinal, anchors)
 
     async def _read_anchor(self, source: AnchorSource, gun: Gun) -> Anchor | None:
-        client = self
-        if source.server != self._server:
-            client = self._neighbours.get(source.server) or self._neighbour(source.server)
-            self._neighbours[source.server] = client
+        """Read a collection by its own pin: what was given here is about the GUN that is asked."""
+        client = self._neighbours.get(source.server) or self._neighbour(source.server)
+        self._neighbours[source.server] = client
         return await client.anchor(source.gun, gun)
 
     def _neighbour(self, server: str) -> TrustClient:
@@ -373,7 +386,8 @@ class TrustClient:
             limits=self._limits,
             clock=self._clock,
             trust_pinning=self._pin.trust_pinning,
-            fetcher=self._plain_fetcher,  # the mirrors are of this server
+            # The mirrors are of this server.
+            fetcher=self._fetcher if server == self._server else self._plain_fetcher,
         )
 
 

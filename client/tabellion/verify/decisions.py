@@ -125,24 +125,33 @@ class Decisions:
         self._save_first(StoredPin(gun, None, wanted, self._clock()))
         return wanted
 
+    def collection(self, gun: Gun) -> AnchorSource | None:
+        """Give an anchor collection that is trusted, None if that GUN is none."""
+        return self._collection(gun)
+
     def add_collection(
         self, gun: Gun, server: str, data: bytes, patterns: Sequence[GunPattern]
     ) -> RootInWords:
-        """Trust an anchor collection; one trusted already may only be given other patterns.
+        """Trust an anchor collection; one trusted already gets this server and these patterns.
 
         Raises:
             ConfigurationError: It isn't a root.
             UntrustedRootError: Another root of it is trusted already.
         """
+        trusted = self.verify_addable(gun, data)
+        made = AnchorSource(gun, server, data, tuple(patterns), self._clock())
+        self._store.save_collection(made, how="add anchors")
+        return RootInWords.of(trusted)
+
+    def verify_addable(self, gun: Gun, data: bytes) -> TrustedSet:
+        """Refuse a collection's root that isn't one, or isn't the one that is trusted; open it."""
         trusted = self._open(gun, data)
         self._verify_kept(gun, trusted)
         stored, held = self._store.pin(gun), self._collection(gun)
         others = [stored.root if stored else None, held.root if held else None]
         if any(root not in {None, data} for root in others):
             raise _otherwise(gun, "another root of it is pinned")
-        made = AnchorSource(gun, server, data, tuple(patterns), self._clock())
-        self._store.save_collection(made, how="add anchors")
-        return RootInWords.of(trusted)
+        return trusted
 
     def prepare_replacement(self, gun: Gun, data: bytes) -> Replacement:
         """Look at what would be replaced by what; nothing changes.

@@ -96,10 +96,15 @@ class SyncTrustClient:
         return self._run(self._client.targets(gun, released=released))
 
     def refresh(
-        self, gun: str, *, as_of: datetime | None = None, bins: BinChoice | None = None
+        self,
+        gun: str,
+        *,
+        as_of: datetime | None = None,
+        bins: BinChoice | None = None,
+        forgets: bool = False,
     ) -> TrustedSet:
         """Update a GUN and give all of it that can be trusted."""
-        return self._run(self._client.refresh(gun, as_of=as_of, bins=bins))
+        return self._run(self._client.refresh(gun, as_of=as_of, bins=bins, forgets=forgets))
 
     def anchor(self, collection: str, gun: str) -> Anchor | None:
         """Give the entry of an anchor collection that speaks for a GUN."""

@@ -26,12 +26,15 @@ from tabellion.errors import (
     ThresholdError,
 )
 from tabellion_server.storage.interface import (
+    Change,
     FileInfo,
     Head,
+    StorageError,
     Store,
     StoreCorruptionError,
     StoredFile,
 )
+from tabellion_server.storage.records import FeedRecord, FileRecord, HeadRecord, Record
 
 _LONG_AGO: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _PAGE: Final = 200
@@ -42,7 +45,7 @@ class Finding:
     """What is wrong with a GUN.
 
     Attributes:
-        gun: The GUN.
+        gun: The GUN; empty for the store as a whole.
         problem: What.
         is_damage: False for what time does by itself.
     """
@@ -80,6 +83,74 @@ async def check_store(store: Store, *, now: datetime) -> AsyncIterator[Checked]:
         for head in page:
             yield await check_gun(store, head, now=now)
         after = page[-1].gun
+
+
+async def check_rows(store: Store) -> list[Finding]:
+    """Look at all that is stored, row by row: does it belong together?
+
+    What a walk over GUNs never comes to is found here: files without a head, a head or a changefeed
+    that doesn't fit the files, rows that can't be read.
+    """
+    rows = _Rows()
+    try:
+        async for group in store.dump():
+            await asyncio.to_thread(rows.take_in, group)
+    except StorageError as error:
+        return [Finding("", error.message)]
+    return rows.findings()
+
+
+class _Rows:
+    """What rows say of each GUN."""
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str], int] = {}
+        self._kept: set[tuple[str, str, int]] = set()
+        self._heads: dict[str, HeadRecord] = {}
+        self._told: dict[str, Change] = {}
+        self._last = 0
+        self._highest = 0
+
+    def take_in(self, group: Sequence[Record]) -> None:
+        """Note some rows."""
+        for record in group:
+            match record:
+                case FileRecord(gun, file):
+                    key = (gun, file.role)
+                    self._newest[key] = max(self._newest.get(key, 0), file.version)
+                    self._kept.add((*key, file.version))
+                case HeadRecord():
+                    self._heads[record.gun] = record
+                case Change():
+                    self._highest = max(self._highest, record.id)
+                    told = self._told.get(record.gun)
+                    if told is None or record.id > told.id:
+                        self._told[record.gun] = record
+                case FeedRecord():
+                    self._last = record.last
+
+    def findings(self) -> list[Finding]:
+        """Tell what doesn't belong together."""
+        found = [
+            Finding(gun, "it has files, but isn't listed")
+            for gun in sorted({gun for gun, _ in self._newest} - self._heads.keys())
+        ]
+        for gun, head in sorted(self._heads.items()):
+            for role, version in sorted(head.current.items()):
+                if (gun, role, version) not in self._kept:
+                    found.append(Finding(gun, f"{role} {version} is current, but isn't there"))
+                elif version < self._newest[gun, role]:
+                    newest = self._newest[gun, role]
+                    problem = f"{role} version {version} is current, but version {newest} is there"
+                    found.append(Finding(gun, problem))
+            told = self._told.get(gun)
+            current = head.current.get("timestamp", 0)
+            if told is not None and told.version > current:
+                problem = f"the changefeed told timestamp version {told.version}, not {current}"
+                found.append(Finding(gun, problem))
+        if self._highest > self._last:
+            found.append(Finding("", f"the changefeed has id {self._highest} above {self._last}"))
+        return found
 
 
 async def check_gun(store: Store, head: Head, *, now: datetime) -> Checked:

@@ -18,6 +18,7 @@ from tabellion_server.storage.interface import Head, StorageError, Store, StoreC
 
 _MAX_REFS: Final = 100_000
 _PATIENCE_SECONDS: Final = 2.0  # how long a store may take, where something is known
+_SHORT_PATIENCE_SECONDS: Final = 0.2  # and once it has failed
 _PAUSE_SECONDS: Final = 1.0  # from one failure to the next question
 
 
@@ -50,8 +51,9 @@ class Heads:
             return await self.learn(gun)
         if self._failed is not None and self._monotonic() - self._failed < _PAUSE_SECONDS:
             return self._as_known(known, StorageError("the store doesn't answer"))
+        patience = _PATIENCE_SECONDS if self._failed is None else _SHORT_PATIENCE_SECONDS
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(patience):
                 return await self.learn(gun)
         except StoreCorruptionError:
             raise

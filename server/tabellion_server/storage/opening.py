@@ -50,6 +50,8 @@ async def migrate(settings: Settings) -> str:
         ConfigurationError: There's no such engine here.
     """
     if settings.sqlite_path is not None:
+        if not await is_store_there(settings):
+            return f"there is no store {settings.store_name} yet: the server makes it at its start"
         store = await open_store(settings)
         await store.close()
         return f"store {settings.store_name} is of this release: SQLite's is brought so when opened"

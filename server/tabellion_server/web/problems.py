@@ -33,7 +33,11 @@ from tabellion.errors import (
     VerificationError,
 )
 from tabellion_server.logs import log
-from tabellion_server.storage.interface import StorageError, StoreCorruptionError
+from tabellion_server.storage.interface import (
+    RestoredStoreError,
+    StorageError,
+    StoreCorruptionError,
+)
 from tabellion_server.web.notary_errors import notary_error
 from tabellion_server.web.request_errors import RequestError, UnauthorizedError
 from tabellion_server.web.speech import speaks_notary
@@ -93,6 +97,11 @@ _UPLOAD_HINTS: Final[Mapping[type[TabellionError], str]] = {
     RefusedPublicationError: "nothing was changed; mend that file and publish again",
 }
 _INTERNAL: Final = 500
+_UNABLE: Final = "the server can't do that now", "its log has more under the request id"
+_RESTORED: Final = (
+    "the server went back to a backup, and publishes nothing until that is accepted",
+    "its operator runs: tabellion-server accept-restore",
+)
 _OWN_CHALLENGE: Final = 'Bearer realm="tabellion"'
 _RETRY_SECONDS: Final = "2"
 _UNKNOWN_METHODS: Final = frozenset({"PATCH", "OPTIONS"})  # Notary says 404 to the others
@@ -105,14 +114,18 @@ def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, A
     else:
         status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
         code = error.code
+    detail, hint = error.message, _hint(error)
+    if status >= _INTERNAL:
+        # What went wrong inside is for the log: texts of internal errors name paths and more.
+        restored = isinstance(error, RestoredStoreError)
+        detail, hint = _RESTORED if restored else _UNABLE
     problem: dict[str, Any] = {
         "type": f"urn:tabellion:problem:{code}",
         "title": _TITLES.get(code, code.replace("-", " ").capitalize()),
         "status": status,
-        # What went wrong inside is for the log: texts of internal errors name paths and more.
-        "detail": error.message if status < _INTERNAL else "the server can't do that now",
+        "detail": detail,
         "code": code,
-        "hint": _hint(error) if status < _INTERNAL else "its log has more under the request id",
+        "hint": hint,
         "request_id": request_id,
     }
     if isinstance(error, NotaryRefusalError) and error.code_name == "VERSION":

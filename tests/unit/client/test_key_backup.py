@@ -15,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabellion.cli import app
 from tabellion.errors import KeyStoreError, PassphraseError, TabellionError
 from tabellion.publish.key_backup import back_up, restore
 from tabellion.publish.key_bundle import BundledKey, open_bundle, seal
 from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.keystore import KeyStore
+from tabellion.publish.private_keys import make_private_key, public_of
 
 PASSPHRASE = "of the backup ü"
 OWN = "the key's own"
@@ -291,3 +293,28 @@ def test_a_folder_that_others_may_read_is_refused_at_every_use(keys: KeyStore) -
     keys.signer(info.keyid, "another one")
     shutil.rmtree(keys.folder)
     assert list(keys.exposed()) == []
+
+
+def test_of_a_key_elsewhere_a_backup_notes_where_it_is(
+    keys: KeyStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    elsewhere = public_of(make_private_key("ecdsa"))
+    far = keys.refer(elsewhere, "hv:release", "signer", name="far")
+    monkeypatch.setenv("TABELLION_BACKUP_PASSPHRASE", PASSPHRASE)
+    home = ["--home", str(keys.folder.parent)]
+    assert app.run([*home, "key", "backup", str(tmp_path / "all")]) == 0
+    said = capsys.readouterr().err
+    assert "tabellion: 3 keys in" in said
+    assert "key far can't leave hv:release: only that is noted" in said
+    # Named, it is asked for: there the note alone won't do.
+    assert app.run([*home, "key", "backup", str(tmp_path / "one"), "alice", "far"]) == 2
+    assert "can't leave hv:release" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists()
+    other = ["--home", str(tmp_path / "other")]
+    assert app.run([*other, "key", "restore", str(tmp_path / "all")]) == 0
+    assert "(the note of it: the key is at hv:release)" in capsys.readouterr().err
+    assert everything(tmp_path / "other" / "keys") == everything(keys.folder)
+    assert KeyStore(tmp_path / "other").find("far").uri == far.uri == "hv:release"

@@ -11,7 +11,7 @@ import pytest
 from tabellion.cli import standing
 from tabellion.cli.context import Options
 from tabellion.cli.publishing import tell
-from tabellion.core.expiry import End, Level, Standing
+from tabellion.core.expiry import End, KeyState, Level, RoleState, Standing
 from tabellion.errors import TabellionError, ThresholdError, UnreachableError
 from tabellion.publish.outcome import Published, Status
 
@@ -84,3 +84,33 @@ def test_publishing_reminds_on_stderr_with_the_command(
     assert "alice" not in told.out
     tell(Published("a/b", {"targets": 2}), "signed", "a/b")
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_role_of_many_certificates_is_told_within_80_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keys = tuple(
+        KeyState(
+            f"{number:064x}",
+            "ecdsa",
+            is_alive=True,
+            is_held=False,
+            has_signed=True,
+            holder="Ann",
+            expires_at=NOW + timedelta(days=3650),
+        )
+        for number in range(3)
+    )
+    root = RoleState("root", "root", 1, NOW + timedelta(days=9), "publisher", 2, 3, keys)
+    standing.show(Status("a/b", (), standing=Standing("a/b", (root,), ())))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("(Ann) certificate until ") == 3
+
+
+def test_many_bins_are_counted_and_few_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    many = {"targets": 2, **{f"bin2-{number:03x}": 1 for number in range(1024)}}
+    tell(Published("a", many), "a has bins", "a")
+    assert "published (targets version 2, 1,024 bins)" in capsys.readouterr().err
+    tell(Published("a", {"bin2-000": 2}), "x", "a")
+    assert "published (bin2-000 version 2)" in capsys.readouterr().err
