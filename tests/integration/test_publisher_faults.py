@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import shutil
 import sys
@@ -19,6 +20,7 @@ from person import Person, twin
 from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.names import Digest
 from tabellion.errors import AccessDeniedError, TransferError, UsageError
+from tabellion.publish.lost import PublishedFiles
 from tabellion_server.app import make_app
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
@@ -53,6 +55,10 @@ async def test_lost_answer_of_a_publication_publishes_it_once(
         assert await owner.sign(gun, "1") == {"targets": 2}
         proxy.cuts = 2
         assert await owner.sign(gun, "2") == {"targets": 3}
+        # What this home published is kept, should the server lose it.
+        kept = PublishedFiles(tmp_path / "a", gun).load("targets")
+        assert kept is not None
+        assert json.loads(kept)["signed"]["version"] == 3
         proxy.cuts = 1
         assert (await owner.publisher.revoke(gun, "2")).versions == {"targets": 4}
         proxy.cuts = 1

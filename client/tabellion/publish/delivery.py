@@ -71,6 +71,7 @@ class Delivery:
     async def _attempt(self, build: Callable[[bool], Awaitable[Built]]) -> Built:
         for earlier in self._unanswered:
             if await self._is_published(earlier):
+                await asyncio.to_thread(self._kept.keep, earlier.files)
                 return earlier
         built = await build(bool(self._unanswered))
         if built.files and not built.missing:
