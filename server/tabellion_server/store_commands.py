@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tabellion_server.storage.copying import BYTES, FILES, GUNS, ROWS, copy_stor
 from tabellion_server.storage.interface import StorageError, Store
 from tabellion_server.storage.opening import is_store_there, migrate, open_store
 from tabellion_server.storage.sqlite import SqliteStore
-from tabellion_server.storage.sqlite_file import seal
+from tabellion_server.storage.sqlite_file import copy_file, seal
 
 _KILOBYTE = 1000
 _MEGABYTE = 1_000_000
@@ -156,19 +155,16 @@ async def _backup(settings: Settings, file: Path) -> Counter[str]:
         raise UsageError(f"{file} is there already", hint="give a new name, or delete it first")
     if not await asyncio.to_thread(file.parent.is_dir):
         raise UsageError(f"there is no folder {file.parent}", hint="make it, or check the name")
-    partial = file.with_name(f"{file.name}.partial")
     async with _opened(settings) as source:
-        await asyncio.to_thread(_drop, partial)
-        try:
+        # In a folder of its own: another backup to the same name may be under way.
+        with _folder_beside(file) as folder:
+            partial = folder / "store.db"
             target = await SqliteStore.open(partial)
             try:
                 counts = await _copy(source, target)
             finally:
                 await target.close()
             await asyncio.to_thread(seal, partial, file)
-        except BaseException:
-            await asyncio.to_thread(_drop, partial)
-            raise
     return counts
 
 
@@ -178,10 +174,7 @@ async def _restore(settings: Settings, file: Path) -> tuple[Counter[str], int]:
     # Read from a copy: opening a store may bring it to this release's schema.
     with tempfile.TemporaryDirectory(prefix="tabellion-restore-") as folder:
         copy = Path(folder) / "store.db"
-        try:
-            await asyncio.to_thread(shutil.copyfile, file, copy)
-        except OSError as error:
-            raise StorageError(f"{file} can't be copied: {error.strerror or error}") from error
+        await asyncio.to_thread(copy_file, file, copy)
         try:
             source = await SqliteStore.open(copy)
         except StorageError as error:
@@ -271,6 +264,13 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _drop(path: Path) -> None:
-    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        name.unlink(missing_ok=True)
+@contextmanager
+def _folder_beside(file: Path) -> Iterator[Path]:
+    try:
+        made = tempfile.TemporaryDirectory(prefix=f".{file.name}.partial-", dir=file.parent)
+    except OSError as error:
+        raise StorageError(
+            f"{file} can't be written: {error.strerror or error}", hint="give another place"
+        ) from error
+    with made as folder:
+        yield Path(folder)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tabellion_server.services import feed
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.web import changes
 from tabellion_server.web.context import CONTEXT
+from tabellion_server.web.requests import IN_FLIGHT
 
 OTHER = "registry.example/other"
 
@@ -275,3 +277,49 @@ async def test_a_node_reads_ahead_what_is_asked_for_and_forgets_what_is_dropped(
     await context.files.follow(await site.store.changes(None, limit=1), context.heads)
     assert not context.files._stored._held
     assert context.files._stored._size == 0
+
+
+async def connect(site: Site, path: str, *, accept: str = "*/*") -> asyncio.StreamWriter:
+    """Ask over a connection of one's own, of whose answer nothing is read."""
+    url = site.client.make_url("/")
+    _, writer = await asyncio.open_connection(url.host, url.port, limit=1)
+    request = f"GET {site.at(path)} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
+    writer.write(request.encode())
+    await writer.drain()
+    return writer
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it didn't come to that")
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+async def test_who_has_gone_takes_no_place_of_those_who_wait(
+    site: Site, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    monkeypatch.setattr(feed, "MAX_WAITERS", 2)
+    site.client.server.handler.handler_cancellation = False  # as where it's really served
+    context = site.client.app[CONTEXT]  # type: ignore[index]
+    gone = [await connect(site, "/v1/changes?wait=60", accept=accept) for _ in range(2)]
+    await until(lambda: context.feed._count == 2)
+    for writer in gone:
+        writer.close()
+    await until(lambda: context.feed._count == 0)
+    assert await ask(site, "?wait=1") == {"changes": [], "next": 0}
+
+
+async def test_a_stream_that_nobody_reads_is_cut(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.publish(await site.forge(), "root", "targets")
+    monkeypatch.setattr(changes, "_WRITE_SECONDS", 0.5)
+    monkeypatch.setattr(changes, "_event", lambda _: b"data: " + b"x" * 20_000_000 + b"\n\n")
+    in_flight = site.client.app[IN_FLIGHT]  # type: ignore[index]
+    writer = await connect(site, "/v1/changes", accept="text/event-stream")
+    await until(lambda: in_flight._count == 1)
+    await until(lambda: in_flight._count == 0)
+    writer.close()

@@ -161,6 +161,33 @@ async def test_what_another_node_published_before_the_outage_is_known(
     assert json.loads(await site.body("timestamp.json"))["signed"]["version"] == 2
 
 
+async def test_what_another_node_published_is_learned_at_once_though_the_store_was_away_just_now(
+    site: Away, tmp_path: Path
+) -> None:
+    forge = await published(site)
+    await site.body("timestamp.json")
+    context = site.client.app[CONTEXT]  # type: ignore[index]
+    await context.feed._look()
+    other = await SqliteStore.open(tmp_path / "tabellion.db")
+    keys = OnlineKeys(other, context.online._master)
+    app = make_app(context.settings, store=other, online_keys=keys, clock=site.clock)
+    async with TestClient(TestServer(app), headers=HEADERS) as client:
+        forge.targets.version += 1
+        await Site(client, other, site.clock).publish(forge, "targets")
+    await other.close()
+    site.faults.break_down()
+    await site.body("timestamp.json")
+    # A change that is seen while its GUN's head can't be had isn't passed over,
+    site.faults.judge = lambda _, name, when: StorageError("no") if name == "head" else None
+    with pytest.raises(StorageError):
+        await context.feed._look()
+    # and one that is seen is known.
+    site.faults.heal()
+    await context.feed._look()
+    site.faults.break_down()
+    assert json.loads(await site.body("timestamp.json"))["signed"]["version"] == 2
+
+
 async def test_a_gun_that_was_dropped_is_not_known(site: Away) -> None:
     await published(site)
     await site.body("timestamp.json")

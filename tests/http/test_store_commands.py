@@ -112,6 +112,17 @@ async def test_a_backup_never_takes_the_place_of_a_file(home: Path) -> None:
     assert file.read_text() == "mine"
 
 
+async def test_of_two_backups_to_one_name_one_is_whole_and_one_is_told(
+    home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "backups" / "backup.db"
+    file.parent.mkdir()
+    found = await asyncio.gather(*(run(home, "backup", str(file)) for _ in range(2)))
+    assert sorted(status for status, _ in found) in ([0, 2], [0, 3]), found
+    assert sorted(dump(file)) == sorted(dump(home / "store/tabellion.db"))
+    assert [item.name for item in file.parent.iterdir()] == ["backup.db"]
+
+
 async def test_only_an_empty_store_is_restored_into(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "backup.db"
     assert (await run(home, "backup", str(file)))[0] == 0
@@ -220,3 +231,49 @@ async def test_gc_tells_first_and_then_does(tmp_path: Path) -> None:
         assert len(await client.targets(GUN)) == 5
     status, told = await run(tmp_path, "gc", "--margin", "soon")
     assert (status, "--margin" in told) == (2, True), told
+
+
+async def test_a_store_whose_server_was_killed_is_restored_with_all_that_was_acknowledged(
+    tmp_path: Path,
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "server.toml").write_text(CONFIG)
+    async with server(first, CONFIG) as running:
+        await publish(running.url)
+        # Of one that runs, too.
+        status, told = await run(second, "restore", str(first / "store/tabellion.db"))
+        assert (status, "13 files" in told) == (0, True), told
+        shutil.rmtree(second / "store")
+        (second / "high-water.json").unlink(missing_ok=True)
+        running.process.kill()
+        await running.process.wait()
+    assert (first / "store/tabellion.db-wal").stat().st_size
+    status, told = await run(second, "restore", str(first / "store/tabellion.db"))
+    assert (status, "13 files" in told) == (0, True), told
+
+
+async def test_a_store_that_a_server_has_open_is_not_restored_into(
+    home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup.db"
+    assert (await run(home, "backup", str(file)))[0] == 0
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    async with server(busy, CONFIG) as running:
+        status, told = await run(busy, "restore", str(file))
+        assert (status, "is open" in told) == (3, True), told
+        await publish(running.url)
+        running.process.terminate()
+        await running.process.wait()
+    assert (await run(busy, "check")) == (0, "1 GUNs, 13 files, 0.0 MB; none damaged\n")
+
+
+async def test_a_damaged_backup_is_refused_in_words(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "backup.db"
+    assert (await run(home, "backup", str(file)))[0] == 0
+    alter(file, "UPDATE metadata SET stored_at = 'soon'")
+    shutil.rmtree(home / "store")
+    status, told = await run(home, "restore", str(file))
+    assert (status, "is damaged" in told) == (3, True), told

@@ -139,6 +139,26 @@ async def test_a_store_whose_filling_was_cut_off_is_not_opened(
         await open_store()
 
 
+async def test_nobody_writes_to_a_store_that_is_being_filled(
+    open_store: Callable[[], Awaitable[Store]], elsewhere: SqliteStore
+) -> None:
+    store, other = await open_store(), await open_store()
+    await fill(elsewhere)
+    await store.begin_load()
+    for refused in (
+        commit(other, whole_set(1), on=None),
+        other.delete(GUN),
+        other.begin_load(),
+    ):
+        with pytest.raises(StorageError, match="being restored"):
+            await refused
+    async for group in elsewhere.dump():
+        await store.load(group)
+    await store.end_load()
+    assert fingerprint(await whole(store)) == fingerprint(await whole(elsewhere))
+    await commit(other, whole_set(1), on=None, gun=GONE)
+
+
 async def test_bytes_that_are_not_what_they_say_are_not_loaded(store: Store) -> None:
     await store.begin_load()
     file = made("targets", 1)

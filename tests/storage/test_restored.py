@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import threading
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -289,3 +290,32 @@ async def test_a_mark_that_cannot_be_written_keeps_anything_from_being_signed(
     assert await store.head(GUN) is None
     mark.rmdir()
     await publish_next(store)
+
+
+async def test_who_ends_while_others_go_on_leaves_no_mark_that_is_too_low(
+    opened: Open, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(opened, world, before=3, after=0)
+    backup = world.backup()
+    store, other = await opened(), await opened()
+    has_read, goes_on = threading.Event(), threading.Event()
+    settle = HighWater.settle
+
+    def slowly(water: HighWater, last: int) -> None:
+        if not has_read.is_set():
+            has_read.set()
+            goes_on.wait(20)
+        settle(water, last)
+
+    monkeypatch.setattr(HighWater, "settle", slowly)
+    ending = asyncio.create_task(store.close())
+    reading = asyncio.create_task(asyncio.to_thread(has_read.wait, 20))
+    await asyncio.wait([ending, reading], return_when=asyncio.FIRST_COMPLETED)
+    # The first one knows by now how far the store is, or leaves that to the other.
+    await publish_next(other)
+    has_read.set()
+    await other.close()
+    goes_on.set()
+    await asyncio.gather(ending, reading)
+    world.restore(backup)
+    assert await (await opened()).missing_changes() >= 1

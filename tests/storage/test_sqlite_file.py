@@ -325,3 +325,19 @@ async def test_a_store_whose_file_was_replaced_is_not_ready(path: Path) -> None:
     with pytest.raises(StorageError):
         await store.check()
     await store.close()
+
+
+async def test_nothing_is_acknowledged_in_a_file_that_was_replaced_or_deleted(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    try:
+        await publish_next(store)
+        path.rename(path.with_name("aside"))
+        for put_there in (lambda: None, path.touch):
+            put_there()
+            with pytest.raises(StorageError):
+                await publish_next(store)
+            with pytest.raises(StorageError):
+                await store.check()
+    finally:
+        await store.close()
+    assert path.read_bytes() == b""

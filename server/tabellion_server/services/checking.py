@@ -218,6 +218,8 @@ class _Walk:
             top = (trusted.root, trusted.timestamp, snapshot)
             for role, file in zip(("root", "timestamp", "snapshot"), top, strict=True):
                 self._note_expiry(role, file.signed if file is not None else None)
+            for role, file in (("timestamp", trusted.timestamp), ("snapshot", snapshot)):
+                self._verify_number(file, self._held[role])
             self._file("targets")
             self._follow_targets(trusted)
         except TabellionError as error:
@@ -227,19 +229,38 @@ class _Walk:
         if not roots:
             raise MixAndMatchError("there is no root")
         trusted = TrustedSet(roots[0].data, now=_LONG_AGO, gun=self._gun)
+        self._verify_number(trusted.root, roots[0])
         for root in roots[1:]:
             trusted.update_root(root.data)
+            self._verify_number(trusted.root, root)
         return trusted
+
+    def _verify_number(self, found: TrustedMetadata[Any] | None, file: StoredFile) -> None:
+        """Refuse a file that is given out under another version than its own.
+
+        Raises:
+            MixAndMatchError: It is.
+        """
+        if found is not None and found.version != file.version:
+            raise MixAndMatchError(
+                f"{file.role} version {file.version} says that it's version {found.version}"
+            )
 
     def _follow_targets(self, trusted: TrustedSet) -> None:
         pending, seen = [("targets", "root")], set[str]()
         while pending:
             role, delegator = pending.pop(0)
-            if role in seen or role not in self._held:
-                continue  # delegated to, but nothing published yet
+            if role in seen:
+                continue
             seen.add(role)
+            if role not in self._held:
+                if self._is_named(trusted, role):
+                    self._note(f"the snapshot names {role}, of which there is no current file")
+                continue  # else nothing was published yet
             try:
-                signed = trusted.update_targets(self._held[role].data, role, delegator).signed
+                found = trusted.update_targets(self._held[role].data, role, delegator)
+                self._verify_number(found, self._held[role])
+                signed = found.signed
             except ThresholdError as error:
                 # Happens to the last signer's removal; clients pass over such a role.
                 self._note(error.message, is_damage=role == "targets")
@@ -249,6 +270,9 @@ class _Walk:
             names = [child.name for child in delegated_roles(signed)]
             names += [] if bins is None else bins.get_roles()
             pending += [(name, role) for name in names]
+
+    def _is_named(self, trusted: TrustedSet, role: str) -> bool:
+        return trusted.snapshot is not None and f"{role}.json" in trusted.snapshot.signed.meta
 
     def _file(self, role: str) -> StoredFile:
         if role not in self._held:

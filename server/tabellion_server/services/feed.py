@@ -21,6 +21,7 @@ Follow = Callable[[Sequence[Change]], Awaitable[None]]
 MAX_WAITERS: Final = 1000
 _SECONDS: Final = 0.2  # from one look to the next, while somebody waits
 _IDLE_SECONDS: Final = 1.0
+_GONE_SECONDS: Final = 1.0  # so soon a place is free again whose holder has gone
 _PAGE: Final = 500
 
 
@@ -55,7 +56,13 @@ class Feed:
         return found[-1].id if found else 0
 
     async def read(
-        self, gun: str | None, *, after: int, limit: int, wait_seconds: float = 0.0
+        self,
+        gun: str | None,
+        *,
+        after: int,
+        limit: int,
+        wait_seconds: float = 0.0,
+        is_there: Callable[[], bool] = lambda: True,
     ) -> list[Change]:
         """Give the first changes above an id, of one GUN or of all, oldest first.
 
@@ -64,6 +71,7 @@ class Feed:
             after: The id.
             limit: How many at most.
             wait_seconds: How long to wait for one if there's none; then none is given.
+            is_there: Whether who asked still waits.
 
         Raises:
             TooManyWaitersError: Too many wait already.
@@ -80,9 +88,21 @@ class Feed:
                 left = until - loop.time()
                 if found or left <= 0 or self.has_ended:
                     return found
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await news.wait()
+                if not await self._is_news(news, until, is_there):
+                    return found
+
+    async def _is_news(
+        self, news: asyncio.Event, until: float, is_there: Callable[[], bool]
+    ) -> bool:
+        """Wait for news or the end of the time; False once who asked has gone."""
+        loop = asyncio.get_running_loop()
+        while not news.is_set() and (left := until - loop.time()) > 0:
+            if not is_there():
+                return False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _GONE_SECONDS)):
+                    await news.wait()
+        return True
 
     async def watch_forever(self) -> None:
         """Look for changes; runs until cancelled."""

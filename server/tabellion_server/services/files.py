@@ -147,7 +147,7 @@ class MetadataFiles:
             if not heads.knows(gun):
                 continue
             try:
-                head = await heads.head(gun)
+                head = await heads.learn(gun)  # or all that's known would be taken for current
                 if head is not None:
                     for role in _ASKED_BY_ALL & head.files.keys():
                         await self.current(head, role)

@@ -48,19 +48,27 @@ class Heads:
         """
         known = self._known.get(gun)
         if known is None or not self._limit:
-            return self._learn(gun, await self._store.head(gun))
+            return await self.learn(gun)
         if self._failed is not None and self._monotonic() - self._failed < _PAUSE_SECONDS:
             return self._as_known(known, StorageError("the store doesn't answer"))
         patience = _PATIENCE_SECONDS if self._failed is None else _SHORT_PATIENCE_SECONDS
         try:
             async with asyncio.timeout(patience):
-                return self._learn(gun, await self._store.head(gun))
+                return await self.learn(gun)
         except StoreCorruptionError:
             raise
         except TimeoutError:
             return self._as_known(known, StorageError("the store takes too long"), is_new=True)
         except StorageError as error:
             return self._as_known(known, error, is_new=True)
+
+    async def learn(self, gun: str) -> Head | None:
+        """Give a GUN's head as the store has it now, never as known before.
+
+        Raises:
+            StorageError: The store failed.
+        """
+        return self._learn(gun, await self._store.head(gun))
 
     def knows(self, gun: str) -> bool:
         """Tell whether a GUN was asked for here."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tabellion_server.storage.interface import Store, StoreCorruptionError
+from tabellion_server.storage.record_checks import check_records
 from tabellion_server.storage.records import FileRecord, Fingerprint, HeadRecord, Record
 
 Tell = Callable[[Counter[str]], None]
@@ -28,7 +29,8 @@ async def copy_store(source: Store, target: Store, *, tell: Tell) -> Counter[str
 
     Raises:
         StorageError: One of them failed, or the target isn't empty.
-        StoreCorruptionError: What is read isn't what was written; the target is of no use.
+        StoreCorruptionError: The source is damaged, or what is read isn't what was written; the
+            target is of no use.
     """
     counts: Counter[str] = Counter()
     given, read = Fingerprint(), Fingerprint()
@@ -36,6 +38,7 @@ async def copy_store(source: Store, target: Store, *, tell: Tell) -> Counter[str
     # Closed here, and not whenever nobody knows of them any more.
     async with contextlib.aclosing(source.dump()) as groups:
         async for group in groups:
+            await asyncio.to_thread(check_records, group)
             await asyncio.to_thread(_take_in, given, group, counts)
             await target.load(group)
             tell(counts)

@@ -62,7 +62,7 @@ class HighWater:
             self._users = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._unusable(error) from error
-        self.is_alone = self._try_alone()
+        self.is_alone = self.try_alone()
         if not self.is_alone:
             self.share()
 
@@ -105,13 +105,27 @@ class HighWater:
         """Tell, without a look at the disk, whether the mark is known to be no lower."""
         return self._mark is not None and last <= self._mark.number
 
+    def try_alone(self) -> bool:
+        """Have the mark for itself, till ``share``, if nobody else uses it.
+
+        If others do, this one isn't among them any more: of two that end, one finds itself alone.
+        """
+        try:
+            fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
     def settle(self, last: int) -> None:
         """Write the exact mark, if nobody else has the store open.
+
+        Args:
+            last: The newest change; read while alone, or it may not be the newest any more.
 
         Raises:
             StorageError: It can't be written.
         """
-        if self._try_alone():
+        if self.try_alone():
             held = self.read()
             if held is not None and not held.may_be_restored(last):
                 self._write(Mark(last, is_exact=True))
@@ -134,13 +148,6 @@ class HighWater:
             yield
         finally:
             os.close(guard)
-
-    def _try_alone(self) -> bool:
-        try:
-            fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
     def _read(self) -> Mark | None:
         with contextlib.suppress(FileNotFoundError):

@@ -31,6 +31,7 @@ from tabellion_server.storage.postgres_rows import (
     key_of,
     tag_event_of,
 )
+from tabellion_server.storage.postgres_water import locked_counter
 from tabellion_server.storage.records import (
     CollectedRecord,
     EventRecord,
@@ -136,7 +137,7 @@ async def begin_load(connection: Connection, name: str) -> None:
     Raises:
         StorageError: It has something.
     """
-    (last,) = await connection.fetchrow("SELECT last FROM tabellion.counter FOR UPDATE")
+    last, _ = await locked_counter(connection)
     found = [
         table
         for table in _TABLES

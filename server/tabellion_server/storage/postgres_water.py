@@ -16,7 +16,7 @@ from typing import Final
 from tabellion_server.storage.high_water import HighWater, Mark
 from tabellion_server.storage.interface import Restoration, RestoredStoreError, StorageError
 from tabellion_server.storage.postgres_link import Connection, Link
-from tabellion_server.storage.values import ticks
+from tabellion_server.storage.values import loading_error, ticks
 
 _COUNTER: Final = "SELECT last, known FROM tabellion.counter"
 _PAUSE_SECONDS: Final = 2.0
@@ -115,8 +115,9 @@ class Water:
         if self._file is None:
             return
         with contextlib.suppress(StorageError):  # it stays as it is: higher than what was told
-            ((last, _),) = await self._link.fetch(_COUNTER)
-            await asyncio.to_thread(self._file.settle, last)
+            if await asyncio.to_thread(self._file.try_alone):
+                ((last, _),) = await self._link.fetch(_COUNTER)
+                await asyncio.to_thread(self._file.settle, last)
         self._file.close()
 
     async def _told(self) -> _Told:
@@ -148,8 +149,16 @@ def restored_error(missing: int) -> RestoredStoreError:
 
 
 async def locked_counter(connection: Connection) -> tuple[int, int]:
-    """Give the newest change and what is known to have been told, locked until the end."""
-    row = await connection.fetchrow(f"{_COUNTER} FOR UPDATE")
+    """Give the newest change and what is known to have been told, locked until the end.
+
+    Raises:
+        StorageError: A backup is being restored: what others write now would be lost.
+    """
+    row = await connection.fetchrow(
+        "SELECT last, known, is_loading FROM tabellion.counter FOR UPDATE"
+    )
+    if row["is_loading"]:
+        raise loading_error()
     return int(row["last"]), int(row["known"])
 
 

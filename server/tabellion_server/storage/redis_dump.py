@@ -50,7 +50,7 @@ from tabellion_server.storage.redis_rows import (
     target_key,
     text_of,
 )
-from tabellion_server.storage.values import check_hashes, moment_of, ticks
+from tabellion_server.storage.values import check_hashes, loading_error, moment_of, ticks
 
 _COLLECT: Final = Script("collect", "gun_prelude")
 _LOAD_FILE: Final = Script("load_file", "gun_prelude")
@@ -118,7 +118,8 @@ class DumpedKeys(ABC):
                 f"store {self._link.address.name} isn't empty",
                 hint="restore into a store of its own: add ?prefix=NAME to storage.url",
             )
-        await self._link.read("HSET", state, "loading", 1)
+        if not await self._link.read("HSETNX", state, "loading", 1):
+            raise loading_error()
 
     async def load(self, records: Sequence[Record]) -> None:
         """See ``Store.load``."""

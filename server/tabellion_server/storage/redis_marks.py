@@ -70,6 +70,10 @@ class NodeMark:
         if token > self.known:
             self.known, self.unsure = token, 0
 
+    def try_alone(self) -> bool:
+        """Have the file for itself at the end, if no other process has it open. Blocks."""
+        return self._water is not None and self._water.try_alone()
+
     def settle(self, last: int) -> None:
         """Write the exact mark, if no other process has the file open. Blocks."""
         if self._water is not None:

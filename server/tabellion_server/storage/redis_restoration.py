@@ -139,6 +139,8 @@ class RestorationKeys(ABC):
 
     async def _leave_mark(self) -> None:
         """Write the exact mark; what can't be asked any more leaves the one that's written."""
+        if not await asyncio.to_thread(self._mark.try_alone):
+            return
         link = self._mark_link
         try:
             keys = [*self._feed.of("lost", "losses"), self._feed.changes("")]

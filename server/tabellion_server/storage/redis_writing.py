@@ -30,7 +30,7 @@ from tabellion_server.storage.redis_keys import FeedKeys, GunKeys, raw
 from tabellion_server.storage.redis_link import RedisLink, Reply, Script, Value
 from tabellion_server.storage.redis_marks import NodeMark
 from tabellion_server.storage.redis_rows import pairs
-from tabellion_server.storage.values import ticks
+from tabellion_server.storage.values import loading_error, ticks
 
 T = TypeVar("T")
 Makes = Literal["gun", "key", ""]
@@ -170,6 +170,8 @@ class GunWriter:
         word, *numbers = await self._intents.ask((known, raw(gun), makes))
         if word == b"lost":
             raise restored_error(self._link.address.name, int(numbers[0]))
+        if word == b"loading":
+            raise loading_error()
         token, moved, is_accepted = map(int, numbers)
         await self._mark.take(token)
         return token, moved, is_accepted

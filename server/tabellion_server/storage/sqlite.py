@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import UTC, datetime
@@ -25,8 +24,18 @@ from tabellion_server.storage.interface import (
     TagEvent,
 )
 from tabellion_server.storage.records import FileRecord, Record
-from tabellion_server.storage.sqlite_dump import begin_load, dump, end_load, write_records
-from tabellion_server.storage.sqlite_file import connect, open_store_file, storage_error
+from tabellion_server.storage.sqlite_dump import (
+    begin_load,
+    dump,
+    end_load,
+    verify_not_loading,
+    write_records,
+)
+from tabellion_server.storage.sqlite_file import (
+    connect,
+    open_store_file,
+    verify_in_place,
+)
 from tabellion_server.storage.sqlite_heads import HeadReader
 from tabellion_server.storage.sqlite_pending import (
     PendingTables,
@@ -35,7 +44,8 @@ from tabellion_server.storage.sqlite_pending import (
     verify_not_withdrawn,
 )
 from tabellion_server.storage.sqlite_restoration import (
-    begin,
+    cover,
+    join,
     last_change,
     missing_changes,
     pass_over,
@@ -93,11 +103,16 @@ class SqliteStore(PendingTables):
     def _open(cls, given: Path | str, high_water: Path | None) -> SqliteStore:
         path = Path(given).absolute()
         connection = open_store_file(path)
-        if high_water is None:
-            writer, water = GroupWriter(connection, path), None
-        else:
-            water = _join(connection, path, high_water)
-            writer = GroupWriter(connection, path, before_commit=_covered_by(water, path))
+        inode = path.stat().st_ino
+        water = None if high_water is None else join(connection, path, high_water)
+
+        def before_commit(connection: sqlite3.Connection) -> None:
+            # Or it would be told as done, and be gone with the file that has no name any more.
+            verify_in_place(path, inode)
+            if water is not None:
+                cover(water, path, connection)
+
+        writer = GroupWriter(connection, path, before_commit=before_commit)
         return cls(path, writer, Readers(path, count=_READERS), water)
 
     async def head(self, gun: str) -> Head | None:
@@ -132,6 +147,7 @@ class SqliteStore(PendingTables):
         await asyncio.to_thread(check_hashes, gun, added)
 
         def work(connection: sqlite3.Connection) -> Head:
+            verify_not_loading(connection)
             if self._water is not None:
                 verify_complete(connection, self._water)
             head = read_head(connection, gun)
@@ -177,6 +193,7 @@ class SqliteStore(PendingTables):
         """See ``Store.delete``."""
 
         def work(connection: sqlite3.Connection) -> bool:
+            verify_not_loading(connection)
             if self._water is not None:
                 verify_complete(connection, self._water)
             connection.execute(
@@ -345,6 +362,12 @@ class SqliteStore(PendingTables):
 
     async def begin_load(self) -> None:
         """See ``Store.begin_load``."""
+        if self._water is not None and not await asyncio.to_thread(self._water.try_alone):
+            await asyncio.to_thread(self._water.share)
+            raise StorageError(
+                f"store {self._path} is open in another process, maybe a server's",
+                hint="stop it: what is published meanwhile would be lost",
+            )
         await self._write(lambda connection: begin_load(connection, self._path))
 
     async def load(self, records: Sequence[Record]) -> None:
@@ -363,8 +386,7 @@ class SqliteStore(PendingTables):
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("SELECT version FROM schema_version").fetchone()
-            if self._inode != os.stat(self._path).st_ino:  # noqa: PTH116  (in a reader thread)
-                raise StorageError(f"store {self._path} was replaced while it was open")
+            verify_in_place(self._path, self._inode)
 
         if not self._writer.is_running:
             raise StorageError(f"store {self._path} doesn't write any more", hint="restart")
@@ -375,54 +397,25 @@ class SqliteStore(PendingTables):
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        last: int | None = None
-        if self._water is not None and self._writer.is_running:
-            last = self._writer.submit(last_change).result()
+        was_running = self._writer.is_running
         self._writer.close()
         self._readers.close()
         self._heads.close()
         if self._water is not None:
-            if last is not None:
-                self._water.settle(last)
+            if was_running:
+                self._settle(self._water)
             self._water.close()
+
+    def _settle(self, water: HighWater) -> None:
+        """Leave the exact mark, if no other process has the store open: it might still commit."""
+        # What fails leaves the mark as it is: no lower than what was told.
+        with contextlib.suppress(StorageError, OSError, sqlite3.Error):
+            if water.try_alone() and self._path.stat().st_ino == self._inode:
+                with contextlib.closing(connect(self._path, read_only=True)) as connection:
+                    water.settle(last_change(connection))
 
     async def _read(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._readers.submit(work))
 
     async def _write(self, work: Work[T]) -> T:
         return await asyncio.wrap_future(self._writer.submit(work))
-
-
-def _join(connection: sqlite3.Connection, path: Path, high_water: Path) -> HighWater:
-    """Join those that use the mark, and deal with what it says of this store."""
-    try:
-        water = HighWater(high_water)
-        try:
-            begin(connection, water)
-        except BaseException:
-            water.close()
-            raise
-        water.share()
-    except sqlite3.Error as error:
-        connection.close()
-        raise storage_error(error, path) from error
-    except BaseException:
-        connection.close()
-        raise
-    return water
-
-
-def _covered_by(water: HighWater, path: Path) -> Work[None]:
-    """Give what has the mark no lower than what is about to be committed.
-
-    Who looks meanwhile, or after a crash just then, sees what is committed: so that counts.
-    """
-
-    def cover(connection: sqlite3.Connection) -> None:
-        last = last_change(connection)
-        if not water.covers(last):
-            with contextlib.closing(connect(path, read_only=True)) as beside:
-                committed = last_change(beside)
-            water.cover(last, committed=committed)
-
-    return cover

@@ -13,6 +13,7 @@ from tabellion_server.storage.interface import (
     Change,
     PendingRow,
     StorageError,
+    StoreCorruptionError,
     StoredFile,
 )
 from tabellion_server.storage.records import (
@@ -37,7 +38,7 @@ from tabellion_server.storage.stored_values import (
     pending_of,
     versions_json,
 )
-from tabellion_server.storage.values import check_hashes, moment_of, ticks
+from tabellion_server.storage.values import check_hashes, loading_error, moment_of, ticks
 
 _Row = tuple[str, tuple[Any, ...]]
 
@@ -65,6 +66,9 @@ def dump(path: Path) -> Generator[list[Record], None, None]:
             connection.close()
     except sqlite3.Error as error:
         raise storage_error(error, path) from error
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        # SQLite's columns take any type, and a file comes from who knows where.
+        raise StoreCorruptionError(f"store {path} is damaged: {error}") from error
 
 
 def begin_load(connection: sqlite3.Connection, path: Path) -> None:
@@ -79,11 +83,22 @@ def begin_load(connection: sqlite3.Connection, path: Path) -> None:
         for name in _TABLES
         if connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()  # noqa: S608
     ]
+    verify_not_loading(connection)
     if found or last_change(connection):
         raise StorageError(
             f"store {path} isn't empty", hint="restore into a store of its own: set storage.url"
         )
     connection.execute("PRAGMA user_version = 1")
+
+
+def verify_not_loading(connection: sqlite3.Connection) -> None:
+    """Refuse to write beside a restore.
+
+    Raises:
+        StorageError: A backup is being restored.
+    """
+    if connection.execute("PRAGMA user_version").fetchone() != (0,):
+        raise loading_error()
 
 
 def end_load(connection: sqlite3.Connection) -> None:

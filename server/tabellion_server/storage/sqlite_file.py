@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -150,16 +152,67 @@ def seal(partial: Path, path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        partial.rename(path)
+        _give_name(partial, path)
         _sync_folder(path)
     except (OSError, sqlite3.Error) as error:
         raise storage_error(error, partial) from error
 
 
+def _give_name(partial: Path, path: Path) -> None:
+    """Never over a file that came to be there meanwhile."""
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError as error:
+        raise StorageError(f"{path} is there already", hint="give a new name") from error
+    except OSError:  # some file systems have no second names
+        partial.rename(path)
+    else:
+        partial.unlink()
+
+
+def verify_in_place(path: Path, inode: int) -> None:
+    """Refuse a store's name that means another file by now than the one that is open.
+
+    Raises:
+        StorageError: It was replaced or deleted.
+    """
+    try:
+        found = path.stat().st_ino
+    except OSError as error:
+        raise storage_error(error, path) from error
+    if found != inode:
+        raise StorageError(
+            f"store {path} was replaced while it was open",
+            hint="restart: put a restored store in its place only while nothing runs",
+        )
+
+
+def copy_file(path: Path, copy: Path) -> None:
+    """Copy a store's file, with what is only in its write-ahead log yet; it may be in use. Blocks.
+
+    Raises:
+        StorageError: It can't be read.
+    """
+    path = path.resolve()  # its log lies beside the file, not beside a link to it
+    try:
+        if not Path(f"{path}-wal").exists():
+            shutil.copyfile(path, copy)
+            return
+        source = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        with contextlib.closing(source), contextlib.closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+    except (OSError, sqlite3.Error) as error:
+        raise storage_error(error, path) from error
+
+
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open one more connection; transactions are begun and ended by hand."""
     connection = sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        f"{path.absolute().as_uri()}?mode=rw",  # a file that went isn't made anew
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
     )
     try:
         connection.execute("PRAGMA synchronous = FULL")

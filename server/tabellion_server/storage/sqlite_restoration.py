@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tabellion_server.storage.high_water import HighWater
 from tabellion_server.storage.interface import Restoration, RestoredStoreError
+from tabellion_server.storage.sqlite_file import connect, storage_error
 from tabellion_server.storage.values import ticks
+
+
+def join(connection: sqlite3.Connection, path: Path, high_water: Path) -> HighWater:
+    """Join those that use the mark, and deal with what it says of this store."""
+    try:
+        water = HighWater(high_water)
+        try:
+            begin(connection, water)
+        except BaseException:
+            water.close()
+            raise
+        water.share()
+    except sqlite3.Error as error:
+        connection.close()
+        raise storage_error(error, path) from error
+    except BaseException:
+        connection.close()
+        raise
+    return water
+
+
+def cover(water: HighWater, path: Path, connection: sqlite3.Connection) -> None:
+    """Have the mark no lower than what is about to be committed.
+
+    Who looks meanwhile, or after a crash just then, sees what is committed: so that counts.
+    """
+    last = last_change(connection)
+    if not water.covers(last):
+        with contextlib.closing(connect(path, read_only=True)) as beside:
+            committed = last_change(beside)
+        water.cover(last, committed=committed)
 
 
 def last_change(connection: sqlite3.Connection) -> int:

@@ -69,6 +69,14 @@ def check_head(gun: str, head: Head | None, expected_revision: int | None, diale
         raise StoreCorruptionError(f"{gun} speaks {head.dialect}, not {dialect}")
 
 
+def loading_error() -> StorageError:
+    """Say that nothing may be written beside a restore."""
+    return StorageError(
+        "a backup is being restored into the store",
+        hint="wait for its end; if it was cut off, restore into another store",
+    )
+
+
 def other_bytes_error(gun: str, role: str, version: int) -> StoreCorruptionError:
     """Say that a version is stored with other bytes than those to be written."""
     return StoreCorruptionError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -26,6 +27,7 @@ _MAX_WAIT: Final = 60
 _NEWEST: Final = "newest"
 _BEAT_SECONDS: Final = 15.0  # an idle stream says so: proxies cut what is silent
 _STREAM_SECONDS: Final = 900.0  # then the reader comes again, and its token is judged again
+_WRITE_SECONDS: Final = 30.0  # how long a reader may leave unread what is sent
 _STREAM: Final = "text/event-stream"
 
 
@@ -39,7 +41,9 @@ async def show_changes(request: web.Request) -> web.StreamResponse:
     wait = number_of(request, "wait", 0, _MAX_WAIT)
     limit = number_of(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
     feed = request.app[CONTEXT].feed
-    found = await feed.read(gun, after=since, limit=limit, wait_seconds=wait)
+    found = await feed.read(
+        gun, after=since, limit=limit, wait_seconds=wait, is_there=_presence(request)
+    )
     return web.json_response(
         {
             "changes": [_entry(change) for change in found],
@@ -93,21 +97,50 @@ async def _stream(request: web.Request, gun: Gun | None, since: int) -> web.Stre
     if request.method == "HEAD":
         return response
     await response.prepare(request)
-    await response.write(b"retry: 2000\n\n")
     loop = asyncio.get_running_loop()
     until = loop.time() + _STREAM_SECONDS
     try:
+        await _write(request, response, b"retry: 2000\n\n")
         while not feed.has_ended and loop.time() < until:
-            await response.write(b"".join(map(_event, found)) or b": nothing new\n\n")
+            events = b"".join(map(_event, found))
+            await _write(request, response, events or b": nothing new\n\n")
             since = found[-1].id if found else since
             found = await feed.read(
-                gun, after=since, limit=_DEFAULT_LIMIT, wait_seconds=_BEAT_SECONDS
+                gun,
+                after=since,
+                limit=_DEFAULT_LIMIT,
+                wait_seconds=_BEAT_SECONDS,
+                is_there=_presence(request),
             )
     except TabellionError as error:  # it's too late for a status: the reader will come again
         log().error("feed.stream_cut", problem=error.message, hint=error.hint)
     except ConnectionError:
         pass  # the reader has gone
     return response
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """Send to a reader that reads; one that doesn't is cut, or it would hold its place for ever.
+
+    Raises:
+        ConnectionError: The reader has gone, or was cut.
+    """
+    try:
+        async with asyncio.timeout(_WRITE_SECONDS):
+            await response.write(data)
+    except TimeoutError as error:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionAbortedError("the reader doesn't read") from error
+
+
+def _presence(request: web.Request) -> Callable[[], bool]:
+    """Give what tells whether the connection is still there: nothing else ends a handler."""
+
+    def is_there() -> bool:
+        return request.transport is not None and not request.transport.is_closing()
+
+    return is_there
 
 
 def _event(change: Change) -> bytes:

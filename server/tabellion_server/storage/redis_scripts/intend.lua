@@ -6,7 +6,9 @@ local answers = {}
 for number = 1, tonumber(take()) do
   local known, gun, makes = tonumber(take()), take(), take()
   local missing = lost(known)
-  if missing > 0 then
+  if held('loading') > 0 then
+    answers[number] = {'loading'}
+  elseif missing > 0 then
     answers[number] = {'lost', integer(missing)}
   else
     local token = integer(redis.call('HINCRBY', state, 'token', 1))

@@ -1,0 +1,65 @@
+"""Records of a backup that anybody may have changed: each value is of its kind, or it's refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from tabellion_server.storage.interface import StoreCorruptionError
+from tabellion_server.storage.records import Record
+
+_MAX: Final = 2**62  # so that there's always a next one
+
+
+def check_records(records: Iterable[Record]) -> None:
+    """Refuse what no store can have given.
+
+    Raises:
+        StoreCorruptionError: A value isn't of its kind.
+    """
+    for record in records:
+        _check(record, type(record).__name__)
+
+
+def _check(value: object, place: str) -> None:
+    for item in fields(value):  # type: ignore[arg-type]  # a dataclass, by its callers
+        held, name = getattr(value, item.name), f"{place}.{item.name}"
+        if is_dataclass(held):
+            _check(held, name)
+        elif not _KINDS.get(str(item.type), _is_text)(held):
+            raise StoreCorruptionError(f"the backup is damaged: {name} is {held!r:.40}")
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MAX
+
+
+def _maps(fits: Callable[[Any], bool]) -> Callable[[object], bool]:
+    return lambda value: (
+        isinstance(value, Mapping)
+        and all(_is_text(key) and fits(item) for key, item in value.items())
+    )
+
+
+_KINDS: Final[dict[str, Callable[[Any], bool]]] = {
+    "int": _is_number,
+    "bool": lambda value: isinstance(value, bool),
+    "bytes": lambda value: isinstance(value, bytes),
+    "datetime": lambda value: isinstance(value, datetime),
+    "Mapping[str, int]": _maps(_is_number),
+    "Mapping[str, str]": _maps(_is_text),
+    "Mapping[str, bytes]": _maps(lambda value: isinstance(value, bytes)),
+    "Sequence[str]": lambda value: isinstance(value, tuple) and all(map(_is_text, value)),
+}
