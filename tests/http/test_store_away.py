@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator
@@ -109,6 +110,46 @@ async def test_a_store_that_hangs_is_not_waited_for(
         assert await read(site, tmp_path / "warm") == {"1.0"}
     assert time.monotonic() - started < 5
     site.faults.heal()
+
+
+async def test_a_process_that_stood_still_itself_asks_again(
+    site: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "_PATIENCE_SECONDS", 0.3)
+    await published(site)
+    await site.body("timestamp.json")
+    known = site.client.app[CONTEXT].heads  # type: ignore[index]
+    old = known._known.get(site.gun)
+    newer = dataclasses.replace(old, revision=old.revision + 1)
+    answers = [0.6, 0.0]
+
+    async def slow(_: str) -> Any:
+        time.sleep(answers.pop(0))  # noqa: ASYNC251  (the process stands still)
+        await asyncio.sleep(0)
+        return newer
+
+    monkeypatch.setattr(known._store, "head", slow, raising=False)
+    assert await known.head(site.gun) == newer
+
+
+async def test_what_was_asked_earlier_and_answered_later_is_not_known(
+    site: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await published(site)
+    await site.body("timestamp.json")
+    known = site.client.app[CONTEXT].heads  # type: ignore[index]
+    old = known._known.get(site.gun)
+    newer = dataclasses.replace(old, revision=old.revision + 1)
+    answers = [(0.2, old), (0.0, newer)]
+
+    async def late(_: str) -> Any:
+        seconds, head = answers.pop(0)
+        await asyncio.sleep(seconds)
+        return head
+
+    monkeypatch.setattr(known._store, "head", late, raising=False)
+    await asyncio.gather(known.head(site.gun), known.head(site.gun))
+    assert known._known.get(site.gun) == newer
 
 
 async def test_what_nobody_asked_for_is_not_known(site: Away) -> None:

@@ -14,7 +14,7 @@ from tabellion.cli.embedded import EmbeddedServer
 from tabellion.core.dialect import TUF
 from tabellion.core.names import Digest, Gun
 from tabellion.errors import KeyStoreError, MalformedMetadataError, TabellionError, UsageError
-from tabellion.publish.enrolment import SignerRequest, read_request
+from tabellion.publish.enrolment import SignerRequest, is_by_present_holders, read_request
 
 PASSPHRASE = "signer passphrase"
 
@@ -44,7 +44,7 @@ async def test_removed_signer_comes_back_with_new_keys_and_an_empty_file(
             assert set(await reader.signed(gun)) == {"1", "2"}
 
 
-async def test_signer_of_old_comes_back_with_the_same_keys_and_files(
+async def test_a_removed_signer_does_not_come_back_with_what_was_withdrawn(
     server: EmbeddedServer, gun: str, tmp_path: Path
 ) -> None:
     async with Person(server.url, tmp_path) as owner:
@@ -53,8 +53,12 @@ async def test_signer_of_old_comes_back_with_the_same_keys_and_files(
         await owner.publisher.add_signer(gun, "alice", [key])
         await owner.publisher.sign(gun, "1", Digest.of(b"1"), 1, role="alice")
         await owner.publisher.remove_signer(gun, "alice")
-        assert (await owner.publisher.add_signer(gun, "alice", [key])).versions == {"targets": 4}
-        assert set(await owner.signed(gun)) == {"1"}
+        with pytest.raises(UsageError, match="would come back with what was withdrawn: 1"):
+            await owner.publisher.add_signer(gun, "alice", [key])
+        assert set(await owner.signed(gun)) == set()
+        other = owner.keys.generate("signer", passphrase=PASSPHRASE, name="other").key
+        await owner.publisher.add_signer(gun, "alice", [other])
+        assert set(await owner.signed(gun)) == set()
 
 
 async def test_signer_with_new_keys_and_paths_keeps_what_it_still_may_sign(
@@ -165,9 +169,15 @@ async def test_a_file_that_a_signer_published_asks_for_no_other_keys(
         await owner.publisher.init(gun)
         await owner.publisher.add_signer(gun, "bob", list(first.keys), file=first.file)
 
-        async def comes_from(request: SignerRequest, where: str = gun) -> bool | None:
+        async def comes_from(request: SignerRequest, where: str = gun) -> bool:
             read = read_request(request.to_bytes(), what="it")
-            return await owner.publisher.comes_from(where, "bob", list(read.keys), read.file)
+            (present,) = await owner.publisher.signers(where)
+            return is_by_present_holders(
+                *(read.file, where, "bob"),
+                wanted=read.keys,
+                present=present.keys,
+                threshold=present.threshold,
+            )
 
         # Everybody has it, with Bob's signature; Eve adds hers and her key.
         served = await owner.publisher._api.metadata(gun, "1.bob.json", max_bytes=100_000)

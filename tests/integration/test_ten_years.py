@@ -286,7 +286,7 @@ async def server_keys_are_robbed(world: World) -> None:
     async with world.person("dan") as dan:
         words: list[str] = []
         await dan.publisher.proposals.cosign(GUN, show=words.extend)
-        assert str(2**31) in words[0]
+        assert any(str(2**31) in line for line in words)
         after = (await dan.trust.refresh(GUN)).root.signed
     await thief.inner.close()
     for role in ("snapshot", "timestamp"):

@@ -24,6 +24,7 @@ from tabellion.publish.changes import (
     Witness,
 )
 from tabellion.publish.draft import Draft
+from tabellion.publish.returning import refuse_return
 
 
 def apply(draft: Draft, changes: Sequence[Change], *, again: bool) -> None:
@@ -173,6 +174,7 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     named = holders_of(draft.of(change.under))
     if held == wanted and change.holders.items() <= named.items():
         return
+    refuse_return(draft, change.name, keyids, change.file)
     parent = draft.edit(change.under)
     if parent.delegations is None or parent.delegations.roles is None:
         parent.delegations = Delegations({}, {})

@@ -35,6 +35,7 @@ from tabellion.publish.changes import (
     SignTarget,
     SpreadTargets,
 )
+from tabellion.publish.returning import refuse_return
 
 if TYPE_CHECKING:
     from tabellion.publish.draft import Draft
@@ -222,6 +223,8 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     keys = [NOTARY.adopt_key(key) for key in change.keys]
     paths = _beginnings(draft, change, f"{_PREFIX}{name}", "targets")
     keep = _keys_that_still_release(draft, f"{_PREFIX}{name}", keys)
+    for returning in (f"{_PREFIX}{name}", RELEASES):
+        refuse_return(draft, returning, [key.keyid for key in keys], None)
     notary_release.delegate(draft, f"{_PREFIX}{name}", keys, paths, keep=())
     notary_release.delegate(draft, RELEASES, keys, [""], keep=keep)
     draft.respoken |= {f"{_PREFIX}{name}", RELEASES}
