@@ -544,7 +544,8 @@ async def test_the_owner_s_key_that_stood_in_for_a_replaced_one_is_not_the_signe
             )
             await owner.publisher.add_signer(gun, "alice", [old.key])
             await alice.sign(gun, "1")
-        await owner.publisher.add_signer(gun, "alice", [new.key])
+            assert (await owner.publisher.add_signer(gun, "alice", [new.key])).pending
+            assert (await alice.publisher.proposals.cosign(gun)).versions
         keys = {signer.name: signer.keys for signer in await owner.publisher.signers(gun)}
         materials = {key_material(key) for key in keys["targets/releases"]}
         assert key_material(made.targets_keys[0].key) in materials
