@@ -49,6 +49,7 @@ class Published:
         rivals: Ids of other proposals for the same versions: one of them can be published.
         outdated: Ids of proposals that can't be published any more because of this.
         founds: Fingerprints of the root keys of a GUN that this founds.
+        made: Of a rotation, the keys that were generated for it.
         stay: Of a rotation, role to the ids of keys of other holders, which it keeps.
     """
 
@@ -76,6 +77,7 @@ class Published:
     rivals: Sequence[str] = ()
     outdated: Sequence[str] = ()
     founds: Sequence[str] = ()
+    made: Sequence[KeyInfo] = ()
 
 
 @dataclass(frozen=True)
