@@ -34,6 +34,7 @@ from tabellion_server.web.routes import add_routes
 from tabellion_server.web.tokens import TokenVerifier
 
 _CANCEL_SECONDS: Final = 1.0
+_CANCELS: Final = 10
 
 
 def utc_now() -> datetime:
@@ -125,10 +126,12 @@ async def _background(app: web.Application, *, watches: bool) -> AsyncIterator[N
     tasks = [asyncio.create_task(one) for one in forever]
     yield
     waiting = set(tasks)
-    while waiting:  # what a driver does may swallow a cancellation
+    for _ in range(_CANCELS):  # what a driver does may swallow one
         for task in waiting:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=_CANCEL_SECONDS)
+        if not waiting:
+            break
     await context.publisher.drain()
     await context.renewer.drain()
 
