@@ -19,7 +19,7 @@
     │   ├── UnknownGunError           the server holds nothing for this GUN
     │   ├── UnknownImageError         the registry holds no such image
     │   ├── NotSignedError            nobody who may has signed this
-    │   ├── NotDelegatedError         a role may not sign this
+    │   ├── NotDelegatedError         you may not publish this as that role          (exit 2)
     │   └── DigestMismatchError       the bytes aren't the signed ones
     ├── TransportError                no usable answer came                        (exit 3)
     │   ├── UnreachableError          no connection, TLS failure, time-out
@@ -225,9 +225,10 @@ class NotSignedError(VerificationError):
 
 
 class NotDelegatedError(VerificationError):
-    """A role isn't delegated the path it should sign."""
+    """What is to be published isn't delegated to the role that should sign it."""
 
     code = "not-delegated"
+    exit_status = 2  # nothing was found that must not be used
 
 
 class DigestMismatchError(VerificationError):

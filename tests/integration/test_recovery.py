@@ -554,6 +554,29 @@ async def test_other_roles_that_trust_a_removed_signer_s_key_are_told(
         assert not gone.still_trusted
 
 
+async def test_the_owner_s_key_that_stood_in_for_a_replaced_one_is_not_the_signer_s(
+    server: EmbeddedServer, gun: str, tmp_path: Path
+) -> None:
+    async with Person(server.url, tmp_path / "owner") as owner:
+        made = await owner.publisher.init(gun, dialect=NOTARY)
+        async with Person(server.url, tmp_path / "alice", made.root) as alice:
+            old, new = (
+                alice.keys.generate("signer", passphrase="signer passphrase", keytype="ecdsa")
+                for _ in range(2)
+            )
+            await owner.publisher.add_signer(gun, "alice", [old.key])
+            await alice.sign(gun, "1")
+            assert (await owner.publisher.add_signer(gun, "alice", [new.key])).pending
+            assert (await alice.publisher.proposals.cosign(gun)).versions
+        keys = {signer.name: signer.keys for signer in await owner.publisher.signers(gun)}
+        materials = {key_material(key) for key in keys["targets/releases"]}
+        assert key_material(made.targets_keys[0].key) in materials
+        assert not await owner.publisher.also_trusts(gun, "alice")
+        gone = await owner.publisher.remove_signer(gun, "alice")
+        assert not await owner.publisher.signers(gun)
+        assert not gone.still_trusted
+
+
 async def released(reader: Person, gun: str) -> dict[str, str]:
     """Give docker's answers."""
     found: dict[str, str] = {}

@@ -99,6 +99,7 @@ def show(words: tuple[str, ...], gun: str | None, out: Path | None) -> None:
 
     seen = work(examine(), f"reading {wanted}")
     proposals.show(seen, proposals.key_ring(settings).names())
+    proposals.hint_of_snapshot(seen)
     if out is not None:
         output.hint(
             f"away from the network: tabellion root sign {out}, then here: "
@@ -177,7 +178,8 @@ def _split(words: tuple[str, ...], gun: str | None) -> tuple[Gun, str]:
 
 def _missing(info: PendingInfo) -> str:
     missing = ", ".join(f"{role}: {count} more" for role, count in info.missing.items())
-    return missing or "complete"
+    # Whatever else were complete would be published.
+    return missing or "complete but for the snapshot: its key's holder runs cosign"
 
 
 def _as_json(info: PendingInfo) -> dict[str, object]:

@@ -84,6 +84,16 @@ def show(seen: Examined, names: dict[str, str]) -> None:
         output.answer(f"  {standing_in_words(item, names=names)}")
 
 
+def hint_of_snapshot(seen: Examined) -> None:
+    """Tell who completes what the server keeps though enough have signed."""
+    proposal = seen.proposal
+    if not proposal.missing(seen.current):
+        output.hint(
+            "enough have signed; a holder of the snapshot's key signs that and publishes it: "
+            f"tabellion cosign {proposal.gun} {proposal.id[:16]}"
+        )
+
+
 def is_file(text: str) -> Path | None:
     """Tell a file from a GUN.
 

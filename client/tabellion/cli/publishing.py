@@ -138,8 +138,9 @@ def _tell_others(published: Published, gun: str) -> None:
     """Tell of proposals that stand in each other's way."""
     if published.rivals:
         short = ", ".join(number[:16] for number in published.rivals)
+        wait = "waits" if len(published.rivals) == 1 else "wait"
         output.warn(
-            f"{short} waits for signatures with the same version: only one can be published"
+            f"{short} {wait} for signatures with the same version: only one can be published"
         )
         output.hint(
             f"see it: tabellion pending show {gun} {published.rivals[0][:16]}; withdraw one, or "

@@ -130,7 +130,9 @@ def show(words: tuple[str, ...], gun: str | None) -> None:
         async with publisher(settings) as author:
             return await author.proposals.show(wanted, *rest[:1])
 
-    proposals.show(work(examine(), f"reading {wanted}"), key_ring(settings).names())
+    seen = work(examine(), f"reading {wanted}")
+    proposals.show(seen, key_ring(settings).names())
+    proposals.hint_of_snapshot(seen)
 
 
 @command.command("sign")

@@ -56,7 +56,12 @@ def command(words: tuple[str, ...], gun: str | None, keys: tuple[str, ...], onli
 
     done, said = work(rotate(), f"rotating {' and '.join(roles)}"), " and ".join(roles)
     has = "has a new key" if len(roles) == 1 else "have new keys"
+    for info in done.made:
+        output.say(f"made {info.role} key {info.keyid[:16]} in {settings.home / 'keys'}")
+        output.say(f"its fingerprint is {info.fingerprint}")
     tell(done, f"{said} of {wanted} {has}", wanted)
+    if any(info.role == "root" for info in done.made):
+        output.hint("back up the new root key, and keep it off the machine that signs releases")
     for role, keyids in done.stay.items():
         output.hint(
             f"{role} keeps the keys of others ({', '.join(keyid[:16] for keyid in keyids)}); each "

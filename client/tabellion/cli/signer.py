@@ -58,6 +58,7 @@ def command() -> None:
 @click.option("--key", metavar="KEY", help="Sign with this key; else the only signer key here.")
 @click.option("--cosign", type=click.Path(path_type=Path), metavar="FILE", help="Add to another's.")
 @click.option("--replaces", metavar="KEY", help="Your present key: it shows who asks.")
+@trust_options
 @common_options
 def request(
     words: tuple[str, ...],

@@ -105,7 +105,8 @@ def _show_pending(info: PendingInfo, gun: str) -> None:
     if info.is_stale:
         does = f"can't be published any more: tabellion pending withdraw {gun} {info.id[:_SHORT]}"
     else:
-        does = f"{missing or 'enough have signed'}: tabellion cosign {gun} {info.id[:_SHORT]}"
+        lacks = missing or "only the snapshot is missing, by a holder of its key"
+        does = f"{lacks}: tabellion cosign {gun} {info.id[:_SHORT]}"
     output.answer(f"{'':12}{does}")
 
 

@@ -157,6 +157,7 @@ class Applier:
         draft.signed_as.clear()
         draft.withdrawn.clear()
         draft.removed.clear()
+        draft.repathed.clear()
         draft.gone_too.clear()
         apply(draft, [change], again=again)
         for role in draft.changed():

@@ -47,6 +47,7 @@ class Draft:
         witnessed: Roles to be signed anew though nothing in them changes.
         respoken: Roles that a change delegates to, or takes a key from, changed or not.
         removed: Roles that a change withdrew the delegation of.
+        repathed: Roles that a change gave other paths.
     """
 
     current: Current
@@ -60,6 +61,7 @@ class Draft:
     witnessed: set[str] = field(default_factory=set)
     respoken: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
+    repathed: set[str] = field(default_factory=set)
 
     def of(self, role: str) -> Targets:
         """Give a role's payload to be read: changed, current, or empty."""
@@ -201,12 +203,13 @@ class Draft:
         return found
 
     def lost(self) -> dict[str, str]:
-        """Give the targets that verifiers no longer take as a removed role signed them.
+        """Give the targets that verifiers no longer take as a removed or narrowed role signed them.
 
         With the role whose other word they take now, or "" if they aren't signed any more.
         """
         before, found = Draft(self.current, self.held), dict[str, str]()
-        for path in sorted({path for role in self.removed for path in before.of(role).targets}):
+        roles = self.removed | self.repathed
+        for path in sorted({path for role in roles for path in before.of(role).targets}):
             was, now = before._answer(path), self._answer(path)
             if was is None or path in self.signed_as:
                 continue

@@ -183,6 +183,8 @@ def _add_signer(draft: Draft, change: AddSigner) -> None:
     gone = [keyid for keyid in held.keyids if keyid not in keyids] if held is not None else []
     for keyid in gone:
         parent.revoke_key(keyid, change.name)
+    if held is not None and held.paths != wanted.paths:
+        draft.repathed.add(change.name)
     roles[change.name] = wanted  # a new one comes last: it can't take paths from those before
     for key in change.keys:
         parent.delegations.keys[key.keyid] = key

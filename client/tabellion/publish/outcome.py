@@ -36,8 +36,8 @@ class Published:
         shadowed: Target to the role whose word verifiers take instead: it's asked earlier, or
             goes on signing what was withdrawn elsewhere.
         gone_too: Roles beneath a removed one, which nobody asks any more.
-        lost: Target to the role whose other word verifiers take now that a signer was removed, ""
-            where nobody signs it any more.
+        lost: Target to the role whose other word verifiers take now that a signer was removed or
+            has other paths, "" where nobody signs it any more.
         still_trusted: Roles that a removed signer's key is a key of as well.
         silent: Roles that signed under other keys before, and have to sign again to be heard.
         own_bins: Number of hash bins that keep keys of their own though the targets role got
@@ -49,6 +49,7 @@ class Published:
         rivals: Ids of other proposals for the same versions: one of them can be published.
         outdated: Ids of proposals that can't be published any more because of this.
         founds: Fingerprints of the root keys of a GUN that this founds.
+        made: Of a rotation, the keys that were generated for it.
         stay: Of a rotation, role to the ids of keys of other holders, which it keeps.
     """
 
@@ -76,6 +77,7 @@ class Published:
     rivals: Sequence[str] = ()
     outdated: Sequence[str] = ()
     founds: Sequence[str] = ()
+    made: Sequence[KeyInfo] = ()
 
 
 @dataclass(frozen=True)

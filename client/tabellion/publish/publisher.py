@@ -404,6 +404,7 @@ class Publisher:
             ending=ending,
             own_bins=done.own_bins,
             stay=done.stay,
+            made=done.made,
             overruled=done.current.overruled,
         )
 

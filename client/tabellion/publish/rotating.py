@@ -14,6 +14,7 @@ from tabellion.core.names import Gun
 from tabellion.core.next_root import ONLINE, ROLES, RootEdit
 from tabellion.errors import UsageError
 from tabellion.publish.delivery import Delivery
+from tabellion.publish.key_notes import KeyInfo
 from tabellion.publish.named_keys import NamedKey
 from tabellion.publish.replacing import Replaced, replaced, rotation_edit
 from tabellion.publish.root_edits import edit_root
@@ -73,6 +74,7 @@ class Rotated:
         attempts: How often it was built.
         current: What it was built on.
         own_bins: Number of hash bins that keep keys of their own though targets got others.
+        made: Keys that were generated for it.
         stay: Role to the ids of keys of other holders, which it keeps.
     """
 
@@ -80,6 +82,7 @@ class Rotated:
     attempts: int
     current: Current
     own_bins: int
+    made: Sequence[KeyInfo] = ()
     stay: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -106,6 +109,7 @@ class Rotator:
         """
         delivery = Delivery(self._tools.api, gun, home=self._tools.home)
         made: dict[str, list[Key]] = {}
+        generated: list[KeyInfo] = []
         plan: dict[str, Replaced] = {}
         states: list[Current] = []
 
@@ -114,7 +118,7 @@ class Rotator:
             for role in rotation.roles:
                 is_online = role in rotation.online
                 plan[role] = replaced(current.root, gun, role, held, is_online=is_online)
-            await self._make(current, rotation, plan, made)
+            await self._make(current, rotation, plan, made, generated)
             return rotation_edit(current.root, plan, made)
 
         async def build(_: bool) -> Built:  # noqa: FBT001  (Delivery's word)
@@ -133,7 +137,7 @@ class Rotator:
         built = await delivery.bring(build)
         stay = {role: [key.keyid for key in item.stay] for role, item in plan.items() if item.stay}
         own_bins = _own_bins(states[-1], rotation)
-        return Rotated(built, delivery.attempts, states[-1], own_bins, stay)
+        return Rotated(built, delivery.attempts, states[-1], own_bins, generated, stay)
 
     async def _make(
         self,
@@ -141,8 +145,9 @@ class Rotator:
         rotation: Rotation,
         plan: Mapping[str, Replaced],
         made: dict[str, list[Key]],
+        generated: list[KeyInfo],
     ) -> None:
-        """Add to ``made`` what it lacks."""
+        """Add to ``made`` what it lacks, and to ``generated`` the keys that are new for it."""
         gun, dialect = current.gun, current.trusted.dialect
         for role in rotation.roles:
             if role in made:
@@ -150,27 +155,34 @@ class Rotator:
             if role in rotation.online:
                 made[role] = [await self._tools.api.rotate_online_key(gun, role, dialect)]
             else:
-                made[role] = await asyncio.to_thread(
-                    self._new_keys, current, role, rotation.keys, count=plan[role].count
+                found = await asyncio.to_thread(
+                    self._found, current, role, rotation.keys, count=plan[role].count
                 )
+                if not rotation.keys:
+                    generated += [key.info for key in found if key.info is not None]
+                made[role] = await asyncio.to_thread(self._listed, current, role, found)
 
-    def _new_keys(
+    def _found(
         self, current: Current, role: str, named: Sequence[str], *, count: int
-    ) -> list[Key]:
-        """Give a role's new keys as metadata will list them, made if none is named."""
-        dialect, gun = current.trusted.dialect, current.gun
-        found = [NamedKey.read(text, self._tools.ring.keystore) for text in named]
+    ) -> list[NamedKey]:
+        """Give a role's new keys, made if none is named."""
+        ring = self._tools.ring
+        found = [NamedKey.read(text, ring.keystore) for text in named]
         for _ in range(0 if named else count):
-            passphrase = self._tools.ring.passphrases.new(role)
-            info = self._tools.ring.keystore.generate(
+            passphrase = ring.passphrases.new(role)
+            info = ring.keystore.generate(
                 role,
                 passphrase=passphrase,
-                keytype="ecdsa" if dialect is NOTARY else "ed25519",
-                gun=None if role == "root" else gun,
+                keytype="ecdsa" if current.trusted.dialect is NOTARY else "ed25519",
+                gun=None if role == "root" else current.gun,
             )
-            self._tools.ring.passphrases.remember(info.keyid, passphrase)
+            ring.passphrases.remember(info.keyid, passphrase)
             found.append(NamedKey(info.key, info))
-        now = self._tools.clock()
+        return found
+
+    def _listed(self, current: Current, role: str, found: Sequence[NamedKey]) -> list[Key]:
+        """Give keys as metadata will list them."""
+        dialect, gun, now = current.trusted.dialect, current.gun, self._tools.clock()
         return [key.listed(role, dialect, self._tools.ring, gun, now=now) for key in found]
 
 

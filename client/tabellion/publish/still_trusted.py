@@ -57,14 +57,17 @@ def still_trusted(before: Current, after: Draft, removed: Collection[str]) -> li
         removed: Roles without a say.
     """
     was = Draft(before, HeldKeys(frozenset(), {}))
+    release = {RELEASES} if after.is_notary else set[str]()
+    # A release that goes with its last signer may have the owner's key, which was never hers.
+    own = {*removed} - release or {*removed}
     gone = {
         key_material(keys[keyid])
-        for role in removed
+        for role in own
         if role in before.delegators
         for keys, entry in [was.keys_of(role)]
         for keyid in entry.keyids
     }
-    passed_over = {*removed, *([RELEASES] if after.is_notary else [])}
+    passed_over = {*removed, *release}
     found: dict[str, StillTrusted] = {}
     for role, keys, entry in _roles(after):
         for keyid in entry.keyids if role not in passed_over else ():
