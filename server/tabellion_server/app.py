@@ -60,7 +60,7 @@ def make_app(
         watches: Sweep, and keep schedules: what one process of a machine does.
     """
     heads = Heads(store, serve_known=settings.serve_known)
-    files, locks = MetadataFiles(store), GunLocks()
+    files, locks = MetadataFiles(store, cache_bytes=settings.cache_bytes), GunLocks()
     signer = ReleaseSigner(
         online_keys,
         tuf=Lives(snapshot=settings.snapshot_life, timestamp=settings.timestamp_life),

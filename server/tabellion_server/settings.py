@@ -42,6 +42,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
     "storage": {
         "url": "text",
         "serve_known": "age",
+        "cache_bytes": "count",
         "password_file": "path",
         "connections": "count",
         "prepared_statements": "flag",
@@ -104,6 +105,7 @@ class Settings:
         storage_durability: What a Redis or Valkey has to promise; None takes it as it is.
         storage_replicas: How many of its replicas must have a write before it's acknowledged.
         master_key_file: What seals the online keys.
+        cache_bytes: How much of the files is held in memory; with what is parsed, twice that.
         serve_known: How long readers get what is known after a store's last answer.
         high_water_file: What tells that an old backup of the store was restored.
         rotate_after: How old the server's keys of a GUN get before new ones are proposed.
@@ -141,6 +143,7 @@ class Settings:
     storage_replicas: int = 0
     master_key_file: Path = Path("master.key")
     high_water_file: Path = Path("high-water.json")
+    cache_bytes: int = 64 * _MIB
     serve_known: timedelta = timedelta(seconds=60)
     rotate_after: timedelta | None = None
     online_signers: Mapping[str, str] = field(default_factory=dict)
@@ -277,6 +280,7 @@ class _Reader:
             storage_durability=get("storage.durability"),
             storage_replicas=get("storage.replicas", default.storage_replicas),
             master_key_file=get("keys.master_key_file", self.folder / default.master_key_file),
+            cache_bytes=get("storage.cache_bytes", default.cache_bytes),
             serve_known=get("storage.serve_known", default.serve_known),
             high_water_file=get("keys.high_water_file", self.folder / default.high_water_file),
             rotate_after=get("keys.rotate_after"),

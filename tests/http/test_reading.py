@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from forge import Forge, target
 from http_site import GUN, Site
+from tabellion_server.settings import Settings
+from tabellion_server.web.context import CONTEXT
 
 
 async def published(site: Site) -> Forge:
@@ -167,3 +172,15 @@ async def test_online_keys_stay_the_same_until_rotated(site: Site) -> None:
     await site.client.session.post(site.url("timestamp.key"))
     assert await site.key("timestamp") != one
     assert (await site.get("targets.key")).status == 404
+
+
+@pytest.mark.parametrize("settings", [Settings(cache_bytes=2000)])
+async def test_no_more_is_held_in_memory_than_the_setting_says(site: Site) -> None:
+    for number in range(6):
+        place = replace(site, gun=f"registry.example/app{number}")
+        await place.publish(await place.forge(), "root", "targets")
+        for name in ("timestamp.json", "1.snapshot.json", "1.targets.json", "1.root.json"):
+            await place.body(name)
+    files = site.client.app[CONTEXT].files  # type: ignore[index]
+    assert 0 < files._stored._size <= 2000
+    assert files._parsed._size <= 2000 // 8

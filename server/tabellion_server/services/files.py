@@ -21,7 +21,7 @@ from tabellion_server.storage.interface import (
 )
 
 _CACHE_BYTES: Final = 64 * 1024 * 1024
-_PARSED_BYTES: Final = 8 * 1024 * 1024  # of the files; parsed, they take some seven times as much
+_PARSED_SHARE: Final = 8  # parsed, files take some seven times as much
 _ASKED_BY_ALL: Final = frozenset({"timestamp", "snapshot", "targets"})
 FEW_ROLES: Final = 64
 
@@ -35,11 +35,14 @@ class MetadataFiles:
     """
 
     def __init__(
-        self, store: Store, *, cache_bytes: int = _CACHE_BYTES, parsed_bytes: int = _PARSED_BYTES
+        self, store: Store, *, cache_bytes: int = _CACHE_BYTES, parsed_bytes: int | None = None
     ) -> None:
+        """Take how many bytes of files are held, and of how many bytes what is parsed."""
         self._store = store
         self._stored: SizedCache[tuple[str, str, str], StoredFile] = SizedCache(cache_bytes)
-        self._parsed: SizedCache[tuple[str, str, str], Parsed] = SizedCache(parsed_bytes)
+        self._parsed: SizedCache[tuple[str, str, str], Parsed] = SizedCache(
+            cache_bytes // _PARSED_SHARE if parsed_bytes is None else parsed_bytes
+        )
 
     async def current(self, head: Head, role: str) -> StoredFile | None:
         """Give the file that ``head`` names for a role, None if it names none.
