@@ -34,7 +34,7 @@ from tabellion.core.roles import (
     role_keys,
     verify_threshold,
 )
-from tabellion.errors import InvalidNameError, RefusedPublicationError
+from tabellion.errors import InvalidNameError, RefusedPublicationError, ThresholdError
 
 
 @dataclass(frozen=True)
@@ -179,12 +179,10 @@ class Proposal:
         """Tell whether a publisher has to sign the snapshot that goes with it."""
         held = current.files if current is not None else {}
         root = self.files.get("root") or held.get("root")
+        if root is None or holds_threshold(root.signed, "snapshot", online.snapshot):
+            return False
         is_named = self.dialect.lists_root or self.files.keys() != {"root"}
-        return (
-            root is not None
-            and is_named
-            and not holds_threshold(root.signed, "snapshot", online.snapshot)
-        )
+        return is_named or not _is_signed_by(held.get("snapshot"), root)
 
     def _delegators(
         self,
@@ -199,6 +197,17 @@ class Proposal:
             yield self.files["root"]
             return
         yield from (item for item in above if delegates_to(item.signed, role))
+
+
+def _is_signed_by(snapshot: UnverifiedMetadata[Any] | None, root: UnverifiedMetadata[Any]) -> bool:
+    if snapshot is None:
+        return False
+    keys, entry = role_keys(root.signed, "snapshot")
+    try:
+        verify_threshold(snapshot, "snapshot", keys, entry.keyids, entry.threshold)
+    except ThresholdError:
+        return False
+    return True
 
 
 def missing_of(standings: Iterable[Standing]) -> dict[str, int]:

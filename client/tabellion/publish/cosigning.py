@@ -99,11 +99,16 @@ def _build(
         now=now,
         root=signed.root,
     )
-    judge(current, whole, now=now, root=signed.root)
     built = Built(dialect, tuple(whole), versions, {}, base=base_of(current, signed.files))
-    return (
-        built if "snapshot" in versions else replace(built, snapshot=_of_snapshot(signed, served))
-    )
+    if "snapshot" not in versions:
+        built = replace(built, snapshot=_of_snapshot(signed, served))
+    try:
+        judge(current, whole, now=now, root=signed.root)
+    except RefusedPublicationError as error:
+        if error.rule != "missing-snapshot":
+            raise
+        return built.waiting_for_snapshot(error)
+    return built
 
 
 def _of_snapshot(proposal: Proposal, served: CurrentSet) -> Standing:
