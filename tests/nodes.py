@@ -278,12 +278,17 @@ class Life:
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
                 return None
             except ThresholdError as error:
-                torn = error.message
+                torn = f"{error.message}, after root version {root[0]}"
                 # Between the newest root and what it's to verify a newer root may have come.
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
-                    if await self._get(f"{root[0] + 1}.root.json", may_lack=True) is not None:
-                        began = monotonic()
-                        continue
+                try:
+                    is_newer = (
+                        await self._get(f"{root[0] + 1}.root.json", may_lack=True) is not None
+                    )
+                except (aiohttp.ClientError, TimeoutError, ConnectionError):
+                    return None  # nobody says
+                if is_newer:
+                    began = monotonic()
+                    continue
             except (VerificationError, LookupError) as error:
                 torn = str(error)
             else:

@@ -127,7 +127,7 @@ def test_a_pattern_that_notary_cannot_hold_is_refused(script: Script) -> None:
     tabellion(script, *add, "--threshold", "2", status=2)
     tabellion(script, *add, "--path", "v1*")
     sign(script, "v1.1", "--trust-on-first-use", user="alice")
-    sign(script, "v2", "--role", "alice", user="alice", status=1)
+    sign(script, "v2", "--role", "alice", user="alice", status=2)
     assert listed(script).keys() == {"v1.1"}
 
 
