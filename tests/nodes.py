@@ -286,7 +286,7 @@ class Life:
                     )
                 except (aiohttp.ClientError, TimeoutError, ConnectionError):
                     return None  # nobody says
-                if is_newer:
+                if newer is not None:
                     began = monotonic()
                     continue
             except (VerificationError, LookupError) as error:
