@@ -281,9 +281,7 @@ class Life:
                 torn = f"{error.message}, after root version {root[0]}"
                 # Between the newest root and what it's to verify a newer root may have come.
                 try:
-                    is_newer = (
-                        await self._get(f"{root[0] + 1}.root.json", may_lack=True) is not None
-                    )
+                    newer = await self._get(f"{root[0] + 1}.root.json", may_lack=True)
                 except (aiohttp.ClientError, TimeoutError, ConnectionError):
                     return None  # nobody says
                 if newer is not None:
