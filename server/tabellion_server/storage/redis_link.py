@@ -48,7 +48,10 @@ class Script:
     def __init__(self, name: str, prelude: str) -> None:
         """Read it from beside this module."""
         folder = importlib.resources.files("tabellion_server.storage") / "redis_scripts"
-        texts = [(folder / f"{each}.lua").read_text(encoding="utf-8") for each in (prelude, name)]
+        texts = [
+            (folder / f"{each}.lua").read_text(encoding="utf-8")
+            for each in ("common", prelude, name)
+        ]
         self.name = name
         self.text = "\n".join(texts).encode()
         self.sha1 = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()

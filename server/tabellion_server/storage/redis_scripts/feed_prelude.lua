@@ -7,16 +7,6 @@ local state, gaps = KEYS[1], KEYS[2]
 -- another took its place: so many are never given out.
 local PASSED_OVER = 1048576
 
-local position = 0
-local function take()
-  position = position + 1
-  return ARGV[position]
-end
-
-local function integer(number)
-  return string.format('%.0f', number)
-end
-
 local function held(name)
   return tonumber(redis.call('HGET', state, name) or '0')
 end

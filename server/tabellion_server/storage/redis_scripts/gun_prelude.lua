@@ -10,16 +10,6 @@ local kept, head, log = KEYS[1], KEYS[2], KEYS[3]
 local PASSED_OVER = 1024
 local LOGGED = 64
 
-local position = 0
-local function take()
-  position = position + 1
-  return ARGV[position]
-end
-
-local function integer(number)
-  return string.format('%.0f', number)
-end
-
 local function held(name)
   return tonumber(redis.call('HGET', kept, name) or '0')
 end
