@@ -15,16 +15,17 @@ from rich.console import Console
 
 from tabellion.errors import ConfigurationError, UsageError
 from tabellion_server.migration.command import plain
-from tabellion_server.services.checking import Finding, check_rows, check_store
-from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, Old, find_old
+from tabellion_server.services.checking import Finding, check_gun, check_rows
+from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, Old, old_of
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.settings_values import CONVERT
 from tabellion_server.storage.copying import BYTES, FILES, GUNS, ROWS, copy_store
-from tabellion_server.storage.interface import StorageError, Store
+from tabellion_server.storage.interface import Head, StorageError, Store
 from tabellion_server.storage.opening import is_store_there, migrate, open_store
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_file import copy_file, seal
 
+_PAGE = 200
 _KILOBYTE = 1000
 _MEGABYTE = 1_000_000
 _config = click.option(
@@ -198,7 +199,8 @@ async def _check(settings: Settings) -> tuple[list[Finding], Counter[str]]:
     counts: Counter[str] = Counter()
     async with _opened(settings) as store:
         with _console().status("") as status:
-            async for checked in check_store(store, now=datetime.now(UTC)):
+            async for head in _heads(store):
+                checked = await check_gun(store, head, now=datetime.now(UTC))
                 findings += checked.findings
                 counts += Counter({GUNS: 1, FILES: checked.files, BYTES: checked.length})
                 status.update(_told(counts))
@@ -214,7 +216,8 @@ async def _collect(
     found: list[Old] = []
     async with _opened(settings) as store:
         with _console().status("") as status:
-            async for old in find_old(store, now=datetime.now(UTC), margins=margins, prefix=prefix):
+            async for head in _heads(store, prefix):
+                old = await old_of(store, head, now=datetime.now(UTC), margins=margins)
                 if old.files and not dry_run:
                     await store.collect(old.gun, [(one.role, one.version) for one in old.files])
                 found.append(old)
@@ -225,6 +228,15 @@ async def _collect(
 async def _copy(source: Store, target: Store) -> Counter[str]:
     with _console().status("") as status:
         return await copy_store(source, target, tell=lambda counts: status.update(_told(counts)))
+
+
+async def _heads(store: Store, prefix: str = "") -> AsyncIterator[Head]:
+    """Give all GUNs' heads, in order."""
+    after: str | None = None
+    while page := await store.guns(prefix, after, _PAGE):
+        for head in page:
+            yield head
+        after = page[-1].gun
 
 
 @asynccontextmanager

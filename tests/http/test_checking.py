@@ -8,14 +8,14 @@ from pathlib import Path
 
 from forge import target
 from http_site import Site
-from tabellion_server.services.checking import check_store
+from tabellion_server.services.checking import check_gun
 
 
 async def damages(site: Site) -> list[str]:
     return [
         finding.problem
-        async for checked in check_store(site.store, now=site.clock())
-        for finding in checked.findings
+        for head in await site.store.guns()
+        for finding in (await check_gun(site.store, head, now=site.clock())).findings
         if finding.is_damage
     ]
 

@@ -7,7 +7,7 @@ snapshot and targets roles name each other and are signed. Expiry is told apart:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -37,7 +37,6 @@ from tabellion_server.storage.interface import (
 from tabellion_server.storage.records import FeedRecord, FileRecord, HeadRecord, Record
 
 _LONG_AGO: Final = datetime(1970, 1, 2, tzinfo=UTC)
-_PAGE: Final = 200
 
 
 @dataclass(frozen=True)
@@ -70,19 +69,6 @@ class Checked:
     files: int = 0
     length: int = 0
     findings: list[Finding] = field(default_factory=list)
-
-
-async def check_store(store: Store, *, now: datetime) -> AsyncIterator[Checked]:
-    """Look at every GUN, in order.
-
-    Raises:
-        StorageError: The store itself can't be read.
-    """
-    after: str | None = None
-    while page := await store.guns("", after, _PAGE):
-        for head in page:
-            yield await check_gun(store, head, now=now)
-        after = page[-1].gun
 
 
 async def check_rows(store: Store) -> list[Finding]:

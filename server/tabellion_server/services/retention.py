@@ -12,8 +12,8 @@ Spec: tuf-checklist 55, 62.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -32,7 +32,6 @@ SIGNED_MARGIN: Final = timedelta(days=400)
 """How long targets roles' files stay after they were published, unless told otherwise."""
 
 ONLINE_ROLES: Final = ("timestamp", "snapshot")
-_PAGE: Final = 200
 _LIMITS: Final = Limits()
 
 
@@ -51,10 +50,11 @@ class Old:
     files: Sequence[FileInfo]
     kept: int
     kept_bytes: int
-    length: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "length", sum(info.length for info in self.files))
+    @property
+    def length(self) -> int:
+        """Give how many bytes may go."""
+        return sum(info.length for info in self.files)
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,6 @@ class Margins:
 
     any: timedelta = MARGIN
     signed: timedelta = SIGNED_MARGIN
-
-
-async def find_old(
-    store: Store, *, now: datetime, margins: Margins, prefix: str = ""
-) -> AsyncIterator[Old]:
-    """Look through all GUNs, in order, for what may go.
-
-    Raises:
-        StorageError: The store failed.
-    """
-    after: str | None = None
-    while page := await store.guns(prefix, after, _PAGE):
-        for head in page:
-            yield await old_of(store, head, now=now, margins=margins)
-        after = page[-1].gun
 
 
 async def old_of(store: Store, head: Head, *, now: datetime, margins: Margins) -> Old:
@@ -109,9 +94,9 @@ async def old_of(store: Store, head: Head, *, now: datetime, margins: Margins) -
         and info.stored_at < (since if info.role in ONLINE_ROLES else signed_since)
         and not stays.covers(info)
     ]
-    kept = len(infos) - len(old)
-    length = sum(info.length for info in infos) - sum(info.length for info in old)
-    return Old(head.gun, old, kept, length)
+    gone = {(info.role, info.version) for info in old}
+    kept = [info for info in infos if (info.role, info.version) not in gone]
+    return Old(head.gun, old, len(kept), sum(info.length for info in kept))
 
 
 class _Staying:
