@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +15,11 @@ from pathlib import Path
 import aiohttp
 from securesystemslib.signer import Key
 
-from forge import Forge
+from forge import Forge, target
+from http_site import signed
 
 GUN = "registry.example/app"
+_PUBLISHERS = 40
 CONFIG = """
 [server]
 listen = "127.0.0.1:0"
@@ -105,3 +107,30 @@ async def verified(session: aiohttp.ClientSession, base: str, forge: Forge) -> s
     role = trusted.role("targets", "root")
     assert role is not None
     return set(role.signed.targets)
+
+
+async def publish_at_once(session: aiohttp.ClientSession, nodes: Sequence[Server]) -> None:
+    """Have forty publishers at several nodes publish at once; all of it is there afterwards."""
+    forge = await forge_for(session, nodes[0].base)
+    assert await post(session, nodes[0].base, signed(forge, "root", "targets")) == 200
+    published: set[str] = set()
+
+    async def publish(number: int, node: Server) -> None:
+        path = str(number)
+        while True:
+            # What is there is known here, so only the race itself can lose something.
+            forge.targets.version = len(published) + 2
+            forge.targets.targets = {name: target(b"x", name) for name in {*published, path}}
+            status = await post(session, node.base, signed(forge, "targets"))
+            if status == 200:
+                published.add(path)
+                return
+            assert status in {409, 422}
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(
+            *[publish(number, nodes[number % len(nodes)]) for number in range(_PUBLISHERS)]
+        )
+    for node in nodes:
+        assert await verified(session, node.base, forge) == set(map(str, range(_PUBLISHERS)))

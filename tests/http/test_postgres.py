@@ -14,9 +14,7 @@ import pytest
 from forge import target
 from http_site import signed
 from postgres_server import Database, PostgresServer
-from server_process import Server, forge_for, post, server, verified
-
-PUBLISHERS = 40
+from server_process import forge_for, post, publish_at_once, server, verified
 
 
 def config_of(database: Database) -> str:
@@ -91,29 +89,7 @@ async def test_forty_publishers_at_two_nodes_lose_nothing(config: str, tmp_path:
             await stack.enter_async_context(server(tmp_path / name, config))
             for name in ("one", "two")
         ]
-        forge = await forge_for(session, nodes[0].base)
-        assert await post(session, nodes[0].base, signed(forge, "root", "targets")) == 200
-        published: set[str] = set()
-
-        async def publish(number: int, node: Server) -> None:
-            path = str(number)
-            while True:
-                # What is there is known here, so only the race itself can lose something.
-                forge.targets.version = len(published) + 2
-                forge.targets.targets = {name: target(b"x", name) for name in {*published, path}}
-                status = await post(session, node.base, signed(forge, "targets"))
-                if status == 200:
-                    published.add(path)
-                    return
-                assert status in {409, 422}
-                await asyncio.sleep(0.01)
-
-        async with asyncio.timeout(120):
-            await asyncio.gather(
-                *[publish(number, nodes[number % 2]) for number in range(PUBLISHERS)]
-            )
-        for node in nodes:
-            assert await verified(session, node.base, forge) == set(map(str, range(PUBLISHERS)))
+        await publish_at_once(session, nodes)
 
 
 async def test_while_the_database_is_away_clients_are_told_to_come_again_and_then_served(

@@ -16,10 +16,8 @@ import pytest
 
 from forge import target
 from http_site import signed
-from server_process import Server, forge_for, post, server, verified
+from server_process import forge_for, post, publish_at_once, server, verified
 from valkey_servers import ALWAYS, ValkeyCluster, ValkeyServer
-
-PUBLISHERS = 40
 
 
 def config_of(url: str, more: str = "") -> str:
@@ -88,29 +86,7 @@ async def test_forty_publishers_at_two_nodes_of_a_cluster_lose_nothing(
             await stack.enter_async_context(server(folder / name, config))
             for name in ("one", "two")
         ]
-        forge = await forge_for(session, nodes[0].base)
-        assert await post(session, nodes[0].base, signed(forge, "root", "targets")) == 200
-        published: set[str] = set()
-
-        async def publish(number: int, node: Server) -> None:
-            path = str(number)
-            while True:
-                # What is there is known here, so only the race itself can lose something.
-                forge.targets.version = len(published) + 2
-                forge.targets.targets = {name: target(b"x", name) for name in {*published, path}}
-                status = await post(session, node.base, signed(forge, "targets"))
-                if status == 200:
-                    published.add(path)
-                    return
-                assert status in {409, 422}
-                await asyncio.sleep(0.01)
-
-        async with asyncio.timeout(120):
-            await asyncio.gather(
-                *[publish(number, nodes[number % 2]) for number in range(PUBLISHERS)]
-            )
-        for node in nodes:
-            assert await verified(session, node.base, forge) == set(map(str, range(PUBLISHERS)))
+        await publish_at_once(session, nodes)
 
 
 async def test_a_store_that_does_not_answer_is_told_to_writers_and_heals(
