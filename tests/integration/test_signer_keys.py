@@ -11,7 +11,7 @@ from securesystemslib.signer import CryptoSigner
 
 from person import Person
 from tabellion.cli.embedded import EmbeddedServer
-from tabellion.core.dialect import TUF
+from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.names import Digest, Gun
 from tabellion.errors import KeyStoreError, MalformedMetadataError, TabellionError, UsageError
 from tabellion.publish.enrolment import SignerRequest, is_by_present_holders, read_request
@@ -44,19 +44,23 @@ async def test_removed_signer_comes_back_with_new_keys_and_an_empty_file(
             assert set(await reader.signed(gun)) == {"1", "2"}
 
 
+@pytest.mark.parametrize("dialect", [TUF, NOTARY], ids=["tuf", "notary"])
 async def test_a_removed_signer_does_not_come_back_with_what_was_withdrawn(
-    server: EmbeddedServer, gun: str, tmp_path: Path
+    server: EmbeddedServer, gun: str, tmp_path: Path, dialect: Dialect
 ) -> None:
     async with Person(server.url, tmp_path) as owner:
-        await owner.publisher.init(gun)
-        key = owner.keys.generate("signer", passphrase=PASSPHRASE, name="alice").key
+        await owner.publisher.init(gun, dialect=dialect)
+        kind = "ecdsa" if dialect is NOTARY else "ed25519"
+        key, other = (
+            owner.keys.generate("signer", passphrase=PASSPHRASE, name=name, keytype=kind).key
+            for name in ("alice", "other")
+        )
         await owner.publisher.add_signer(gun, "alice", [key])
         await owner.publisher.sign(gun, "1", Digest.of(b"1"), 1, role="alice")
         await owner.publisher.remove_signer(gun, "alice")
         with pytest.raises(UsageError, match="would come back with what was withdrawn: 1"):
             await owner.publisher.add_signer(gun, "alice", [key])
         assert set(await owner.signed(gun)) == set()
-        other = owner.keys.generate("signer", passphrase=PASSPHRASE, name="other").key
         await owner.publisher.add_signer(gun, "alice", [other])
         assert set(await owner.signed(gun)) == set()
 
