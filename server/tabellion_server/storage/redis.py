@@ -93,6 +93,7 @@ class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
 
         Raises:
             StorageError: They can't be reached, or keep less than what is said.
+            ConfigurationError: ``ca`` can't be used.
         """
         link = RedisLink(address, replicas=replicas, connections=connections, ca=ca)
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.resources
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,13 +16,17 @@ from typing import Any, Final, TypeVar
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 
 from tabellion_server.storage.interface import StorageError
 from tabellion_server.storage.redis_address import RedisAddress
+from tabellion_server.storage.redis_clients import (
+    Sentinels,
+    cluster_client,
+    sentinel_clients,
+    single_client,
+)
 from tabellion_server.storage.redis_errors import redis_error
+from tabellion_server.storage.redis_tls import tls_context
 
 T = TypeVar("T")
 Reply = Any  # what a server sends may have any shape
@@ -31,7 +34,6 @@ Value = bytes | str | int | float
 
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 0.05
-_CONNECT_SECONDS: Final = 2.0
 # A Cluster's exceptions are a tree of their own.
 _FAULTS: Final = (
     exceptions.RedisError,
@@ -75,49 +77,23 @@ class RedisLink:
             replicas: How many replicas must have what was written.
             connections: How many commands may be under way at once.
             ca: Certificates that the server's must come from; None for the system's.
+
+        Raises:
+            ConfigurationError: ``ca`` can't be used.
         """
         self.address = address
         self.replicas = replicas
         self._free = asyncio.Semaphore(connections)
-        self._sentinel: Sentinel | None = None
+        self._sentinel: Sentinels | None = None
         self._cluster: RedisCluster | None = None
         self._redis: Redis | None = None
-        options: dict[str, Any] = {
-            "username": address.username,
-            "password": address.password,
-            "socket_timeout": address.timeout_seconds,
-            "socket_connect_timeout": min(address.timeout_seconds, _CONNECT_SECONDS),
-            "protocol": 2,
-        }
-        if address.tls:
-            options |= {"ssl_ca_certs": str(ca) if ca else None, "ssl_check_hostname": True}
-            options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
-        never = Retry(NoBackoff(), 0)
+        tls = tls_context(ca) if address.tls else None
         if address.topology == "cluster":
-            self._cluster = RedisCluster(
-                startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
-                retry=never,
-                max_connections=2 * connections,
-                ssl=address.tls,
-                **options,
-            )
+            self._cluster = cluster_client(address, tls, connections=2 * connections)
         elif address.topology == "sentinel":
-            own = {name: value for name, value in options.items() if "socket" in name}
-            if address.tls:
-                options["ssl"] = True
-            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
-                address.hosts,
-                sentinel_kwargs={**own, "retry": never, "protocol": 2},
-                db=address.database,
-                retry=never,
-                **options,
-            )
-            self._redis = self._sentinel.master_for(address.service)
+            self._sentinel, self._redis = sentinel_clients(address, tls)
         else:
-            ((host, port),) = address.hosts
-            self._redis = Redis(
-                host=host, port=port, db=address.database, retry=never, ssl=address.tls, **options
-            )
+            self._redis = single_client(address, tls)
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -249,16 +225,16 @@ class RedisLink:
                     return await work()
                 except exceptions.TimeoutError as error:
                     if attempt >= timeouts:
-                        raise redis_error(error, self.address.name) from error
+                        raise redis_error(error, self.address) from error
                 except _UNREACHED as error:
                     # Mostly a connection that was open when the server was started anew.
                     if attempt == _ATTEMPTS - 1 or isinstance(
                         error, exceptions.AuthenticationError
                     ):
-                        raise redis_error(error, self.address.name) from error
+                        raise redis_error(error, self.address) from error
                     await asyncio.sleep(_PAUSE_SECONDS * 4**attempt)
                 except _FAULTS as error:
-                    raise redis_error(error, self.address.name) from error
+                    raise redis_error(error, self.address) from error
                 except UnicodeError as error:
                     raise StorageError(f"a name isn't Unicode: {error}") from error
             raise AssertionError  # the last attempt returned or raised
