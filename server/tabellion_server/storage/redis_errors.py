@@ -33,6 +33,10 @@ _SAID: Final[dict[str, tuple[str, str]]] = {
     "BUSY": ("runs a script that doesn't end", "see who runs it: SCRIPT KILL ends it"),
     "MASTERDOWN": ("is a replica without its master", "see why its master isn't reached"),
     "CLUSTERDOWN": ("is a Cluster that isn't whole", "see redis-cli --cluster check"),
+    "TRYAGAIN": (
+        "is a Cluster that moves this GUN's slot to another master",
+        "wait: it takes writes again once the slot has moved",
+    ),
     "NOAUTH": ("wants a password", "set storage.password_file"),
     "WRONGPASS": ("doesn't take this password", "check storage.password_file or storage.url"),
     "NOPERM": (
@@ -114,7 +118,8 @@ def _unreached(error: Exception, store: str, told: str, address: RedisAddress) -
             f"{store} can't be reached: {told[:200]}",
             hint=f"see that it runs, and that this machine reaches it{more}",
         )
-    return StorageError(f"{store} failed: {told[:200]}")
+    kind = "" if isinstance(error, exceptions.RedisError) else f"{type(error).__name__}: "
+    return StorageError(f"{store} failed: {kind}{told[:200]}")
 
 
 def _no_cluster(error: Exception, store: str, told: str, address: RedisAddress) -> StorageError:
@@ -151,6 +156,9 @@ def _word(error: BaseException, told: str) -> str:
         exceptions.ClusterDownError: "CLUSTERDOWN",
         exceptions.SlotNotCoveredError: "CLUSTERDOWN",
         exceptions.AuthenticationError: "WRONGPASS",
+        exceptions.TryAgainError: "TRYAGAIN",
+        exceptions.AskError: "TRYAGAIN",  # and MovedError
+        exceptions.ClusterError: "TRYAGAIN",  # after many of these
     }
     for kind, word in kinds.items():
         if isinstance(error, kind):

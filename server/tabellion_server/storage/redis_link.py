@@ -86,6 +86,7 @@ class RedisLink:
         self._free = asyncio.Semaphore(connections)
         self._sentinel: Sentinels | None = None
         self._cluster: RedisCluster | None = None
+        self._search: asyncio.Task[RedisCluster] | None = None
         self._redis: Redis | None = None
         tls = tls_context(ca) if address.tls else None
         if address.topology == "cluster":
@@ -97,6 +98,8 @@ class RedisLink:
 
     async def close(self) -> None:
         """Let go of all connections."""
+        if self._search is not None:
+            await asyncio.wait([self._search])
         for client in (self._redis, self._cluster):
             if client is not None:
                 await client.aclose()
@@ -176,8 +179,7 @@ class RedisLink:
         """
         if self._cluster is None:
             return [self.read]
-        cluster = self._cluster
-        await self._attempt(cluster.initialize)
+        cluster = await self._attempt(self._found_cluster)
 
         def on(node: ClusterNode) -> Callable[..., Awaitable[Reply]]:
             return lambda *command: self._attempt(
@@ -187,8 +189,21 @@ class RedisLink:
         return [on(node) for node in cluster.get_primaries()]
 
     async def _execute(self, command: Sequence[Value]) -> Reply:
-        client: Any = self._redis if self._redis is not None else self._cluster
+        client: Any = self._redis if self._redis is not None else await self._found_cluster()
         return await client.execute_command(*command)
+
+    async def _found_cluster(self) -> RedisCluster:
+        """Give the Cluster once its nodes are known; all who come meanwhile share the search.
+
+        Alone each would search for itself, one behind the other, as long as no node answers.
+        """
+        assert self._cluster is not None  # noqa: S101  (one of the two is there)
+        if self._cluster._initialize:  # noqa: SLF001  (nothing else tells it)
+            if self._search is None or self._search.done():
+                self._search = asyncio.create_task(self._cluster.initialize())
+                self._search.add_done_callback(_is_looked_at)
+            await asyncio.shield(self._search)
+        return self._cluster
 
     async def _replicate(self, key: bytes, again: Sequence[Value]) -> None:
         """Run a script again, which changes nothing, and wait for the replicas to have it.
@@ -202,8 +217,8 @@ class RedisLink:
                 pipeline.execute_command(*wait)
                 _, count = await pipeline.execute()
         else:
-            assert self._cluster is not None  # noqa: S101  (one of the two is there)
-            node = self._cluster.get_node_from_key(key)  # type: ignore[arg-type]
+            cluster = await self._found_cluster()
+            node = cluster.get_node_from_key(key)  # type: ignore[arg-type]
             if node is None:
                 raise exceptions.SlotNotCoveredError
             commands = [PipelineCommand(0, *again), PipelineCommand(1, *wait)]
@@ -223,18 +238,31 @@ class RedisLink:
             for attempt in range(_ATTEMPTS):
                 try:
                     return await work()
-                except exceptions.TimeoutError as error:
-                    if attempt >= timeouts:
-                        raise redis_error(error, self.address) from error
-                except _UNREACHED as error:
-                    # Mostly a connection that was open when the server was started anew.
-                    if attempt == _ATTEMPTS - 1 or isinstance(
-                        error, exceptions.AuthenticationError
+                except StorageError:
+                    raise
+                except UnicodeError as error:
+                    raise StorageError(f"a name isn't Unicode: {error}") from error
+                except Exception as error:
+                    if attempt == _ATTEMPTS - 1 or not _may_pass(
+                        error, waits_again=attempt < timeouts
                     ):
                         raise redis_error(error, self.address) from error
                     await asyncio.sleep(_PAUSE_SECONDS * 4**attempt)
-                except _FAULTS as error:
-                    raise redis_error(error, self.address) from error
-                except UnicodeError as error:
-                    raise StorageError(f"a name isn't Unicode: {error}") from error
             raise AssertionError  # the last attempt returned or raised
+
+
+def _may_pass(error: Exception, *, waits_again: bool) -> bool:
+    if isinstance(error, exceptions.TimeoutError):
+        return waits_again
+    if isinstance(error, _UNREACHED):
+        # Mostly a connection that was open when the server was started anew.
+        return not isinstance(error, exceptions.AuthenticationError)
+    # A Cluster's client that looks for its nodes anew lets go of connections that others are
+    # using: they meet an AttributeError or the like.
+    return not isinstance(error, _FAULTS)
+
+
+def _is_looked_at(search: asyncio.Task[RedisCluster]) -> None:
+    """See its error, which asyncio would tell of if all who wait for it had gone."""
+    if not search.cancelled():
+        search.exception()
