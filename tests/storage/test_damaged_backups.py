@@ -63,6 +63,8 @@ async def make(path: Path, statement: str) -> None:
         "UPDATE changes SET id = id * 4611686018427387904 WHERE id = 1",
         "UPDATE sqlite_sequence SET seq = 'x' WHERE name = 'changes'",
         "UPDATE sqlite_sequence SET seq = 9223372036854775807 WHERE name = 'changes'",
+        "UPDATE sqlite_sequence SET seq = 4611686018427387904 WHERE name = 'changes'",
+        "INSERT INTO restorations VALUES (0, 4611686018427387904, 0, 1)",
         "UPDATE schema_version SET version = 'four'",
         "DELETE FROM schema_version",
         "DROP TABLE audit",

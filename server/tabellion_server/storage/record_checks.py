@@ -17,6 +17,7 @@ from tabellion_server.storage.interface import (
 from tabellion_server.storage.records import Record
 
 _MAX: Final = 2**62  # so that there's always a next one
+_MAX_CHANGE: Final = 2**52  # the same for what marks are written ahead of, and Lua counts
 
 
 def check_records(records: Iterable[Record]) -> None:
@@ -56,6 +57,10 @@ def _is_number(value: object) -> bool:
     return type(value) is int and 0 <= value <= _MAX
 
 
+def _is_change(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_CHANGE
+
+
 def _maps(fits: Callable[[Any], bool]) -> Callable[[object], bool]:
     return lambda value: (
         isinstance(value, Mapping)
@@ -77,5 +82,9 @@ _KINDS: Final[dict[str, Callable[[Any], bool]]] = {
     "Sequence[str]": lambda value: isinstance(value, tuple) and all(map(_is_text, value)),
 }
 _NAMED: Final[dict[str, Callable[[Any], bool]]] = {
+    "Change.id": _is_change,
+    "FeedRecord.last": _is_change,
+    "RestorationRecord.after_id": _is_change,
+    "RestorationRecord.missing": _is_change,
     "HeadRecord.dialect": _is_one_of(*(dialect.name for dialect in DIALECTS)),
 }
