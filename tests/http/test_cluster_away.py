@@ -93,6 +93,16 @@ async def comes_back(session: aiohttp.ClientSession, base: str, forge: Forge) ->
             await asyncio.sleep(0.2)
 
 
+async def is_read(session: aiohttp.ClientSession, base: str) -> None:
+    """Wait till readers are answered again: a second after the last failure at the latest."""
+    async with asyncio.timeout(5):
+        while True:
+            async with session.get(base + "timestamp.json") as answer:
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
 @pytest.mark.parametrize(
     ("away", "back"), [(stop, go_on), (ValkeyCluster.kill, start)], ids=["stopped", "killed"]
 )
@@ -143,5 +153,6 @@ async def test_readers_get_what_is_known_for_a_while_and_all_goes_on_afterwards(
         assert answer.headers["Retry-After"]
     await asyncio.to_thread(back, cluster)
     await comes_back(session, running.base, forge)
+    await is_read(session, running.base)
     assert await verified(session, running.base, forge) == {"1", "2"}
     assert not [line for line in running.log if "Traceback" in line or "never retrieved" in line]

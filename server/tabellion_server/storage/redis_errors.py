@@ -56,7 +56,11 @@ _SENTINELS: Final[dict[str, tuple[str, str]]] = {
         "give it what lets it ask: +sentinel|masters, +ping, +client, +auth",
     ),
 }
-_TLS_ONLY: Final = "if it speaks TLS only, write rediss instead of redis in storage.url"
+# What may be behind a connection that is cut, without and with TLS.
+_TLS_HINTS: Final = (
+    "if it speaks TLS only, write rediss instead of redis in storage.url",
+    "if it wants a client's certificate (Tabellion has none), set tls-auth-clients no there",
+)
 _CONNECTING: Final = "Timeout connecting to server"  # the client's words while it connects
 
 
@@ -90,10 +94,9 @@ def _no_master(error: Exception, store: str, address: RedisAddress) -> StorageEr
     found = _SENTINELS.get(_word(cause, told))
     if found is not None:
         return StorageError(f"{store}: its Sentinels {found[0]}", hint=found[1])
-    more = f"; {_TLS_ONLY}" if not address.tls else ""
     return StorageError(
         f"{store}: none of its Sentinels can be reached: {_line(told)}",
-        hint=f"see that they run, and that this machine reaches them{more}",
+        hint=f"see that they run, and that this machine reaches them; {_TLS_HINTS[address.tls]}",
     )
 
 
@@ -113,10 +116,9 @@ def _unreached(error: Exception, store: str, told: str, address: RedisAddress) -
     if isinstance(error, exceptions.RedisClusterException):
         return _no_cluster(error, store, told, address)
     if isinstance(error, exceptions.ConnectionError | OSError):
-        more = f"; {_TLS_ONLY}" if not address.tls else ""
         return StorageError(
             f"{store} can't be reached: {told[:200]}",
-            hint=f"see that it runs, and that this machine reaches it{more}",
+            hint=f"see that it runs, and that this machine reaches it; {_TLS_HINTS[address.tls]}",
         )
     kind = "" if isinstance(error, exceptions.RedisError) else f"{type(error).__name__}: "
     return StorageError(f"{store} failed: {kind}{told[:200]}")
@@ -134,10 +136,10 @@ def _no_cluster(error: Exception, store: str, told: str, address: RedisAddress) 
         found = _SAID.get(_word(cause, str(cause)))
         if found is not None:
             return StorageError(f"{store} {found[0]}", hint=found[1])
-    more = f"; {_TLS_ONLY}" if not address.tls else ""
     return StorageError(
         f"{store}: none of its nodes can be used: {_line(told)}",
-        hint=f"see redis-cli --cluster check, and that this machine reaches its nodes{more}",
+        hint="see redis-cli --cluster check, and that this machine reaches its nodes; "
+        f"{_TLS_HINTS[address.tls]}",
     )
 
 
