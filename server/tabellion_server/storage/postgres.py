@@ -328,11 +328,11 @@ class PostgresStore(PendingTables):
 
         return await self._write(work, key)
 
-    async def dump(self) -> AsyncGenerator[Sequence[Record], None]:
+    async def dump(self, *, with_bytes: bool = True) -> AsyncGenerator[Sequence[Record], None]:
         """See ``Store.dump``."""
         async with (
             self._link.connection() as connection,
-            contextlib.aclosing(dump(connection)) as groups,
+            contextlib.aclosing(dump(connection, with_bytes=with_bytes)) as groups,
         ):
             async for group in groups:
                 await asyncio.to_thread(_check_records, group)

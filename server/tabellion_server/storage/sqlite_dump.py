@@ -11,6 +11,7 @@ from typing import Any, Final
 from tabellion_server.storage.interface import (
     AuditEntry,
     Change,
+    FileInfo,
     PendingRow,
     StorageError,
     StoreCorruptionError,
@@ -22,6 +23,7 @@ from tabellion_server.storage.records import (
     FeedRecord,
     FileRecord,
     HeadRecord,
+    InfoRecord,
     OnlineKeyRecord,
     Record,
     RestorationRecord,
@@ -51,8 +53,8 @@ _TABLES: Final = (
 )
 
 
-def dump(path: Path) -> Generator[list[Record], None, None]:
-    """Give all records as they are at one moment, in groups. Blocks.
+def dump(path: Path, *, with_bytes: bool) -> Generator[list[Record], None, None]:
+    """Give all records as they are at one moment, in groups; see ``Store.dump``. Blocks.
 
     Raises:
         StorageError: The store can't be read.
@@ -61,7 +63,7 @@ def dump(path: Path) -> Generator[list[Record], None, None]:
         connection = connect(path, read_only=True)
         try:
             connection.execute("BEGIN")
-            yield from _groups(_records(connection))
+            yield from _groups(_records(connection, with_bytes=with_bytes))
         finally:
             connection.close()
     except sqlite3.Error as error:
@@ -125,8 +127,9 @@ def _groups(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield group
 
 
-def _records(connection: sqlite3.Connection) -> Iterator[Record]:
+def _records(connection: sqlite3.Connection, *, with_bytes: bool) -> Iterator[Record]:
     yield from _logs(connection)
+    yield from _files(connection) if with_bytes else _infos(connection)
     yield from _guns(connection)
 
 
@@ -146,14 +149,24 @@ def _logs(connection: sqlite3.Connection) -> Iterator[Record]:
         yield entry_of(row)
 
 
-def _guns(connection: sqlite3.Connection) -> Iterator[Record]:
-    rows = connection.execute
-    for gun, role, version, sha256, data, stored_at in rows(
+def _files(connection: sqlite3.Connection) -> Iterator[Record]:
+    for gun, role, version, sha256, data, stored_at in connection.execute(
         "SELECT gun, role, version, sha256, data, stored_at FROM metadata"
     ):
         file = StoredFile(role, version, sha256, data, moment_of(stored_at))
         check_hashes(gun, [file])
         yield FileRecord(gun, file)
+
+
+def _infos(connection: sqlite3.Connection) -> Iterator[Record]:
+    for gun, role, version, sha256, length, stored_at in connection.execute(
+        "SELECT gun, role, version, sha256, length, stored_at FROM metadata"
+    ):
+        yield InfoRecord(gun, FileInfo(role, version, sha256, length, moment_of(stored_at)))
+
+
+def _guns(connection: sqlite3.Connection) -> Iterator[Record]:
+    rows = connection.execute
     for row in rows("SELECT gun, role, version, sha256 FROM collected"):
         yield CollectedRecord(*row)
     for gun, dialect, revision, changed_at in rows(
