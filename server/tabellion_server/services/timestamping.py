@@ -23,6 +23,7 @@ from tabellion_server.storage.interface import (
     StaleHeadError,
     StorageError,
     Store,
+    StoreCorruptionError,
     StoredFile,
 )
 from tabellion_server.storage.walking import GunPages
@@ -84,10 +85,21 @@ class Renewer:
         count = 0
         async for page in GunPages(self._store):
             for head in page:
-                if await self._is_due(head):
-                    await self.fresh_head(head.gun)
+                await self._sweep_one(head)
             count += len(page)
         return count
+
+    async def _sweep_one(self, head: Head) -> None:
+        """Renew a GUN that is due; one that is damaged is told, and not in the way of others."""
+        try:
+            if await self._is_due(head):
+                await self.fresh_head(head.gun)
+        except TabellionError as error:
+            if isinstance(error, StorageError) and not isinstance(error, StoreCorruptionError):
+                raise  # that's all of the store's
+            log().error(
+                "timestamp.not_renewed", gun=head.gun, problem=error.message, hint=error.hint
+            )
 
     async def sweep_forever(self) -> None:
         """Sweep often enough that nothing expires unread; runs until cancelled."""
