@@ -16,6 +16,8 @@ _LOSES: Final = {
     "synchronous_commit": "it would lose the newest second in a crash, so this store turns it on "
     "in each transaction of its own",
 }
+# A pooler has made up the number that came with the connection.
+_PID: Final = "SELECT pg_backend_pid()"
 _VERIFIED: Final = ("verify-ca", "verify-full")
 
 
@@ -23,8 +25,14 @@ async def check_server(connection: Connection, place: Place) -> None:
     """Refuse a server that can't do it; say in the log what it doesn't promise.
 
     Raises:
-        StorageError: It's too old.
+        StorageError: It's too old, or behind a pooler that mustn't be asked as it would be.
     """
+    if place.prepares and connection.get_server_pid() != await connection.fetchval(_PID):
+        raise StorageError(
+            f"store {place.name} is behind a connection pooler, which may give the statements "
+            "prepared here to somebody else",
+            hint="set storage.prepared_statements = false",
+        )
     version = int(await connection.fetchval("SHOW server_version_num"))
     if version < _MIN_SERVER:
         raise StorageError(

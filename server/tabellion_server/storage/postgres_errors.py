@@ -11,8 +11,20 @@ from tabellion_server.storage.interface import StorageError, StoreCorruptionErro
 
 MIGRATE: Final = "run: tabellion-server migrate --config FILE"
 _BY_ITSELF: Final = "it's tried again by itself; see its log if that lasts"
+_UNPOOLED: Final = "set storage.prepared_statements = false"
+_STANDBY: Final = (
+    "is a standby: readers could be shown what is old",
+    "have storage.url name the primary, or all servers: HOST1:PORT,HOST2:PORT",
+)
 # SQLSTATE to what is told, behind "store NAME ", and the hint.
 _STATES: Final[dict[str, tuple[str, str]]] = {
+    # Of PgBouncer's failures all have this one.
+    "08P01": (
+        "isn't reached through its connection pooler",
+        "see the log of the pooler, its limits, and that PostgreSQL runs behind it",
+    ),
+    "26000": ("is behind a connection pooler that loses prepared statements", _UNPOOLED),
+    "42P05": ("is behind a connection pooler that mixes up prepared statements", _UNPOOLED),
     "25006": (
         "is read-only",
         "make it writable (default_transaction_read_only?), or have storage.url name the primary",
@@ -49,6 +61,7 @@ _LOST: Final = (
     asyncpg.ConnectionFailureError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+    asyncpg.ProtocolViolationError,  # PgBouncer's: it lost its server
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
@@ -71,19 +84,22 @@ def storage_error(error: BaseException, name: str) -> StorageError:
 
 
 def _words(error: BaseException, state: str | None) -> tuple[str, str]:
+    if isinstance(error, TimeoutError):
+        state, error = "57014", TimeoutError("no answer in time")
     if state in _STATES:
         told, hint = _STATES[state]
         return f"{told}: {error}", hint
-    if isinstance(error, TimeoutError):
-        told, hint = _STATES["57014"]
-        return f"{told}: no answer in time", hint
-    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        return (
-            "is a standby: readers could be shown what is old",
-            "have storage.url name the primary, or all servers: HOST1:PORT,HOST2:PORT",
-        )
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched) or (
+        isinstance(error, asyncpg.FeatureNotSupportedError) and "during recovery" in str(error)
+    ):
+        return _STANDBY
     if isinstance(error, asyncpg.ClientConfigurationError | OSError):
         return _unconnected(error)
+    if "statement pooling" in str(error):
+        return (
+            "is behind a connection pooler that allows no transactions",
+            "set pool_mode = transaction (or session) there",
+        )
     if isinstance(error, _LOST):
         return f"broke the connection: {error}", _BY_ITSELF
     return f"failed: {error}", StorageError.default_hint
