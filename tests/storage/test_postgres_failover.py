@@ -99,18 +99,25 @@ async def test_what_was_told_is_there_after_the_standby_took_over(
         await store.close()
 
 
+@pytest.mark.parametrize("ending", ["nobody", "pg_cancel_backend", "pg_terminate_backend"])
 async def test_what_the_standby_has_not_is_not_told_as_done(
-    pair: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    """To give up waiting ends the wait there too: it's done, but for the standby."""
-    monkeypatch.setattr(postgres_link, "COMMIT_SECONDS", 0.7)
-    monkeypatch.setattr(postgres_link, "DOUBT_SECONDS", 3.0)
+    """Who ends the wait for the standby has it done on the primary alone, and shown there."""
+    monkeypatch.setattr(postgres_link, "COMMIT_SECONDS", 2.0)
+    monkeypatch.setattr(postgres_link, "DOUBT_SECONDS", 1.0)
     primary, standby = pair
     store = await PostgresStore.open(place_of(primary, standby))
     await commit(store, whole_set(1), on=None)
     await asyncio.to_thread(standby.server.stop)
+    writing = asyncio.create_task(commit(store, [made("targets", 2)], on=1))
+    if ending != "nobody":
+        waiting = f"SELECT {ending}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"  # noqa: S608  (ours)
+        async with asyncio.timeout(10):
+            while not await asyncio.to_thread(primary.sql, waiting):  # noqa: ASYNC110  (its turn)
+                await asyncio.sleep(0.05)
     with pytest.raises(StorageError, match="isn't known whether"):
-        await commit(store, [made("targets", 2)], on=1)
+        await writing
     await asyncio.to_thread(primary.server.stop, signal.SIGQUIT)
     await asyncio.to_thread(standby.server.start)
     await asyncio.to_thread(standby.sql, "SELECT pg_promote()")

@@ -249,13 +249,14 @@ class Link:
             connection = await self._begin(begin, stack)
             result = await work(connection)
             try:
-                answer = await connection.execute("COMMIT", timeout=COMMIT_SECONDS)
+                answer, warned = await _commit(connection)
             except Exception as error:  # noqa: BLE001  (whatever it is, it may have been done)
                 _cut(connection)
                 return result, error
             if answer != "COMMIT":
                 raise StorageError(f"store {self.name} undid a transaction: {answer}")
-            return result, None
+            # Somebody ended its wait for a standby: it's there, but the standby may lack it.
+            return result, StorageError("; ".join(warned)) if warned else None
 
     async def _begin(self, begin: str, stack: contextlib.AsyncExitStack) -> Connection:
         for is_last in (False, True):
@@ -313,10 +314,10 @@ class Link:
                     " ON CONFLICT (token) DO UPDATE SET is_fence = r.is_fence RETURNING is_fence",
                     bytes.fromhex(token),
                 )
-                answer = await connection.execute("COMMIT", timeout=COMMIT_SECONDS)
+                answer, warned = await _commit(connection)
         except StorageError:
             return None
-        return found if answer == "COMMIT" else None
+        return found if answer == "COMMIT" and not warned else None
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -339,6 +340,21 @@ class Link:
                     await connection.execute("ROLLBACK", timeout=_RELEASE_SECONDS)
             with contextlib.suppress(Exception):
                 await self._pool.release(connection, timeout=_RELEASE_SECONDS)
+
+
+async def _commit(connection: Connection) -> tuple[str, list[str]]:
+    """Commit; give the answer, and what the server warned of."""
+    warned: list[str] = []
+
+    def hear(_: Connection, message: Any) -> None:  # noqa: ANN401  (asyncpg has no types)
+        warned.append(message.message)
+
+    connection.add_log_listener(hear)
+    try:
+        return await connection.execute("COMMIT", timeout=COMMIT_SECONDS), warned
+    finally:
+        with contextlib.suppress(asyncpg.InterfaceError):  # it has gone
+            connection.remove_log_listener(hear)
 
 
 def _cut(connection: Connection) -> None:
