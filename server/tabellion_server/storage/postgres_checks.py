@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+from ipaddress import ip_address
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tabellion_server.logs import log
 from tabellion_server.storage.interface import StorageError
@@ -63,15 +66,26 @@ async def check_server(connection: Connection, place: Place) -> None:
 
 
 def _is_verified(url: str) -> bool:
-    """Tell whether the way to the server can't be tampered with."""
+    """Tell whether the way to the server can't be tampered with.
+
+    What the URL leaves open is taken from the environment, as the driver does.
+    """
     parts = urlsplit(url)
-    options = parse_qs(parts.query)
-    places = [
-        part.rpartition(":")[0] or part for part in parts.netloc.rpartition("@")[2].split(",")
-    ]
-    places += options.get("host", [])
-    is_near = all(
-        place.strip("[]") in {"", "localhost", "::1"} or place.startswith(("127.", "/"))
-        for place in places
-    )
-    return is_near or options.get("sslmode", [""])[-1] in _VERIFIED
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    named = parts.netloc.rpartition("@")[2] or options.get("host") or os.environ.get("PGHOST", "")
+    if all(_is_near(place) for place in named.split(",")):
+        return True
+    mode = options.get("sslmode") or os.environ.get("PGSSLMODE")
+    has_ca = "sslrootcert" in options or "PGSSLROOTCERT" in os.environ
+    return mode in _VERIFIED or (mode == "require" and has_ca)  # which the driver then verifies by
+
+
+def _is_near(place: str) -> bool:
+    """Tell whether a host, with or without its port, is this machine, or a socket's folder."""
+    host = re.sub(r"(?<!:):\d*$", "", unquote(place)).strip("[]")
+    if host in {"", "localhost"} or host.startswith("/"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
