@@ -31,7 +31,12 @@ from tabellion_server.storage.records import (
 )
 from tabellion_server.storage.sqlite_file import connect, storage_error
 from tabellion_server.storage.sqlite_restoration import last_change, set_last_change
-from tabellion_server.storage.sqlite_rows import EVENT_COLUMNS
+from tabellion_server.storage.sqlite_rows import (
+    EVENT_COLUMNS,
+    FILE_COLUMNS,
+    event_values,
+    file_values,
+)
 from tabellion_server.storage.stored_values import (
     entry_of,
     event_of,
@@ -205,10 +210,7 @@ def _row_of_gun(record: Record) -> _Row | None:  # noqa: PLR0911  (one each)
     """Give where a record that is a GUN's own is written, and its values."""
     match record:
         case FileRecord(gun, file):
-            return "metadata (gun, role, version, sha256, length, stored_at, data)", (
-                *(gun, file.role, file.version, file.sha256),
-                *(len(file.data), ticks(file.stored_at), file.data),
-            )
+            return f"metadata ({FILE_COLUMNS})", file_values(gun, file)
         case CollectedRecord(gun, role, version, sha256):
             return "collected (gun, role, version, sha256)", (gun, role, version, sha256)
         case HeadRecord(gun, dialect, revision, changed_at, _):
@@ -234,11 +236,7 @@ def _row_of_log(record: Record) -> _Row:
     """The same for one that only gets appended."""
     match record:
         case EventRecord(gun, event):
-            return f"events (gun, {EVENT_COLUMNS})", (
-                *(gun, event.kind, event.target, event.role, event.version),
-                *(event.metadata_sha256, json.dumps(dict(event.digests), sort_keys=True)),
-                *(event.length, ticks(event.at), event.id),
-            )
+            return f"events (gun, {EVENT_COLUMNS})", (gun, *event_values(event), event.id)
         case RestorationRecord(after_id, missing, at, is_loss):
             return "restorations (after_id, missing, at, is_loss)", (
                 *(after_id, missing, ticks(at), is_loss),
