@@ -41,7 +41,7 @@ from tabellion_server.storage import postgres_link, postgres_water, redis_writin
 from valkey_servers import ValkeyServer
 
 AtLink = tuple[World, int]
-# Before the last so many messages nothing is written. With 999 each is tried at each operation:
+# What lasts is written by the last so many messages. With 999 each is tried at each operation:
 # TABELLION_TEST_CUTS=999 pytest tests/http/test_crash_points.py --timeout 600
 LAST = int(os.environ.get("TABELLION_TEST_CUTS", "8"))
 
