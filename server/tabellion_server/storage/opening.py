@@ -81,7 +81,7 @@ def check_password(settings: Settings) -> None:
     """
     file = settings.storage_password_file
     if file is not None and settings.sqlite_path is None:
-        read_password(file, is_private=not is_redis(settings))
+        read_password(file)
 
 
 def is_redis(settings: Settings) -> bool:
