@@ -208,6 +208,23 @@ class TestThreeSteps:
         await publish(store)
         assert [change.version for change in await store.changes(GUN, after=0, limit=9)] == [1, 2]
 
+    async def test_what_could_not_be_told_is_known_all_the_same_and_missed_if_it_is_lost(
+        self, own: ValkeyServer, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = await opened(own.url)
+        run = RedisLink.run
+
+        async def cut(self: RedisLink, script: Script, *given: object, **more: object) -> object:
+            if script.name == "settle":
+                raise StorageError("cut off")
+            return await run(self, script, *given, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(RedisLink, "run", cut)
+        await publish(store)
+        assert await store.missing_changes() == 0
+        own.say("FLUSHALL")
+        assert await store.missing_changes() == 1
+
     async def test_who_is_given_up_on_after_the_first_step_writes_nothing_with_it(
         self, valkey_server: ValkeyServer, opened: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -150,7 +150,10 @@ class GunWriter:
                 )
                 self._mark.know(token, settled)
             except StorageError as error:
-                # It is done, and told later by who finds the note.
+                # It is done, and told later by who finds the note. Of a Cluster the token lies
+                # elsewhere, and may be forgotten though nothing is lost.
+                if self._link.address.topology != "cluster":
+                    self._mark.know(token, 0)
                 log().warning("changefeed.delayed", gun=gun, problem=error.message)
             return answer
         raise StorageError(
