@@ -96,6 +96,11 @@ async def refused(url: str, ca: Path | None, *, sentinel_password: str | None = 
     return f"{caught.value.message} | {caught.value.hint}"
 
 
+def secret(file: Path, text: str) -> None:
+    file.write_text(f"{text}\n")
+    file.chmod(0o600)
+
+
 async def use(url: str, ca: Path) -> None:
     async with opened(url, ca) as store:
         head = await publish(store)
@@ -233,7 +238,7 @@ class TestSentinels:
                 assert "its Sentinels don't take this password" in told
                 told = await refused(place, ca)
                 assert "storage.sentinel_password_file" in told
-            (tmp_path / "secret").write_text("asker-secret\n")
+            secret(tmp_path / "secret", "asker-secret")
             (tmp_path / "server.toml").write_text(
                 f'[storage]\nurl = "{asked}&timeout=1"\nca_file = "{ca}"\n'
                 'sentinel_password_file = "secret"\n'
@@ -276,8 +281,8 @@ def test_the_password_files_of_store_and_sentinels_are_told_apart(tmp_path: Path
         'password_file = "one"\nsentinel_password_file = "two"\n'
     )
     settings = load_settings(config, {})
-    (tmp_path / "one").write_text("store-secret\n")
+    secret(tmp_path / "one", "store-secret")
     with pytest.raises(ConfigurationError, match=r"storage\.sentinel_password_file .*two isn't"):
         check_password(settings)
-    (tmp_path / "two").write_text("sentinel-secret\n")
+    secret(tmp_path / "two", "sentinel-secret")
     check_password(settings)

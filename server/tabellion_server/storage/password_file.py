@@ -8,19 +8,18 @@ from pathlib import Path
 from tabellion.errors import ConfigurationError
 
 
-def read_password(file: Path, *, is_private: bool, key: str = "storage.password_file") -> str:
+def read_password(file: Path, *, key: str = "storage.password_file") -> str:
     """Read it. Blocks.
 
     Args:
         file: Where it is.
-        is_private: Whether it's refused where others may read it.
         key: What names it in the configuration.
 
     Raises:
-        ConfigurationError: It can't be used.
+        ConfigurationError: It can't be used, or others may read it.
     """
     try:
-        if is_private and file.stat().st_mode & stat.S_IRWXO:
+        if file.stat().st_mode & stat.S_IRWXO:
             raise ConfigurationError(f"{key} {file}: others may read it", hint=f"chmod 600 {file}")
         password = file.read_text(encoding="utf-8").rstrip("\r\n")
     except FileNotFoundError as error:

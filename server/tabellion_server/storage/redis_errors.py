@@ -37,6 +37,10 @@ _SAID: Final[dict[str, tuple[str, str]]] = {
         "is a Cluster that moves this GUN's slot to another master",
         "wait: it takes writes again once the slot has moved",
     ),
+    "SCHEMA": (
+        "was given another schema while this node had it open",
+        "run the release that changed it on this node, too",
+    ),
     "NOAUTH": ("wants a password", "set storage.password_file"),
     "WRONGPASS": ("doesn't take this password", "check storage.password_file or storage.url"),
     "NOPERM": (

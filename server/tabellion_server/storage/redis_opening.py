@@ -39,4 +39,4 @@ async def open_redis_store(settings: Settings) -> RedisStore:
 
 
 async def _password(file: Path, *, key: str = "storage.password_file") -> str:
-    return await asyncio.to_thread(read_password, file, is_private=False, key=key)
+    return await asyncio.to_thread(read_password, file, key=key)
