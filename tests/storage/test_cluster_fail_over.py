@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from storage.test_valkey_faults import GUN, publish
 from tabellion_server.storage.interface import Head, StorageError
@@ -29,7 +30,7 @@ class ReplicatedCluster(ValkeyCluster):
         super().__init__(folder)
         own = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1500")
         soon = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
-        options = (*ALWAYS, *own, *soon)
+        options = (*ALWAYS, *own, *soon, "--min-replicas-to-write", "1")
         self.nodes = [ValkeyServer(folder / str(number), *options) for number in range(3)]
         self.replicas = [ValkeyServer(folder / f"of{number}", *options) for number in range(3)]
 
@@ -142,7 +143,9 @@ async def test_after_a_fail_over_in_a_cluster_nothing_acknowledged_is_lost(
     number = replicated.master_of(key)
     master, replica = replicated.nodes[number], replicated.replicas[number]
     address = replace(parse_redis_url(replicated.url), timeout_seconds=1.0)
-    store = await RedisStore.open(address, high_water=tmp_path / "mark.json", replicas=1)
+    with capture_logs() as logs:
+        store = await RedisStore.open(address, high_water=tmp_path / "mark.json", replicas=1)
+    assert not [line for line in logs if line["event"] == "store.replicas"]
     try:
         before = await publish(store)
         busy = Busy(store)
