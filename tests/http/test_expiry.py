@@ -17,7 +17,9 @@ from structlog.testing import capture_logs
 from forge import Forge
 from http_site import Site, new_signer
 from notary_forge import NotaryForge, NotarySigner
+from tabellion_server.app import make_app
 from tabellion_server.services.expiry import ExpiryWatch, Round
+from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import StoredFile
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.metrics import METRICS
@@ -261,3 +263,25 @@ async def test_of_thousands_of_bins_the_first_to_end_is_told_and_each_is_read_on
     # Of the bins the new file, and the one that is told.
     top = {"root", "targets", "snapshot", "timestamp"}
     assert set(read) - top <= {"bin1-05", "bin1-09"}
+
+
+async def test_a_damaged_gun_keeps_no_other_from_being_renewed(site: Site) -> None:
+    for number in range(3):
+        await published(site, f"a/{number}")
+    with contextlib.closing(sqlite3.connect(site.store._path)) as connection:
+        connection.execute("UPDATE heads SET dialect = 'unknown' WHERE gun = 'a/0'")
+        connection.execute("DROP TRIGGER metadata_is_immutable")
+        connection.execute("UPDATE metadata SET data = x'78' WHERE gun = 'a/1'")
+        connection.commit()
+    site.clock.now += timedelta(hours=13)
+    online = site.client.app[CONTEXT].online  # type: ignore[index]  # the application under test
+    # A node that holds nothing in memory yet.
+    node = make_app(Settings(), store=site.store, online_keys=online, clock=site.clock)
+    with capture_logs() as lines:
+        await node[CONTEXT].renewer.sweep()
+    told = {(line["event"], line["gun"]) for line in lines}
+    assert told == {
+        ("timestamp.not_renewed", "a/0"),
+        ("timestamp.not_renewed", "a/1"),
+        ("timestamp.renewed", "a/2"),
+    }

@@ -32,7 +32,7 @@ from tabellion_server.storage.interface import (
     StoredFile,
 )
 from tabellion_server.storage.postgres import PostgresStore
-from tabellion_server.storage.postgres_link import Place
+from tabellion_server.storage.postgres_link import Place, lock_of
 from tabellion_server.storage.sqlite import SqliteStore
 
 
@@ -557,3 +557,27 @@ async def test_a_standby_is_refused(fragile: Database) -> None:
         sign.unlink()
         server.start()
     await (await PostgresStore.open(fragile.place)).close()
+
+
+async def test_a_gun_that_another_node_has_locked_holds_up_no_other(
+    store: PostgresStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_link, "_BEGIN", "BEGIN; SET LOCAL lock_timeout = 2000;")
+    for gun in ("a", "b", "c"):
+        await commit(store, whole_set(1), on=None, gun=gun)
+    with psycopg.connect(database.url) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (lock_of(b"b"),))
+        begun = time.monotonic()
+        others = [
+            asyncio.create_task(commit(store, [made("targets", 2)], on=1, gun=gun))
+            for gun in ("a", "b", "c")
+        ]
+        await asyncio.gather(others[0], others[2])
+        assert (await commit(store, [made("targets", 3)], on=2, gun="a")).revision == 3
+        assert time.monotonic() - begun < 1.5
+        with pytest.raises(StorageError, match="stayed locked"):
+            await others[1]
+        waiting = asyncio.create_task(commit(store, [made("targets", 2)], on=1, gun="b"))
+        await asyncio.sleep(0.2)
+        holder.rollback()
+        assert (await waiting).revision == 2

@@ -23,6 +23,7 @@ from tabellion_server.storage.interface import (
     StaleHeadError,
     StorageError,
     Store,
+    StoreCorruptionError,
     StoredFile,
 )
 
@@ -85,11 +86,22 @@ class Renewer:
         count = 0
         while page := await self._store.guns("", after, _PAGE):
             for head in page:
-                if await self._is_due(head):
-                    await self.fresh_head(head.gun)
+                await self._sweep_one(head)
             count += len(page)
             after = page[-1].gun
         return count
+
+    async def _sweep_one(self, head: Head) -> None:
+        """Renew a GUN that is due; one that is damaged is told, and not in the way of others."""
+        try:
+            if await self._is_due(head):
+                await self.fresh_head(head.gun)
+        except TabellionError as error:
+            if isinstance(error, StorageError) and not isinstance(error, StoreCorruptionError):
+                raise  # that's all of the store's
+            log().error(
+                "timestamp.not_renewed", gun=head.gun, problem=error.message, hint=error.hint
+            )
 
     async def sweep_forever(self) -> None:
         """Sweep often enough that nothing expires unread; runs until cancelled."""

@@ -9,7 +9,7 @@ from typing import Final
 from tabellion_server.storage.interface import Head, StorageError
 from tabellion_server.storage.postgres_errors import is_of_content, storage_error
 from tabellion_server.storage.postgres_heads import HEADS, HeldHeads, head_of
-from tabellion_server.storage.postgres_link import WRITE_SECONDS, Connection, Link
+from tabellion_server.storage.postgres_link import WRITE_SECONDS, Connection, Link, free_of
 from tabellion_server.storage.postgres_plan import Found, Place, Plan, Publication, Row, State
 from tabellion_server.storage.postgres_rows import close_row, drop_pending
 from tabellion_server.storage.postgres_water import Water, locked_counter
@@ -83,8 +83,9 @@ class GroupWriter:
     """Writes publications; used by one event loop.
 
     Small ones wait for each other, large ones for nobody but other large ones: a file of 20 MB on
-    its way to the server must not hold up what is quickly done. No outcome is told before the
-    transaction is on the server's disk.
+    its way to the server must not hold up what is quickly done. Nor must a GUN that another node
+    has locked, and perhaps stands still: a small one to such a GUN waits among the large ones. No
+    outcome is told before the transaction is on the server's disk.
     """
 
     def __init__(self, link: Link, water: Water, held: HeldHeads) -> None:
@@ -105,16 +106,20 @@ class GroupWriter:
         if self._is_closed:
             raise StorageError(f"store {self._link.name} is closed", hint="open it again")
         done: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
-        queue, most = (self._small, MAX_GROUP) if item.size < _LARGE_BYTES else (self._large, 1)
-        queue.append((item, done))
-        if most not in self._tasks:
-            self._tasks[most] = asyncio.create_task(self._write_all(queue, most))
+        self._queue(item, done, waits=item.size >= _LARGE_BYTES)
         return await done
 
     async def close(self) -> None:
         """Write what waits, then nothing more."""
         self._is_closed = True
-        await asyncio.gather(*self._tasks.values())
+        while self._tasks:
+            await asyncio.gather(*self._tasks.values())
+
+    def _queue(self, item: Publication, done: asyncio.Future[Head], *, waits: bool) -> None:
+        queue, most = (self._large, 1) if waits else (self._small, MAX_GROUP)
+        queue.append((item, done))
+        if most not in self._tasks:
+            self._tasks[most] = asyncio.create_task(self._write_all(queue, most))
 
     async def _write_all(self, queue: list[_Waiting], most: int) -> None:
         group: list[_Waiting] = []
@@ -123,46 +128,53 @@ class GroupWriter:
                 group = [entry for entry in queue[:most] if not entry[1].done()]
                 del queue[:most]
                 if group:
-                    await self._tell(group)
+                    await self._tell(group, waits=most == 1)
+                    group = []  # all answered, or queued again
         finally:
             del self._tasks[most]
             for _, done in (*group, *queue):
                 done.cancel()  # only if the loop itself ends: all others are answered
 
-    async def _tell(self, group: Sequence[_Waiting]) -> None:
-        outcomes: Iterable[Outcome]
+    async def _tell(self, group: Sequence[_Waiting], *, waits: bool) -> None:
+        outcomes: Iterable[Outcome | None]
         try:
-            outcomes = await self._write([item for item, _ in group])
+            outcomes = await self._write([item for item, _ in group], waits=waits)
         except Exception as error:  # noqa: BLE001  (the writer must outlive any failure)
             failure = storage_error(error, self._link.name)
             if len(group) > 1 and is_of_content(failure):  # one must not take all along
                 for entry in group:
-                    await self._tell([entry])
+                    await self._tell([entry], waits=waits)
                 return
             outcomes = [failure] * len(group)
-        for (_, done), outcome in zip(group, outcomes, strict=True):
+        for (item, done), outcome in zip(group, outcomes, strict=True):
             if done.done():  # who asked has gone
+                continue
+            if outcome is None:
+                self._queue(item, done, waits=True)
                 continue
             if isinstance(outcome, StorageError):
                 done.set_exception(outcome)
             else:
                 done.set_result(outcome)
 
-    async def _write(self, items: Sequence[Publication]) -> list[Outcome]:
-        keys = {item.key for item in items}
+    async def _write(self, items: Sequence[Publication], *, waits: bool) -> list[Outcome | None]:
+        """Give what became of each; None, unless it waits, if its GUN was locked elsewhere."""
+        every = {item.key for item in items}
 
-        async def work(connection: Connection) -> tuple[list[Outcome], Plan, int]:
-            stored, collected = await _stored(connection, items)
+        async def work(connection: Connection) -> tuple[list[Outcome | None], Plan, int]:
+            keys = every if waits else await free_of(connection, every)
+            free = [item for item in items if item.key in keys]
+            stored, collected = await _stored(connection, free)
             states = await self._states(connection, keys)
-            withdrawn = await _withdrawn(connection, items)
+            withdrawn = await _withdrawn(connection, free)
             plan = Plan(Found(states, stored, collected, withdrawn))
-            outcomes = [self._take(plan, item) for item in items]
+            outcomes = [self._take(plan, item) if item.key in keys else None for item in items]
             if plan.writing.tokens:
                 await _write_rows(connection, plan)
             last = await write_changes(connection, self._water, plan.writing.changes)
             return outcomes, plan, last
 
-        outcomes, plan, last = await self._link.transact(work, guns=keys)
+        outcomes, plan, last = await self._link.transact(work, guns=every if waits else ())
         await self._water.note(last)
         for key, token in plan.writing.tokens.items():
             head = plan.states[key].head

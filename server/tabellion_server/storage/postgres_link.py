@@ -310,6 +310,16 @@ def _forget(tokens: Collection[str]) -> str:
     return f" DELETE FROM tabellion.receipts WHERE token IN ({listed});"  # noqa: S608  (hex)
 
 
+async def free_of(connection: Connection, guns: Collection[bytes]) -> set[bytes]:
+    """Lock those GUNs that nobody else holds, in the connection's transaction; give these."""
+    found = await connection.fetch(
+        "SELECT lock FROM unnest($1::bigint[]) AS w (lock) WHERE pg_try_advisory_xact_lock(lock)",
+        _locks(guns),
+    )
+    free = {lock for (lock,) in found}
+    return {gun for gun in guns if lock_of(gun) in free}
+
+
 def _locks(guns: Collection[bytes]) -> list[int]:
     """Give the locks in the one order that keeps two from waiting for each other."""
     return sorted({lock_of(gun) for gun in guns})

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from tabellion_server.storage.interface import StoreCorruptionError
+from tabellion.core.dialect import DIALECTS
+from tabellion_server.storage.interface import (
+    AuditAction,
+    ChangeCategory,
+    StoreCorruptionError,
+    TagEventKind,
+)
 from tabellion_server.storage.records import Record
 
 _MAX: Final = 2**62  # so that there's always a next one
+_MAX_CHANGE: Final = 2**52  # the same for what marks are written ahead of, and Lua counts
 
 
 def check_records(records: Iterable[Record]) -> None:
@@ -28,7 +35,7 @@ def _check(value: object, place: str) -> None:
         held, name = getattr(value, item.name), f"{place}.{item.name}"
         if is_dataclass(held):
             _check(held, name)
-        elif not _KINDS.get(str(item.type), _is_text)(held):
+        elif not (_NAMED.get(name) or _KINDS.get(str(item.type), _is_text))(held):
             raise StoreCorruptionError(f"the backup is damaged: {name} is {held!r:.40}")
 
 
@@ -42,8 +49,16 @@ def _is_text(value: object) -> bool:
     return True
 
 
+def _is_one_of(*known: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and value in known
+
+
 def _is_number(value: object) -> bool:
     return type(value) is int and 0 <= value <= _MAX
+
+
+def _is_change(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_CHANGE
 
 
 def _maps(fits: Callable[[Any], bool]) -> Callable[[object], bool]:
@@ -58,8 +73,18 @@ _KINDS: Final[dict[str, Callable[[Any], bool]]] = {
     "bool": lambda value: isinstance(value, bool),
     "bytes": lambda value: isinstance(value, bytes),
     "datetime": lambda value: isinstance(value, datetime),
+    "TagEventKind": _is_one_of(*get_args(TagEventKind)),
+    "ChangeCategory": _is_one_of(*get_args(ChangeCategory)),
+    "AuditAction": _is_one_of(*get_args(AuditAction)),
     "Mapping[str, int]": _maps(_is_number),
     "Mapping[str, str]": _maps(_is_text),
     "Mapping[str, bytes]": _maps(lambda value: isinstance(value, bytes)),
     "Sequence[str]": lambda value: isinstance(value, tuple) and all(map(_is_text, value)),
+}
+_NAMED: Final[dict[str, Callable[[Any], bool]]] = {
+    "Change.id": _is_change,
+    "FeedRecord.last": _is_change,
+    "RestorationRecord.after_id": _is_change,
+    "RestorationRecord.missing": _is_change,
+    "HeadRecord.dialect": _is_one_of(*(dialect.name for dialect in DIALECTS)),
 }

@@ -15,6 +15,7 @@ from tabellion_server.storage.interface import (
     FileInfo,
     PendingRow,
     StorageError,
+    StoreCorruptionError,
     StoredFile,
 )
 from tabellion_server.storage.records import (
@@ -245,6 +246,11 @@ class DumpedKeys(ABC):
         fields: list[Value] = ["dialect", record.dialect, "revision", record.revision]
         fields += ["changed_at", ticks(record.changed_at), "stamp", secrets.token_hex(8)]
         for (role, version), value in zip(record.current.items(), found, strict=True):
+            if value is None:
+                raise StoreCorruptionError(
+                    f"the backup is damaged: {record.gun} names {role} version {version}, which "
+                    "isn't in it"
+                )
             info = _info_of(raw(f"{version}:{role}"), value)
             fields += [b":" + raw(role), f"{version} {info.sha256} {info.length}"]
         return [

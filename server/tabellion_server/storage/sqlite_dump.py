@@ -66,7 +66,7 @@ def dump(path: Path) -> Generator[list[Record], None, None]:
             connection.close()
     except sqlite3.Error as error:
         raise storage_error(error, path) from error
-    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError) as error:
         # SQLite's columns take any type, and a file comes from who knows where.
         raise StoreCorruptionError(f"store {path} is damaged: {error}") from error
 
