@@ -1,4 +1,4 @@
-"""A TCP proxy before a real PostgreSQL that loses the answer to a COMMIT, or the COMMIT itself."""
+"""A TCP proxy before a real PostgreSQL that loses or holds a COMMIT, or the answer to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Literal
 
-Fault = Literal["lost-commit", "lost-answer", "late-commit"]
+Fault = Literal["lost-commit", "lost-answer", "late-commit", "held-commit", "held-answer"]
 _COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 _LATE_SECONDS = 1.0
 
@@ -18,7 +18,10 @@ class PostgresProxy:
     Attributes:
         port: Where it listens.
         fault: What becomes of the next COMMIT: it or its answer is lost; or the client's
-            connection is cut, and the server gets the COMMIT a second later.
+            connection is cut, and the server gets the COMMIT a second later; or it or its answer
+            is held until ``release``.
+        is_held: Whether something is.
+        release: Whether what is held goes on.
         is_down: Whether whoever comes is turned away.
         commits: How many were passed on.
     """
@@ -26,9 +29,12 @@ class PostgresProxy:
     def __init__(self, upstream: int) -> None:
         self.port = 0
         self.fault: Fault | None = None
+        self.is_held = asyncio.Event()
+        self.release = asyncio.Event()
         self.is_down = False
         self.commits = 0
         self._upstream = upstream
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -50,17 +56,36 @@ class PostgresProxy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def cut(self) -> None:
+        """End all connections; others may come."""
+        for writer in self._writers:
+            writer.transport.abort()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_down:
             writer.transport.abort()
             return
         server_reader, server = await asyncio.open_connection("127.0.0.1", self._upstream)
         back = asyncio.create_task(_pump(server_reader, writer))
+        self._writers |= {writer, server}
         try:
             while data := await reader.read(65_536):
                 if data == _COMMIT and self.fault is not None:
                     fault, self.fault = self.fault, None
                     back.cancel()
+                    await asyncio.wait([back])
+                    if fault in {"held-commit", "held-answer"}:
+                        answer = b""
+                        if fault == "held-answer":
+                            server.write(data)
+                            answer = await server_reader.read(65_536)
+                        self.is_held.set()
+                        await self.release.wait()
+                        writer.write(answer)
+                        back = asyncio.create_task(_pump(server_reader, writer))
+                        if fault == "held-commit":
+                            server.write(data)
+                        continue
                     if fault == "late-commit":
                         writer.transport.abort()
                         await asyncio.sleep(_LATE_SECONDS)
@@ -73,6 +98,7 @@ class PostgresProxy:
         except OSError:
             pass
         finally:
+            self._writers -= {writer, server}
             back.cancel()
             writer.transport.abort()
             server.transport.abort()

@@ -29,6 +29,7 @@ _HBA = """\
 local all all trust
 host all guarded 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
+host replication all 127.0.0.1/32 trust
 """
 
 
@@ -71,6 +72,23 @@ class PostgresServer:
                 yield server
             finally:
                 server.stop(signal.SIGQUIT)
+
+    @contextlib.contextmanager
+    def standby(self) -> Iterator[PostgresServer]:
+        """Run one that follows this one, which from now on waits for it with each commit."""
+        with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:
+            other = PostgresServer(Path(name))
+            if as_user():
+                shutil.chown(name, "postgres", "postgres")
+            words = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-c", "fast", "-R"]
+            other.run("pg_basebackup", *words, "-D", other.data)
+            try:
+                other.start()
+                self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+                self.sql("SELECT pg_reload_conf()")
+                yield other
+            finally:
+                other.stop(signal.SIGQUIT)
 
     def url(self, database: str, user: str = USER) -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"

@@ -10,16 +10,16 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 
 from tabellion.errors import ConfigurationError
 from tabellion_server.app import make_app
+from tabellion_server.door import open_door
 from tabellion_server.keys.master_file import open_master_key
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.keys.remote import RemoteOnlineKeys
-from tabellion_server.listening import BACKLOG
 from tabellion_server.logs import log
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Store
@@ -90,12 +90,12 @@ async def _answer(
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_CLOSE_SECONDS,
-        keepalive_timeout=30,
+        keepalive_timeout=settings.client_seconds,
     )
     await runner.setup()
     try:
-        for one in place.sockets:
-            await web.SockSite(runner, one, ssl_context=tls, backlog=BACKLOG).start()
+        server = cast("web.Server", runner.server)  # it's set up
+        opened = await open_door(settings, server, place.sockets, tls)
         reload = asyncio.create_task(reload_tls(settings, tls)) if tls else None
         place.tell_ready()
         await stop.wait()
@@ -103,8 +103,8 @@ async def _answer(
         if reload is not None:
             reload.cancel()
         app[CONTEXT].feed.end()
-        for site in list(runner.sites):
-            await site.stop()
+        for one in opened:
+            one.close()
         if not await app[IN_FLIGHT].drain(timeout_seconds=settings.shutdown_seconds):
             log().warning("requests.cut", seconds=settings.shutdown_seconds)
     finally:

@@ -34,6 +34,8 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
         "workers": "count",
         "write_token_file": "path",
         "max_body_bytes": "count",
+        "connections": "count",
+        "client_seconds": "count",
         "shutdown_seconds": "count",
         "log_format": "text",
         "log_level": "text",
@@ -93,6 +95,9 @@ class Settings:
         certificate_key: Its private key.
         write_token: What writers must send as a bearer token; None lets loopback write freely.
         max_body_bytes: Largest publication.
+        client_connections: How many clients' connections each process holds at most.
+        client_seconds: How long a client may take to send a request's head, or to take nothing of
+            its answer.
         shutdown_seconds: How long requests may take to finish after SIGTERM.
         log_format: ``console`` or ``json``.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -130,6 +135,8 @@ class Settings:
     certificate_key: Path | None = None
     write_token: str | None = field(default=None, repr=False)
     max_body_bytes: int = 16 * _MIB
+    client_connections: int = 4096
+    client_seconds: int = 30
     shutdown_seconds: int = 60
     log_format: str = "console"
     log_level: str = "info"
@@ -268,6 +275,8 @@ class _Reader:
             certificate_key=get("server.tls.key"),
             write_token=self._token(),
             max_body_bytes=get("server.max_body_bytes", default.max_body_bytes),
+            client_connections=get("server.connections", default.client_connections),
+            client_seconds=get("server.client_seconds", default.client_seconds),
             shutdown_seconds=get("server.shutdown_seconds", default.shutdown_seconds),
             log_format=get("server.log_format", default.log_format),
             log_level=get("server.log_level", default.log_level),

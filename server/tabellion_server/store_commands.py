@@ -14,18 +14,22 @@ import click
 from rich.console import Console
 
 from tabellion.errors import ConfigurationError, UsageError
+from tabellion_server.keys.master_file import open_master_key
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.keys.remote import RemoteOnlineKeys
 from tabellion_server.migration.command import plain
-from tabellion_server.services.checking import Finding, check_gun, check_rows
+from tabellion_server.services.checking import Finding, check_gun
 from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, Old, old_of
+from tabellion_server.services.row_checks import check_rows
 from tabellion_server.settings import Settings, load_settings
 from tabellion_server.settings_values import CONVERT
 from tabellion_server.storage.copying import BYTES, FILES, GUNS, ROWS, copy_store
-from tabellion_server.storage.interface import Head, StorageError, Store
+from tabellion_server.storage.interface import StorageError, Store
 from tabellion_server.storage.opening import is_store_there, migrate, open_store
 from tabellion_server.storage.sqlite import SqliteStore
 from tabellion_server.storage.sqlite_file import copy_file, seal
+from tabellion_server.storage.walking import GunPages
 
-_PAGE = 200
 _KILOBYTE = 1000
 _MEGABYTE = 1_000_000
 _config = click.option(
@@ -87,7 +91,7 @@ def restore(file: Path, config: Path | None) -> None:
 @click.command(epilog="Example: tabellion-server check --config server.toml")
 @_config
 def check(config: Path | None) -> None:
-    """Read every file of the store, and follow every GUN's chain as a client would.
+    """Read every file of the store, follow every GUN's chain as a client would, try every key.
 
     Exit status: 0 no damage, 1 damage, 2 configuration, 3 the store can't be read.
     """
@@ -199,15 +203,26 @@ async def _check(settings: Settings) -> tuple[list[Finding], Counter[str]]:
     counts: Counter[str] = Counter()
     async with _opened(settings) as store:
         with _console().status("") as status:
-            async for head in _heads(store):
-                checked = await check_gun(store, head, now=datetime.now(UTC))
-                findings += checked.findings
-                counts += Counter({GUNS: 1, FILES: checked.files, BYTES: checked.length})
-                status.update(_told(counts))
-            told = {finding.problem for finding in findings}
-            rows = await check_rows(store)
-            findings += [finding for finding in rows if finding.problem not in told]
+            async for page in GunPages(store):
+                for head in page:
+                    checked = await check_gun(store, head, now=datetime.now(UTC))
+                    findings += checked.findings
+                    counts += Counter({GUNS: 1, FILES: checked.files, BYTES: checked.length})
+                    status.update(_told(counts))
+            keys = await _keys(settings, store, findings)
+            rows = await check_rows(store, keys)
+            findings = list(dict.fromkeys([*findings, *rows]))
     return findings, counts
+
+
+async def _keys(settings: Settings, store: Store, findings: list[Finding]) -> OnlineKeys | None:
+    """Give what opens sealed keys; without a master key, none, which is found."""
+    try:
+        master = await open_master_key(settings)
+    except ConfigurationError as error:
+        findings.append(Finding("", error.message, is_damage=False))
+        return None
+    return OnlineKeys(store, master, remote=RemoteOnlineKeys(settings.online_signers))
 
 
 async def _collect(
@@ -216,27 +231,19 @@ async def _collect(
     found: list[Old] = []
     async with _opened(settings) as store:
         with _console().status("") as status:
-            async for head in _heads(store, prefix):
-                old = await old_of(store, head, now=datetime.now(UTC), margins=margins)
-                if old.files and not dry_run:
-                    await store.collect(old.gun, [(one.role, one.version) for one in old.files])
-                found.append(old)
-                status.update(_number(len(found), "GUN"))
+            async for page in GunPages(store, prefix=prefix):
+                for head in page:
+                    old = await old_of(store, head, now=datetime.now(UTC), margins=margins)
+                    if old.files and not dry_run:
+                        await store.collect(old.gun, [(one.role, one.version) for one in old.files])
+                    found.append(old)
+                    status.update(_number(len(found), "GUN"))
     return found
 
 
 async def _copy(source: Store, target: Store) -> Counter[str]:
     with _console().status("") as status:
         return await copy_store(source, target, tell=lambda counts: status.update(_told(counts)))
-
-
-async def _heads(store: Store, prefix: str = "") -> AsyncIterator[Head]:
-    """Give all GUNs' heads, in order."""
-    after: str | None = None
-    while page := await store.guns(prefix, after, _PAGE):
-        for head in page:
-            yield head
-        after = page[-1].gun
 
 
 @asynccontextmanager

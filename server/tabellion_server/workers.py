@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,12 +18,10 @@ from typing import Final, NoReturn
 
 import structlog
 
+from tabellion_server.counter_files import WORKER, counter_files
 from tabellion_server.logs import log
 
 Work = Callable[["Worker"], int]
-
-METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable by which prometheus-client shares counters; read when it is imported."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _STARTING_SECONDS: Final = 0.1  # from one look to the next while the first one starts
@@ -75,14 +72,12 @@ class Supervisor:
 
     def run(self) -> int:
         """Start them, and keep them running; gives the exit status of all."""
-        with tempfile.TemporaryDirectory(prefix="tabellion-metrics-") as folder:
-            os.environ[METRICS_FOLDER] = folder
+        with counter_files():
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             try:
                 return self._run()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                os.environ.pop(METRICS_FOLDER, None)
 
     def _run(self) -> int:
         first = self._start(0)
@@ -119,6 +114,7 @@ class Supervisor:
         for child in self._children.values():
             os.close(child.ready)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        os.environ[WORKER] = str(number)
         structlog.contextvars.bind_contextvars(worker=number)
 
         def tell_ready() -> None:

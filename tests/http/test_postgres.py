@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -13,47 +11,15 @@ import pytest
 
 from forge import target
 from http_site import signed
+from postgres_nodes import command, config_of, ground_of
 from postgres_server import Database, PostgresServer
 from server_process import forge_for, post, publish_at_once, server, verified
 
 
-def config_of(database: Database) -> str:
-    return f"""
-[server]
-listen = "127.0.0.1:0"
-[storage]
-url = "{database.url}"
-[keys]
-master_key_file = "../master.key"
-"""
-
-
 @pytest.fixture
 def config(database: Database, tmp_path: Path) -> str:
-    (tmp_path / "master.key").write_text("A" * 43 + "=")
-    (tmp_path / "master.key").chmod(0o600)
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    return config_of(database)
-
-
-def command(verb: str, folder: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
-    (folder / "server.toml").write_text(text)
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tabellion_server",
-            verb,
-            "--config",
-            folder / "server.toml",
-            *words,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ground_of(tmp_path)
+    return config_of(database.url)
 
 
 async def test_what_is_published_is_read_at_once_at_the_other_node_and_after_a_restart(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import shutil
 import sqlite3
@@ -178,6 +179,32 @@ async def test_damage_is_found_and_named(home: Path, damage: str) -> None:
     assert re.search(rf"DAMAGED ({GUN}|the store): .*{named}", told), told
     assert "1 damaged" in told
     assert not re.search(rf"DAMAGED {GUN}: {GUN}", told), told
+
+
+async def test_each_key_that_does_not_open_is_named(home: Path) -> None:
+    store, key = home / "store/tabellion.db", home / "master.key"
+    kept = key.read_bytes()
+    # A key told as another one: it opens, and signs what nobody can verify.
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        rows = connection.execute("SELECT role, keyid, public FROM online_keys").fetchall()
+        held = {role: (keyid, public) for role, keyid, public in rows}
+        keyid, public = held["timestamp"]
+        told_as = json.dumps({**json.loads(held["snapshot"][1]), "keyid": keyid})
+    change = "UPDATE online_keys SET public = '{}' WHERE role = 'timestamp'"
+    alter(store, change.format(told_as))
+    status, told = await run(home, "check")
+    assert (status, f"DAMAGED {GUN}: online timestamp key {keyid}: " in told) == (1, True), told
+    alter(store, change.format(public))
+    key.write_text("A" * 43 + "=\n")
+    status, told = await run(home, "check")
+    assert (status, told.count("doesn't open with this master key")) == (1, 2), told
+    key.unlink()
+    status, told = await run(home, "check")
+    assert (status, "note the store: master key file" in told) == (0, True), told
+    assert "2 online keys weren't tried" in told
+    key.write_bytes(kept)
+    key.chmod(0o600)
+    assert (await run(home, "check"))[0] == 0
 
 
 async def test_a_damaged_store_gives_no_backup(home: Path, tmp_path: Path) -> None:

@@ -104,20 +104,81 @@ async def test_workers_end_with_the_process_that_started_them(tmp_path: Path) ->
         await until(lambda: not any(map(is_running, workers)))
 
 
+async def ask_for_changes(running: Server, times: int) -> None:
+    for _ in range(times):
+        async with aiohttp.ClientSession() as session:
+            await session.get(f"{running.url}/v2/{GUN}/_trust/changefeed?records=1")
+
+
+async def counted(running: Server) -> tuple[float, str]:
+    """Give how many requests for changes were counted, and all that is told."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{running.url}/metrics") as answer,
+    ):
+        text = await answer.text()
+    found = re.findall(r'requests_total\{.*operation="Changefeed"\} ([0-9.]+)', text)
+    return sum(map(float, found)), text
+
+
 async def test_counters_are_those_of_all_workers(tmp_path: Path) -> None:
     async with server(tmp_path, WORKERS) as running:
         await started(running)
-        for _ in range(12):
-            async with aiohttp.ClientSession() as session:
-                await session.get(f"{running.url}/v2/{GUN}/_trust/changefeed?records=1")
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"{running.url}/metrics") as answer,
-        ):
-            text = await answer.text()
-    counted = re.findall(r'requests_total\{.*operation="Changefeed"\} ([0-9.]+)', text)
-    assert sum(map(float, counted)) == 12
+        await ask_for_changes(running, 12)
+        number, text = await counted(running)
+    assert number == 12
     assert 'soonest_timestamp_seconds{role="root"} +Inf' in text
+
+
+async def test_who_takes_a_dead_workers_place_counts_on_in_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    async with server(tmp_path, WORKERS) as running:
+        for deaths in range(3):
+            workers = await started(running)
+            await ask_for_changes(running, 12)
+            assert (await counted(running))[0] == 12 * (deaths + 1)
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            await until(lambda: not any(map(is_running, workers)))  # noqa: B023  (done by then)
+        await started(running)
+        await ask_for_changes(running, 12)
+        assert (await counted(running))[0] == 48
+        (folder,) = temporary.glob("tabellion-metrics-*")
+        kinds = {file.name.rpartition("_")[0] for file in folder.iterdir()}
+        assert len(list(folder.iterdir())) <= 3 * len(kinds)
+        running.process.terminate()
+        await running.process.wait()
+        assert not folder.exists()
+
+
+async def test_after_a_kill_the_next_start_counts_nothing_old_and_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    async with server(tmp_path, WORKERS) as running:
+        workers = await started(running)
+        await ask_for_changes(running, 12)
+        running.process.kill()
+        await until(lambda: not any(map(is_running, workers)))
+    (old,) = temporary.glob("tabellion-metrics-*")
+    async with server(tmp_path, WORKERS) as running:
+        await started(running)
+        assert (await counted(running))[0] == 0
+        (new,) = temporary.glob("tabellion-metrics-*")
+        assert new != old
+        # Another start beside it leaves it alone.
+        (tmp_path / "second").mkdir()
+        async with server(tmp_path / "second", WORKERS) as second:
+            await started(second)
+            assert len(list(temporary.glob("tabellion-metrics-*"))) == 2
+        await ask_for_changes(running, 3)
+        assert (await counted(running))[0] == 3
 
 
 async def test_what_is_wrong_at_the_start_is_told_once_and_ends_it(tmp_path: Path) -> None:

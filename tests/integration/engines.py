@@ -36,6 +36,7 @@ PACKAGES = {
     "busybox": "busybox-static",
     "notary": "notary",
     "openssl": "openssl",
+    "pgbouncer": "pgbouncer",
     "notary-server": "notary",
     "notary-signer": "notary",
 }

@@ -13,8 +13,8 @@ import pytest
 from storage.test_contract import AT, GUN, commit, made, online, signed, whole_set
 from storage.test_pending_contract import entry, put, row
 from tabellion_server.storage.copying import BYTES, FILES, GUNS, copy_store
-from tabellion_server.storage.interface import StorageError, Store, StoreCorruptionError
-from tabellion_server.storage.records import FileRecord, Fingerprint, Record
+from tabellion_server.storage.interface import FileInfo, StorageError, Store, StoreCorruptionError
+from tabellion_server.storage.records import FileRecord, Fingerprint, InfoRecord, Record
 from tabellion_server.storage.sqlite import SqliteStore
 
 OTHER = "registry.example/other"
@@ -94,6 +94,20 @@ async def test_a_copy_through_another_store_is_the_same(
     assert told
     assert fingerprint(await whole(store)) == fingerprint(await whole(elsewhere))
     assert await everything(store) == await everything(elsewhere)
+
+
+async def test_without_bytes_it_tells_the_same_of_each_file(store: Store) -> None:
+    await fill(store)
+    records = [record async for group in store.dump(with_bytes=False) for record in group]
+    infos = [record for record in records if isinstance(record, InfoRecord)]
+    files = [record for record in await whole(store) if isinstance(record, FileRecord)]
+    assert len(infos) == 13
+    told = {(item.gun, item.info) for item in infos}
+    for gun, file in ((record.gun, record.file) for record in files):
+        stands = (file.role, file.version, file.sha256, len(file.data), file.stored_at)
+        assert (gun, FileInfo(*stands)) in told
+    others = [record for record in records if not isinstance(record, InfoRecord)]
+    assert fingerprint([*others, *files]) == fingerprint(await whole(store))
 
 
 async def test_a_store_filled_from_another_goes_on_where_that_one_was(

@@ -80,6 +80,18 @@ class OnlineKeys:
             lambda: any(self._opens(gun, row) for gun, row in held)
         )
 
+    def try_key(self, gun: str, row: OnlineKeyRow) -> bool:
+        """Open a sealed key, which has to be its public key's; False if it lives elsewhere. Blocks.
+
+        Of that one only the URI is opened: nobody is asked.
+
+        Raises:
+            KeyStoreError: Another master key sealed it, or it's damaged.
+            TabellionError: Its URI can't be read here.
+        """
+        _, is_remote = self._unseal(gun, row)
+        return not is_remote
+
     async def public_key(self, gun: str, role: str, dialect: Dialect = TUF) -> Key:
         """Give the newest key of a role, made now if there is none; rivals get the same one.
 

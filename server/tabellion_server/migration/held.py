@@ -13,8 +13,7 @@ from tabellion.core.dialect import NOTARY
 from tabellion_server.migration.rows import FileRow
 from tabellion_server.migration.signer_rows import SignerRow
 from tabellion_server.storage.interface import Change, Head, Store
-
-_PAGE = 100
+from tabellion_server.storage.walking import GunPages
 
 T = TypeVar("T")
 
@@ -32,6 +31,12 @@ async def held_rows(store: Store, head: Head) -> list[FileRow]:
     ]
 
 
+async def _notary_guns(store: Store) -> list[str]:
+    return [
+        head.gun async for page in GunPages(store) for head in page if head.dialect == NOTARY.name
+    ]
+
+
 class HeldSource:
     """A ``Source`` of the Notary GUNs that are here; make it on the store's event loop."""
 
@@ -41,12 +46,7 @@ class HeldSource:
 
     def guns(self) -> list[str]:
         """See ``Source.guns``."""
-        found: list[str] = []
-        after: str | None = None
-        while heads := self._wait(self._store.guns(after=after, limit=_PAGE)):
-            found.extend(head.gun for head in heads if head.dialect == NOTARY.name)
-            after = heads[-1].gun
-        return found
+        return self._wait(_notary_guns(self._store))
 
     def files(self, gun: str) -> list[FileRow]:
         """See ``Source.files``."""

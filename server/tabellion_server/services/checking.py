@@ -1,7 +1,8 @@
 """Checking a store: does what is there hold together, as a client would see it?
 
-Every stored file is read and has its SHA-256; every root follows the one before; timestamp,
-snapshot and targets roles name each other and are signed. Expiry is told apart: it's no damage.
+Every stored file, old ones too, is read once and is what its row says; every root follows the one
+before; timestamp, snapshot and targets roles name each other and are signed. Expiry is told apart:
+it's no damage.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final
 from tuf.api.metadata import Signed
 
 from tabellion.core.bins import bins_of
+from tabellion.core.dialect import dialect_named
 from tabellion.core.freshness import verify_fresh
 from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.roles import delegated_roles
@@ -25,17 +27,16 @@ from tabellion.errors import (
     TabellionError,
     ThresholdError,
 )
+from tabellion_server.services.file_checks import FileJudge
 from tabellion_server.storage.interface import (
-    Change,
     FileInfo,
     Head,
-    StorageError,
     Store,
     StoreCorruptionError,
     StoredFile,
 )
-from tabellion_server.storage.records import FeedRecord, FileRecord, HeadRecord, Record
 
+_ATTEMPTS: Final = 3  # to see a GUN as it is at one moment
 _LONG_AGO: Final = datetime(1970, 1, 2, tzinfo=UTC)
 
 
@@ -71,118 +72,85 @@ class Checked:
     findings: list[Finding] = field(default_factory=list)
 
 
-async def check_rows(store: Store) -> list[Finding]:
-    """Look at all that is stored, row by row: does it belong together?
-
-    What a walk over GUNs never comes to is found here: files without a head, a head or a changefeed
-    that doesn't fit the files, rows that can't be read.
-    """
-    rows = _Rows()
-    try:
-        async for group in store.dump():
-            await asyncio.to_thread(rows.take_in, group)
-    except StorageError as error:
-        return [Finding("", error.message)]
-    return rows.findings()
-
-
-class _Rows:
-    """What rows say of each GUN."""
-
-    def __init__(self) -> None:
-        self._newest: dict[tuple[str, str], int] = {}
-        self._kept: set[tuple[str, str, int]] = set()
-        self._heads: dict[str, HeadRecord] = {}
-        self._told: dict[str, Change] = {}
-        self._last = 0
-        self._highest = 0
-
-    def take_in(self, group: Sequence[Record]) -> None:
-        """Note some rows."""
-        for record in group:
-            match record:
-                case FileRecord(gun, file):
-                    key = (gun, file.role)
-                    self._newest[key] = max(self._newest.get(key, 0), file.version)
-                    self._kept.add((*key, file.version))
-                case HeadRecord():
-                    self._heads[record.gun] = record
-                case Change():
-                    self._highest = max(self._highest, record.id)
-                    told = self._told.get(record.gun)
-                    if told is None or record.id > told.id:
-                        self._told[record.gun] = record
-                case FeedRecord():
-                    self._last = record.last
-
-    def findings(self) -> list[Finding]:
-        """Tell what doesn't belong together."""
-        found = [
-            Finding(gun, "it has files, but isn't listed")
-            for gun in sorted({gun for gun, _ in self._newest} - self._heads.keys())
-        ]
-        for gun, head in sorted(self._heads.items()):
-            for role, version in sorted(head.current.items()):
-                if (gun, role, version) not in self._kept:
-                    found.append(Finding(gun, f"{role} {version} is current, but isn't there"))
-                elif version < self._newest[gun, role]:
-                    newest = self._newest[gun, role]
-                    problem = f"{role} version {version} is current, but version {newest} is there"
-                    found.append(Finding(gun, problem))
-            told = self._told.get(gun)
-            current = head.current.get("timestamp", 0)
-            if told is not None and told.version > current:
-                problem = f"the changefeed told timestamp version {told.version}, not {current}"
-                found.append(Finding(gun, problem))
-        if self._highest > self._last:
-            found.append(Finding("", f"the changefeed has id {self._highest} above {self._last}"))
-        return found
-
-
 async def check_gun(store: Store, head: Head, *, now: datetime) -> Checked:
-    """Look at one GUN.
+    """Look at one GUN; each of its files is read once.
 
     Raises:
         StorageError: The store itself can't be read.
     """
-    checked = Checked(head.gun)
-    infos = await store.files(head.gun)
-    for info in sorted(infos, key=lambda item: (item.role, item.version)):
-        try:
-            file = await store.read(head.gun, info.role, info.version)
-        except StoreCorruptionError as error:
-            checked.findings.append(Finding(head.gun, error.message))
-            continue
-        if file is not None:  # else it was collected or dropped meanwhile
-            checked.files += 1
-            checked.length += len(file.data)
-    for role, ref in head.files.items():
-        if not any((info.role, info.version) == (role, ref.version) for info in infos):
-            problem = f"{role} version {ref.version} is current, but isn't there"
-            checked.findings.append(Finding(head.gun, problem))
-    if not checked.findings:
-        checked.findings += await _follow(store, head, infos, now=now)
-    if checked.findings and await store.head(head.gun) != head:
+    checked = await _look(store, head, now=now)
+    for _ in range(_ATTEMPTS):
+        if not checked.findings or (now_there := await store.head(head.gun)) == head:
+            break
         # It changed meanwhile: what was seen may be of two moments.
-        again = await store.head(head.gun)
-        return Checked(head.gun) if again is None else await check_gun(store, again, now=now)
+        if now_there is None:
+            return Checked(head.gun)
+        head = now_there
+        checked = await _look(store, head, now=now)
     return checked
 
 
-async def _follow(
-    store: Store, head: Head, infos: Sequence[FileInfo], *, now: datetime
-) -> list[Finding]:
-    """Walk the chain as a client that begins at the oldest root."""
-    versions = sorted(info.version for info in infos if info.role == "root")
-    roots = [await store.read(head.gun, "root", version) for version in versions]
-    held = {
-        role: await store.read(head.gun, role, ref.version)
-        for role, ref in head.files.items()
-        if role != "root"
-    }
-    walk = _Walk(head.gun, {role: file for role, file in held.items() if file is not None}, now)
-    await asyncio.to_thread(walk.run, [root for root in roots if root is not None])
-    return walk.findings
+async def _look(store: Store, head: Head, *, now: datetime) -> Checked:
+    reading = _Reading(store, head)
+    await reading.read_all()
+    checked = reading.checked
+    if reading.held.keys() == head.files.keys():
+        walk = _Walk(head.gun, reading.held, now)
+        await asyncio.to_thread(walk.run, reading.roots)
+        checked.findings += walk.findings
+    return checked
+
+
+class _Reading:
+    """Reads a GUN's files one by one; holds its roots, and of the others what is current."""
+
+    def __init__(self, store: Store, head: Head) -> None:
+        self.checked = Checked(head.gun)
+        self.roots: list[StoredFile] = []
+        self.held: dict[str, StoredFile] = {}
+        self._store = store
+        self._head = head
+        self._judge = FileJudge(dialect_named(head.dialect))
+
+    async def read_all(self) -> None:
+        """Read them, roots first, and note what is wrong with each."""
+        infos = await self._store.files(self._head.gun)
+        infos.sort(key=lambda item: (item.role != "root", item.role, item.version))
+        if not infos or (infos[0].role, infos[0].version) != ("root", 1):
+            self._judge.miss_root()  # what was brought from elsewhere may begin later
+        for info in infos:
+            await self._read(info)
+        there = {(info.role, info.version) for info in infos}
+        for role, ref in self._head.files.items():
+            if (role, ref.version) not in there:
+                self._note(f"{role} version {ref.version} is current, but isn't there")
+
+    async def _read(self, info: FileInfo) -> None:
+        try:
+            file = await self._store.read(self._head.gun, info.role, info.version)
+        except StoreCorruptionError as error:
+            self._note(error.message)
+            if info.role == "root":
+                self._judge.miss_root()
+            return
+        if file is None:
+            return  # it was collected or dropped meanwhile
+        self.checked.files += 1
+        self.checked.length += len(file.data)
+        problem = await asyncio.to_thread(lambda: self._judge.problem_of(file, info))
+        if info.role == "root":
+            self.roots.append(file)
+        ref = self._head.files.get(info.role)
+        is_current = ref is not None and ref.version == info.version
+        if problem is None and ref is not None and is_current and ref.sha256 != file.sha256:
+            problem = f"{info.role} version {info.version} is current with another SHA-256"
+        if problem is not None:
+            self._note(problem)
+        elif is_current:
+            self.held[info.role] = file
+
+    def _note(self, problem: str) -> None:
+        self.checked.findings.append(Finding(self._head.gun, problem))
 
 
 class _Walk:
@@ -204,8 +172,6 @@ class _Walk:
             top = (trusted.root, trusted.timestamp, snapshot)
             for role, file in zip(("root", "timestamp", "snapshot"), top, strict=True):
                 self._note_expiry(role, file.signed if file is not None else None)
-            for role, file in (("timestamp", trusted.timestamp), ("snapshot", snapshot)):
-                self._verify_number(file, self._held[role])
             self._file("targets")
             self._follow_targets(trusted)
         except TabellionError as error:
@@ -215,22 +181,9 @@ class _Walk:
         if not roots:
             raise MixAndMatchError("there is no root")
         trusted = TrustedSet(roots[0].data, now=_LONG_AGO, gun=self._gun)
-        self._verify_number(trusted.root, roots[0])
         for root in roots[1:]:
             trusted.update_root(root.data)
-            self._verify_number(trusted.root, root)
         return trusted
-
-    def _verify_number(self, found: TrustedMetadata[Any] | None, file: StoredFile) -> None:
-        """Refuse a file that is given out under another version than its own.
-
-        Raises:
-            MixAndMatchError: It is.
-        """
-        if found is not None and found.version != file.version:
-            raise MixAndMatchError(
-                f"{file.role} version {file.version} says that it's version {found.version}"
-            )
 
     def _follow_targets(self, trusted: TrustedSet) -> None:
         pending, seen = [("targets", "root")], set[str]()
@@ -245,7 +198,6 @@ class _Walk:
                 continue  # else nothing was published yet
             try:
                 found = trusted.update_targets(self._held[role].data, role, delegator)
-                self._verify_number(found, self._held[role])
                 signed = found.signed
             except ThresholdError as error:
                 # Happens to the last signer's removal; clients pass over such a role.

@@ -37,11 +37,11 @@ from tabellion_server.services.first_bins import FirstBins
 from tabellion_server.services.signing import Clock, ReleaseSigner
 from tabellion_server.services.timestamping import Renewer
 from tabellion_server.storage.interface import Head, Store
+from tabellion_server.storage.walking import PAGE, GunPages
 
 KINDS: Final = ("root", "root_certificate", "targets", "delegation", "snapshot", "timestamp")
 """What metrics tell apart; delegations share one."""
 _ROUND_SECONDS: Final = 60.0
-_PAGE: Final = 100
 _PAUSE_SECONDS: Final = 1.0  # between pages: ten thousand GUNs take two minutes, and little else
 _GUNS_HELD: Final = 50_000
 _TOLD_HELD: Final = 100_000
@@ -177,15 +177,13 @@ class ExpiryWatch:
         """
         guns: Counter[tuple[str, Level]] = Counter()
         soonest: dict[str, datetime] = {}
-        after: str | None = None
-        while page := await self._store.guns("", after, _PAGE):
+        async for page in GunPages(self._store):
             for head in page:
                 for kind, ends in _by_kind(await self._look(head)).items():
                     guns[kind, worst(end.level for end in ends)] += 1
                     at = min(end.expires_at for end in ends)
                     soonest[kind] = min(at, soonest.get(kind, at))
-            after = page[-1].gun
-            if len(page) == _PAGE:
+            if len(page) == PAGE:
                 await asyncio.sleep(pause_seconds)
         missing = await self._store.missing_changes()
         return Round(guns, soonest, self._clock(), missing)

@@ -24,10 +24,10 @@ from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.pending import Pendings
 from tabellion_server.services.signing import Clock
 from tabellion_server.storage.interface import Head, Store
+from tabellion_server.storage.walking import GunPages
 
 BY: Final = "schedule"
 _ROUND_SECONDS: Final = 3600.0
-_PAGE: Final = 100
 _PAUSE_SECONDS: Final = 1.0
 _PATIENCE: Final = timedelta(days=28)  # between two proposals for one GUN, whatever became of them
 _ROOT_LIFE: Final = timedelta(days=365)  # at least, from when it's proposed
@@ -66,9 +66,8 @@ class KeySchedule:
 
     async def sweep(self) -> int:
         """Propose what is due; give the number of proposals made."""
-        after: str | None = None
         made = 0
-        while page := await self._store.guns("", after, _PAGE):
+        async for page in GunPages(self._store):
             for head in page:
                 try:
                     made += await self.propose(head)
@@ -76,7 +75,6 @@ class KeySchedule:
                     log().error(
                         "rotation.failed", gun=head.gun, problem=error.message, hint=error.hint
                     )
-            after = page[-1].gun
             await asyncio.sleep(_PAUSE_SECONDS)
         return made
 

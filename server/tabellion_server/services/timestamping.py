@@ -26,11 +26,11 @@ from tabellion_server.storage.interface import (
     StoreCorruptionError,
     StoredFile,
 )
+from tabellion_server.storage.walking import GunPages
 
 _PATIENCE_SECONDS: Final = 2.0  # how long a reader waits while what is there is still valid
 _PAUSE: Final = timedelta(seconds=10)  # from a failed renewal to the next, while there's time
 _EXPIRIES_HELD: Final = 100_000
-_PAGE: Final = 200
 _ATTEMPTS: Final = 5
 
 
@@ -82,13 +82,11 @@ class Renewer:
 
     async def sweep(self) -> int:
         """Renew every GUN that is due; give how many GUNs were looked at."""
-        after: str | None = None
         count = 0
-        while page := await self._store.guns("", after, _PAGE):
+        async for page in GunPages(self._store):
             for head in page:
                 await self._sweep_one(head)
             count += len(page)
-            after = page[-1].gun
         return count
 
     async def _sweep_one(self, head: Head) -> None:

@@ -453,10 +453,13 @@ class Store(Protocol):
             StorageError: One is a root, or the newest version of its role; nothing is let go.
         """
 
-    def dump(self) -> AsyncGenerator[Sequence[Record], None]:
+    def dump(self, *, with_bytes: bool = True) -> AsyncGenerator[Sequence[Record], None]:
         """Give all that is stored, each GUN as it is at one moment, in groups of bounded size.
 
         What the changefeed tells is never newer than its GUN.
+
+        Args:
+            with_bytes: Else files are given without their bytes, which then aren't read.
 
         Raises:
             StoreCorruptionError: A file's bytes aren't the ones that were stored.

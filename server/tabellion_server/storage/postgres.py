@@ -40,7 +40,11 @@ from tabellion_server.storage.postgres_rows import (
     key_of,
     tag_event_of,
 )
-from tabellion_server.storage.postgres_schema import verify_not_loading, verify_schema
+from tabellion_server.storage.postgres_schema import (
+    VERSION,
+    verify_not_loading,
+    verify_schema,
+)
 from tabellion_server.storage.postgres_water import Water, read_restoration, restored_error
 from tabellion_server.storage.records import FileRecord, Record
 from tabellion_server.storage.values import MAX_INTEGER, below, check_hashes, moment_of, ticks
@@ -92,7 +96,7 @@ class PostgresStore(PendingTables):
         Raises:
             StorageError: It can't be reached or used, or isn't for this release.
         """
-        link = await Link.open(place)
+        link = await Link.open(place, schema=VERSION)
         file: HighWater | None = None
         try:
             async with link.connection() as connection:
@@ -328,11 +332,11 @@ class PostgresStore(PendingTables):
 
         return await self._write(work, key)
 
-    async def dump(self) -> AsyncGenerator[Sequence[Record], None]:
+    async def dump(self, *, with_bytes: bool = True) -> AsyncGenerator[Sequence[Record], None]:
         """See ``Store.dump``."""
         async with (
             self._link.connection() as connection,
-            contextlib.aclosing(dump(connection)) as groups,
+            contextlib.aclosing(dump(connection, with_bytes=with_bytes)) as groups,
         ):
             async for group in groups:
                 await asyncio.to_thread(_check_records, group)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+from ipaddress import ip_address
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tabellion_server.logs import log
 from tabellion_server.storage.interface import StorageError
@@ -16,6 +19,8 @@ _LOSES: Final = {
     "synchronous_commit": "it would lose the newest second in a crash, so this store turns it on "
     "in each transaction of its own",
 }
+# A pooler has made up the number that came with the connection.
+_PID: Final = "SELECT pg_backend_pid()"
 _VERIFIED: Final = ("verify-ca", "verify-full")
 
 
@@ -23,8 +28,14 @@ async def check_server(connection: Connection, place: Place) -> None:
     """Refuse a server that can't do it; say in the log what it doesn't promise.
 
     Raises:
-        StorageError: It's too old.
+        StorageError: It's too old, or behind a pooler that mustn't be asked as it would be.
     """
+    if place.prepares and connection.get_server_pid() != await connection.fetchval(_PID):
+        raise StorageError(
+            f"store {place.name} is behind a connection pooler, which may give the statements "
+            "prepared here to somebody else",
+            hint="set storage.prepared_statements = false",
+        )
     version = int(await connection.fetchval("SHOW server_version_num"))
     if version < _MIN_SERVER:
         raise StorageError(
@@ -55,15 +66,26 @@ async def check_server(connection: Connection, place: Place) -> None:
 
 
 def _is_verified(url: str) -> bool:
-    """Tell whether the way to the server can't be tampered with."""
+    """Tell whether the way to the server can't be tampered with.
+
+    What the URL leaves open is taken from the environment, as the driver does.
+    """
     parts = urlsplit(url)
-    options = parse_qs(parts.query)
-    places = [
-        part.rpartition(":")[0] or part for part in parts.netloc.rpartition("@")[2].split(",")
-    ]
-    places += options.get("host", [])
-    is_near = all(
-        place.strip("[]") in {"", "localhost", "::1"} or place.startswith(("127.", "/"))
-        for place in places
-    )
-    return is_near or options.get("sslmode", [""])[-1] in _VERIFIED
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    named = parts.netloc.rpartition("@")[2] or options.get("host") or os.environ.get("PGHOST", "")
+    if all(_is_near(place) for place in named.split(",")):
+        return True
+    mode = options.get("sslmode") or os.environ.get("PGSSLMODE")
+    has_ca = "sslrootcert" in options or "PGSSLROOTCERT" in os.environ
+    return mode in _VERIFIED or (mode == "require" and has_ca)  # which the driver then verifies by
+
+
+def _is_near(place: str) -> bool:
+    """Tell whether a host, with or without its port, is this machine, or a socket's folder."""
+    host = re.sub(r"(?<!:):\d*$", "", unquote(place)).strip("[]")
+    if host in {"", "localhost"} or host.startswith("/"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -9,6 +9,7 @@ from typing import Any, Final
 from tabellion_server.storage.interface import (
     AuditEntry,
     Change,
+    FileInfo,
     PendingRow,
     StorageError,
     StoredFile,
@@ -38,6 +39,7 @@ from tabellion_server.storage.records import (
     FeedRecord,
     FileRecord,
     HeadRecord,
+    InfoRecord,
     OnlineKeyRecord,
     Record,
     RestorationRecord,
@@ -65,6 +67,12 @@ def _head_of(row: Sequence[Any]) -> HeadRecord:
         if role is not None
     }
     return HeadRecord(gun.decode(), dialect, revision, moment_of(changed_at), current)
+
+
+def _info_of(row: Sequence[Any]) -> InfoRecord:
+    gun, role, version, sha256, length, stored_at = row
+    info = FileInfo(role.decode(), version, sha256, length, moment_of(stored_at))
+    return InfoRecord(gun.decode(), info)
 
 
 # What is selected of what, and what each row is.
@@ -100,6 +108,10 @@ _GUNS: Final[_Rows] = (
     ),
     (f"{PENDING_COLUMNS} FROM tabellion.pending", pending_row_of),
 )
+_INFOS: Final = (
+    "gun, role, version, sha256, length, stored_at FROM tabellion.metadata",
+    _info_of,
+)
 _PLACES: Final = "gun, role, version, length FROM tabellion.metadata"
 _FILES: Final = (
     "SELECT m.gun, m.role, m.version, m.sha256, m.data, m.stored_at"
@@ -114,17 +126,18 @@ _CURRENT: Final = (
 )
 
 
-async def dump(connection: Connection) -> AsyncGenerator[list[Record], None]:
+async def dump(connection: Connection, *, with_bytes: bool) -> AsyncGenerator[list[Record], None]:
     """Give all records as they are at one moment, in groups; hashes aren't checked here."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        for query, record_of in _LOGS:
+        for query, record_of in _LOGS if with_bytes else (*_LOGS, _INFOS):
             async with _groups(connection, query, lambda _: 0) as groups:
                 async for group in groups:
                     yield [record_of(row) for row in group]
-        async with _groups(connection, _PLACES, lambda row: int(row["length"])) as groups:
-            async for places in groups:
-                columns = [[row[name] for row in places] for name in ("gun", "role", "version")]
-                yield [_file_of(row) for row in await connection.fetch(_FILES, *columns)]
+        if with_bytes:
+            async with _groups(connection, _PLACES, lambda row: int(row["length"])) as groups:
+                async for places in groups:
+                    columns = [[row[name] for row in places] for name in ("gun", "role", "version")]
+                    yield [_file_of(row) for row in await connection.fetch(_FILES, *columns)]
         for query, record_of in _GUNS:
             async with _groups(connection, query, lambda _: 0) as groups:
                 async for group in groups:

@@ -7,6 +7,13 @@ nothing but failures to be retried. A read is one statement, which sees one mome
 Each transaction writes a receipt under a token of its own. If the answer to COMMIT is lost, a
 fence is written under the same token: it waits for a transaction that still runs, and either finds
 the receipt, or keeps it from ever being written.
+
+Each also makes sure that the tables are still those of this release: a migration and transactions
+keep out of each other's way by an advisory lock.
+
+A connection may lead to a pooler that gives it another of its own with each transaction. So nothing
+outlives a transaction here: no session's setting, no session's lock, and with a pooler no prepared
+statement.
 """
 
 from __future__ import annotations
@@ -14,6 +21,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
+import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -40,6 +49,8 @@ COMMIT_SECONDS: Final = 8.0
 DOUBT_SECONDS: Final = 10.0
 _RELEASE_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 0.2
+# Held shared by all who write, alone by who migrates: "tabellio".
+SCHEMA_LOCK: Final = 0x7461_6265_6C6C_696F
 # What the server ends by itself, so that no lock outlives its holder: milliseconds.
 _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED;"
@@ -48,6 +59,14 @@ _BEGIN: Final = (
     " SELECT set_config('synchronous_commit', 'on', true)"
     " WHERE current_setting('synchronous_commit') = 'off';"
 )
+# Behind a pooler each transaction may get another server; a standby refuses this one.
+_BEGIN_READ: Final = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
+    " SET LOCAL idle_in_transaction_session_timeout = 15000"
+)
+# If a pooler mixes up the statements of two processes, one isn't found rather than another run.
+_PROCESS: Final = secrets.token_hex(8)
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +78,7 @@ class Place:
         name: The same as it may be told.
         password_file: Where the password is, read with each connection.
         connections: How many at most.
-        prepares: Statements may stay prepared; False behind some connection poolers.
+        prepares: Statements may stay prepared; False behind a connection pooler.
     """
 
     url: str
@@ -73,6 +92,9 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # untyped
     def get_reset_query(self) -> str:
         """Spare a round trip: no session state is ever made here."""
         return ""
+
+    def _get_unique_id(self, prefix: str) -> str:
+        return f"{prefix}_{_PROCESS}_{os.getpid()}_{next(_numbers)}"
 
 
 def lock_of(gun: bytes) -> int:
@@ -122,22 +144,29 @@ def _read_password(file: Path) -> str:
 class Link:
     """The connections. Every failure comes as a StorageError."""
 
-    def __init__(self, place: Place, pool: Any) -> None:  # noqa: ANN401  (asyncpg has no types)
+    def __init__(self, place: Place, pool: Any, schema: int) -> None:  # noqa: ANN401  (asyncpg has no types)
         self.name = place.name
         self._pool = pool
+        self._schema = schema
+        self._is_pooled = not place.prepares
         self._is_closed = False
         self._ended: list[str] = []  # receipts that nobody needs any more
 
     @classmethod
-    async def open(cls, place: Place) -> Link:
-        """Make the pool; connections come when they are needed."""
+    async def open(cls, place: Place, *, schema: int) -> Link:
+        """Make the pool; connections come when they are needed.
+
+        Args:
+            place: Where the database is.
+            schema: Number of the migration that this release writes after, and no other.
+        """
         try:
             pool = await asyncpg.create_pool(
                 place.url, min_size=0, max_size=place.connections, **_options(place)
             )
         except Exception as error:
             raise storage_error(error, place.name) from error
-        return cls(place, pool)
+        return cls(place, pool, schema)
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -175,7 +204,12 @@ class Link:
 
     async def _fetch(self, query: str, values: tuple[object, ...]) -> list[Any]:
         async with self.connection() as connection:
-            return list(await connection.fetch(query, *values, timeout=FETCH_SECONDS))
+            if not self._is_pooled:
+                return list(await connection.fetch(query, *values, timeout=FETCH_SECONDS))
+            await connection.execute(_BEGIN_READ, timeout=FETCH_SECONDS)
+            rows = await connection.fetch(query, *values, timeout=FETCH_SECONDS)
+            await connection.execute("COMMIT", timeout=FETCH_SECONDS)
+            return list(rows)
 
     async def transact(
         self, work: Callable[[Connection], Awaitable[T]], *, guns: Collection[bytes] = ()
@@ -190,9 +224,12 @@ class Link:
         token, ended = secrets.token_hex(16), self._ended
         self._ended = []
         begin = (
-            f"{_BEGIN} INSERT INTO tabellion.receipts (token, is_fence)"  # noqa: S608  (hex, numbers)
+            f"{_BEGIN} SELECT pg_advisory_xact_lock_shared({SCHEMA_LOCK});"  # noqa: S608  (hex, numbers)
+            f" INSERT INTO tabellion.receipts (token, is_fence)"
             f" VALUES ('\\x{token}', false);{_forget(ended)}"
             f"{''.join(f' SELECT pg_advisory_xact_lock({lock});' for lock in _locks(guns))}"
+            f" SELECT FROM (SELECT max(version) FROM tabellion.schema_version) s"
+            f" WHERE max = {self._schema}"
         )
         try:
             result, doubt = await self._run(begin, work)
@@ -212,26 +249,36 @@ class Link:
             connection = await self._begin(begin, stack)
             result = await work(connection)
             try:
-                answer = await connection.execute("COMMIT", timeout=COMMIT_SECONDS)
+                answer, warned = await _commit(connection)
             except Exception as error:  # noqa: BLE001  (whatever it is, it may have been done)
                 _cut(connection)
                 return result, error
             if answer != "COMMIT":
                 raise StorageError(f"store {self.name} undid a transaction: {answer}")
-            return result, None
+            # Somebody ended its wait for a standby: it's there, but the standby may lack it.
+            return result, StorageError("; ".join(warned)) if warned else None
 
     async def _begin(self, begin: str, stack: contextlib.AsyncExitStack) -> Connection:
         for is_last in (False, True):
             try:
                 async with contextlib.AsyncExitStack() as attempt:
                     connection = await attempt.enter_async_context(self.connection())
-                    await connection.execute(begin, timeout=BEGIN_SECONDS)
+                    self._verify_begun(await connection.execute(begin, timeout=BEGIN_SECONDS))
                     stack.push_async_exit(attempt.pop_all())
                     return connection
             except StorageError as error:
                 if is_last or not _is_stale(error):
                     raise
         raise AssertionError  # the last turn returns or raises
+
+    def _verify_begun(self, answer: str) -> None:
+        """Refuse to write into tables that are for another release."""
+        if answer != "SELECT 1":
+            raise StorageError(
+                f"store {self.name} was migrated: it no longer has schema {self._schema}, "
+                "which this release writes",
+                hint="run the release that migrated it on this node, too",
+            )
 
     async def _verify_done(self, token: str, doubt: Exception) -> None:
         """Find out what became of a transaction whose end wasn't told; return if it was done.
@@ -253,22 +300,24 @@ class Link:
             raise storage_error(doubt, self.name) from doubt
 
     async def _fence(self, token: str) -> bool | None:
-        """Tell whether a transaction was kept from being done; None if that can't be told yet."""
-        values = (bytes.fromhex(token),)
+        """Tell whether a transaction was kept from being done; None if that can't be told yet.
+
+        It writes even where it finds the receipt: its own COMMIT then waits for all that the
+        transaction's would have waited for, be it a standby.
+        """
         try:
             async with self.connection() as connection:
+                await connection.execute(_BEGIN, timeout=BEGIN_SECONDS)
                 # It waits for a transaction of that token that still runs.
-                await connection.execute(
-                    "INSERT INTO tabellion.receipts (token, is_fence) VALUES ($1, true)"
-                    " ON CONFLICT DO NOTHING",
-                    *values,
+                found: bool = await connection.fetchval(
+                    "INSERT INTO tabellion.receipts AS r (token, is_fence) VALUES ($1, true)"
+                    " ON CONFLICT (token) DO UPDATE SET is_fence = r.is_fence RETURNING is_fence",
+                    bytes.fromhex(token),
                 )
-                found: bool | None = await connection.fetchval(
-                    "SELECT is_fence FROM tabellion.receipts WHERE token = $1", *values
-                )
+                answer, warned = await _commit(connection)
         except StorageError:
             return None
-        return found
+        return found if answer == "COMMIT" and not warned else None
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -291,6 +340,21 @@ class Link:
                     await connection.execute("ROLLBACK", timeout=_RELEASE_SECONDS)
             with contextlib.suppress(Exception):
                 await self._pool.release(connection, timeout=_RELEASE_SECONDS)
+
+
+async def _commit(connection: Connection) -> tuple[str, list[str]]:
+    """Commit; give the answer, and what the server warned of."""
+    warned: list[str] = []
+
+    def hear(_: Connection, message: Any) -> None:  # noqa: ANN401  (asyncpg has no types)
+        warned.append(message.message)
+
+    connection.add_log_listener(hear)
+    try:
+        return await connection.execute("COMMIT", timeout=COMMIT_SECONDS), warned
+    finally:
+        with contextlib.suppress(asyncpg.InterfaceError):  # it has gone
+            connection.remove_log_listener(hear)
 
 
 def _cut(connection: Connection) -> None:

@@ -11,9 +11,15 @@ from typing import Final
 
 from tabellion_server.storage.interface import StorageError
 from tabellion_server.storage.postgres_errors import MIGRATE, storage_error
-from tabellion_server.storage.postgres_link import CONNECT_SECONDS, Connection, Place, connect
+from tabellion_server.storage.postgres_link import (
+    CONNECT_SECONDS,
+    SCHEMA_LOCK,
+    Connection,
+    Place,
+    connect,
+)
 
-_LOCK: Final = 0x7461_6265_6C6C_696F  # "tabellio": one migrates at a time
+_STEP_SECONDS: Final = 3600.0  # a step may have to wait for whoever reads, and rewrite a table
 
 _FIRST: Final = (
     """CREATE TABLE tabellion.metadata (
@@ -159,7 +165,10 @@ async def migrate_store(place: Place) -> str:
 
 async def _migrate(connection: Connection, name: str) -> str:
     async with connection.transaction(isolation="read_committed"):
-        await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        # Whoever writes is let finish; who comes meanwhile finds the new number after it.
+        await connection.execute(
+            f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})", timeout=_STEP_SECONDS
+        )
         held = await found_version(connection) or 0
         _refuse_newer(held, name)
         if not held:
@@ -170,7 +179,7 @@ async def _migrate(connection: Connection, name: str) -> str:
             )
         for number, statements in enumerate(MIGRATIONS[held:], start=held + 1):
             for statement in statements:
-                await connection.execute(statement)
+                await connection.execute(statement, timeout=_STEP_SECONDS)
             await connection.execute(
                 "INSERT INTO tabellion.schema_version (version) VALUES ($1)", number
             )

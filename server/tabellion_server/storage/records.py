@@ -11,6 +11,7 @@ from datetime import datetime
 from tabellion_server.storage.interface import (
     AuditEntry,
     Change,
+    FileInfo,
     OnlineKeyRow,
     PendingRow,
     StoredFile,
@@ -24,6 +25,14 @@ class FileRecord:
 
     gun: str
     file: StoredFile
+
+
+@dataclass(frozen=True, slots=True)
+class InfoRecord:
+    """The same without its bytes: what stands in its row."""
+
+    gun: str
+    info: FileInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,7 @@ class FeedRecord:
 
 Record = (
     FileRecord
+    | InfoRecord
     | CollectedRecord
     | HeadRecord
     | RetiredRecord

@@ -24,6 +24,7 @@ from tabellion_server.storage.records import (
     FeedRecord,
     FileRecord,
     HeadRecord,
+    InfoRecord,
     OnlineKeyRecord,
     Record,
     RestorationRecord,
@@ -96,11 +97,11 @@ class DumpedKeys(ABC):
             raise StorageError(f"{gun}: {text_of(what[0])} version {int(what[1])} has to stay")
         return int(what[0])
 
-    async def dump(self) -> AsyncGenerator[Sequence[Record], None]:
+    async def dump(self, *, with_bytes: bool = True) -> AsyncGenerator[Sequence[Record], None]:
         """See ``Store.dump``."""
         group: list[Record] = []
         size = 0
-        async for record in self._records():
+        async for record in self._records(with_bytes=with_bytes):
             group.append(record)
             size += len(record.file.data) if isinstance(record, FileRecord) else 0
             if len(group) >= _PAGE or size >= _GROUP_BYTES:
@@ -153,7 +154,7 @@ class DumpedKeys(ABC):
                 hint="restore into another one: change ?prefix=NAME in storage.url",
             )
 
-    async def _records(self) -> AsyncIterator[Record]:
+    async def _records(self, *, with_bytes: bool) -> AsyncIterator[Record]:
         last = int(await self._link.read("HGET", self._feed.key("state"), "last") or 0)
         yield FeedRecord(last)
         start = "-"
@@ -182,7 +183,7 @@ class DumpedKeys(ABC):
                     ),
                 )
                 skip = max(skip, int(kept.get(b"skip", 0)))
-                async for record in self._gun(gun, kept, parts):
+                async for record in self._gun(gun, kept, parts, with_bytes=with_bytes):
                     yield record
             low = b"(" + names[-1]
         if skip:
@@ -191,11 +192,20 @@ class DumpedKeys(ABC):
             yield RestorationRecord(last, skip, now, is_loss=False)
 
     async def _gun(
-        self, gun: str, kept: dict[bytes, bytes], parts: Sequence[dict[bytes, bytes]]
+        self,
+        gun: str,
+        kept: dict[bytes, bytes],
+        parts: Sequence[dict[bytes, bytes]],
+        *,
+        with_bytes: bool,
     ) -> AsyncIterator[Record]:
         head_fields, files, collected, online, pending = parts
         for name, value in files.items():
-            yield FileRecord(gun, await self._stored(gun, _info_of(name, value)))
+            info = _info_of(name, value)
+            if with_bytes:
+                yield FileRecord(gun, await self._stored(gun, info))
+            else:
+                yield InfoRecord(gun, info)
         for name, value in collected.items():
             version, _, role = text_of(name).partition(":")
             yield CollectedRecord(gun, role, int(version), text_of(value))

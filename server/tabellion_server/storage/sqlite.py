@@ -351,9 +351,9 @@ class SqliteStore(PendingTables):
 
         return await self._write(work)
 
-    async def dump(self) -> AsyncGenerator[Sequence[Record], None]:
+    async def dump(self, *, with_bytes: bool = True) -> AsyncGenerator[Sequence[Record], None]:
         """See ``Store.dump``."""
-        groups = dump(self._path)
+        groups = dump(self._path, with_bytes=with_bytes)
         try:
             while (group := await asyncio.to_thread(next, groups, None)) is not None:
                 yield group

@@ -11,6 +11,7 @@ from typing import Any, Final
 from tabellion_server.storage.interface import (
     AuditEntry,
     Change,
+    FileInfo,
     PendingRow,
     StorageError,
     StoreCorruptionError,
@@ -22,6 +23,7 @@ from tabellion_server.storage.records import (
     FeedRecord,
     FileRecord,
     HeadRecord,
+    InfoRecord,
     OnlineKeyRecord,
     Record,
     RestorationRecord,
@@ -29,7 +31,12 @@ from tabellion_server.storage.records import (
 )
 from tabellion_server.storage.sqlite_file import connect, storage_error
 from tabellion_server.storage.sqlite_restoration import last_change, set_last_change
-from tabellion_server.storage.sqlite_rows import EVENT_COLUMNS
+from tabellion_server.storage.sqlite_rows import (
+    EVENT_COLUMNS,
+    FILE_COLUMNS,
+    event_values,
+    file_values,
+)
 from tabellion_server.storage.stored_values import (
     entry_of,
     event_of,
@@ -51,8 +58,8 @@ _TABLES: Final = (
 )
 
 
-def dump(path: Path) -> Generator[list[Record], None, None]:
-    """Give all records as they are at one moment, in groups. Blocks.
+def dump(path: Path, *, with_bytes: bool) -> Generator[list[Record], None, None]:
+    """Give all records as they are at one moment, in groups; see ``Store.dump``. Blocks.
 
     Raises:
         StorageError: The store can't be read.
@@ -61,7 +68,7 @@ def dump(path: Path) -> Generator[list[Record], None, None]:
         connection = connect(path, read_only=True)
         try:
             connection.execute("BEGIN")
-            yield from _groups(_records(connection))
+            yield from _groups(_records(connection, with_bytes=with_bytes))
         finally:
             connection.close()
     except sqlite3.Error as error:
@@ -125,8 +132,9 @@ def _groups(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield group
 
 
-def _records(connection: sqlite3.Connection) -> Iterator[Record]:
+def _records(connection: sqlite3.Connection, *, with_bytes: bool) -> Iterator[Record]:
     yield from _logs(connection)
+    yield from _files(connection) if with_bytes else _infos(connection)
     yield from _guns(connection)
 
 
@@ -146,14 +154,24 @@ def _logs(connection: sqlite3.Connection) -> Iterator[Record]:
         yield entry_of(row)
 
 
-def _guns(connection: sqlite3.Connection) -> Iterator[Record]:
-    rows = connection.execute
-    for gun, role, version, sha256, data, stored_at in rows(
+def _files(connection: sqlite3.Connection) -> Iterator[Record]:
+    for gun, role, version, sha256, data, stored_at in connection.execute(
         "SELECT gun, role, version, sha256, data, stored_at FROM metadata"
     ):
         file = StoredFile(role, version, sha256, data, moment_of(stored_at))
         check_hashes(gun, [file])
         yield FileRecord(gun, file)
+
+
+def _infos(connection: sqlite3.Connection) -> Iterator[Record]:
+    for gun, role, version, sha256, length, stored_at in connection.execute(
+        "SELECT gun, role, version, sha256, length, stored_at FROM metadata"
+    ):
+        yield InfoRecord(gun, FileInfo(role, version, sha256, length, moment_of(stored_at)))
+
+
+def _guns(connection: sqlite3.Connection) -> Iterator[Record]:
+    rows = connection.execute
     for row in rows("SELECT gun, role, version, sha256 FROM collected"):
         yield CollectedRecord(*row)
     for gun, dialect, revision, changed_at in rows(
@@ -192,10 +210,7 @@ def _row_of_gun(record: Record) -> _Row | None:  # noqa: PLR0911  (one each)
     """Give where a record that is a GUN's own is written, and its values."""
     match record:
         case FileRecord(gun, file):
-            return "metadata (gun, role, version, sha256, length, stored_at, data)", (
-                *(gun, file.role, file.version, file.sha256),
-                *(len(file.data), ticks(file.stored_at), file.data),
-            )
+            return f"metadata ({FILE_COLUMNS})", file_values(gun, file)
         case CollectedRecord(gun, role, version, sha256):
             return "collected (gun, role, version, sha256)", (gun, role, version, sha256)
         case HeadRecord(gun, dialect, revision, changed_at, _):
@@ -221,11 +236,7 @@ def _row_of_log(record: Record) -> _Row:
     """The same for one that only gets appended."""
     match record:
         case EventRecord(gun, event):
-            return f"events (gun, {EVENT_COLUMNS})", (
-                *(gun, event.kind, event.target, event.role, event.version),
-                *(event.metadata_sha256, json.dumps(dict(event.digests), sort_keys=True)),
-                *(event.length, ticks(event.at), event.id),
-            )
+            return f"events (gun, {EVENT_COLUMNS})", (gun, *event_values(event), event.id)
         case RestorationRecord(after_id, missing, at, is_loss):
             return "restorations (after_id, missing, at, is_loss)", (
                 *(after_id, missing, ticks(at), is_loss),

@@ -27,6 +27,22 @@ from tabellion_server.storage.values import (
 EVENT_COLUMNS: Final = "kind, target, role, version, metadata_sha256, digests, length, at, id"
 
 
+FILE_COLUMNS: Final = "gun, role, version, sha256, length, stored_at, data"
+
+
+def file_values(gun: str, file: StoredFile) -> tuple[object, ...]:
+    """Give what stands in a file's row."""
+    place = (gun, file.role, file.version, file.sha256)
+    return (*place, len(file.data), ticks(file.stored_at), file.data)
+
+
+def event_values(event: TagEvent) -> tuple[object, ...]:
+    """Give what stands in a row of history, but for its GUN and id."""
+    digests = json.dumps(dict(event.digests), sort_keys=True)
+    what = (event.kind, event.target, event.role, event.version, event.metadata_sha256)
+    return (*what, digests, event.length, ticks(event.at))
+
+
 def read_head(connection: sqlite3.Connection, gun: str) -> Head | None:
     """Read a GUN's head, in the connection's transaction."""
     row = connection.execute(
@@ -133,12 +149,9 @@ def write_files(
             if row is not None and row[0] != file.sha256:
                 raise other_bytes_error(gun, file.role, file.version)
             connection.execute(
-                "INSERT INTO metadata (gun, role, version, sha256, length, stored_at, data)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(gun, file.role, file.version, file.sha256),
-                    *(len(file.data), ticks(file.stored_at), file.data),
-                ),
+                # The text is ours alone; values are bound.
+                f"INSERT INTO metadata ({FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                file_values(gun, file),
             )
             if file.role == "timestamp" and changes is None:
                 change = Change(gun, file.version, file.sha256, "update", file.stored_at)
@@ -157,14 +170,7 @@ def write_events(connection: sqlite3.Connection, gun: str, events: Sequence[TagE
     connection.executemany(
         "INSERT INTO events (gun, kind, target, role, version, metadata_sha256, digests, length,"
         " at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                *(gun, event.kind, event.target, event.role, event.version),
-                *(event.metadata_sha256, json.dumps(dict(event.digests), sort_keys=True)),
-                *(event.length, ticks(event.at)),
-            )
-            for event in events
-        ],
+        [(gun, *event_values(event)) for event in events],
     )
 
 

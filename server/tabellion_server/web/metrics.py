@@ -14,18 +14,30 @@ import time
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, Summary
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    ProcessCollector,
+    Summary,
+    values,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tabellion.core.expiry import LEVELS
+from tabellion_server.counter_files import FOLDER, WORKER
 from tabellion_server.services.expiry import KINDS, Round
 from tabellion_server.web.problems import Handler
-from tabellion_server.workers import METRICS_FOLDER
 
 _OPERATION = web.RequestKey("operation", str)
 _PREFIX: Final = "notary_server_http_"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
+
+
+def _worker() -> str:
+    """Name this process's files: there's never a second one with that number at a time."""
+    return os.environ.get(WORKER, str(os.getpid()))
 
 
 class Metrics:
@@ -33,7 +45,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._is_shared = METRICS_FOLDER in os.environ
+        self._is_shared = FOLDER in os.environ
+        if self._is_shared:
+            # By pid, as by default, each worker that died would leave files for ever.
+            values.ValueClass = values.MultiProcessValue(_worker)  # type: ignore[no-untyped-call]
         if not self._is_shared:
             ProcessCollector(registry=self.registry)
         labels = ("operation",)

@@ -171,6 +171,11 @@ def _answer(request: web.Request, error: TabellionError, request_id: str) -> web
     )
 
 
+def _is_probe(request: web.Request, status: int) -> bool:
+    """Tell whether it's no refusal: each refresh asks for a root that isn't there yet."""
+    return status == 404 and request.method in {"GET", "HEAD"}  # noqa: PLR2004
+
+
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error into a problem; nothing of the inside gets out."""
@@ -179,8 +184,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except TabellionError as error:
         status, problem = problem_of(error, request_id)
-        write = log().error if status >= 500 else log().info  # noqa: PLR2004
-        write("request.refused", code=problem["code"], status=status, problem=error.message)
+        fields = {"code": problem["code"], "status": status, "problem": error.message}
+        quiet = log().debug if _is_probe(request, status) else log().info
+        write = log().error if status >= _INTERNAL else quiet
+        write("request.refused", **fields)
         return _answer(request, error, request_id)
     except web.HTTPException as error:
         return _of_http(request, error, request_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from datetime import UTC
 from email.utils import format_datetime
@@ -40,6 +41,7 @@ from tabellion_server.web.uploads import check_notary_role, read_upload
 
 _IMMUTABLE: Final = "public, max-age=31536000, immutable"
 _MUTABLE: Final = "no-cache"
+_AT_ONCE_BYTES: Final = 256 * 1024
 _RENEWED: Final = frozenset({"timestamp", "snapshot"})
 
 
@@ -116,11 +118,10 @@ def _file_answer(
     wanted = request.if_none_match or ()
     if any(tag.value in {found.sha256, "*"} for tag in wanted):
         return web.Response(status=304, headers=headers)
-    if is_notary:
-        return web.Response(
-            body=found.data, content_type="text/plain", charset="utf-8", headers=headers
-        )
-    return web.Response(body=found.data, content_type="application/json", headers=headers)
+    kind, charset = ("text/plain", "utf-8") if is_notary else ("application/json", None)
+    # A large one is sent as it's taken: in one piece, each slow client's rest would be a copy.
+    body = found.data if len(found.data) <= _AT_ONCE_BYTES else io.BytesIO(found.data)
+    return web.Response(body=body, content_type=kind, charset=charset, headers=headers)
 
 
 def _notary_caching(settings: Settings, *, is_immutable: bool) -> dict[str, str]:

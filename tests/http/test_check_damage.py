@@ -1,0 +1,197 @@
+"""What ``tabellion-server check`` finds in old files and in sealed keys, each file read once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from securesystemslib.signer import Key, SSlibKey
+
+from forge import target
+from http_site import Site
+from tabellion_server.keys.master import MasterKey
+from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.checking import check_gun
+from tabellion_server.services.row_checks import check_rows
+from tabellion_server.storage.interface import StoredFile
+
+OTHER = "registry.example/team/other"
+Place = tuple[str, str, int]
+
+
+@pytest.fixture
+async def lived(site: Site) -> Site:
+    """Give a site of two GUNs of four releases; one's timestamp key was rotated in between."""
+    for gun in (site.gun, OTHER):
+        here = Site(site.client, site.store, site.clock, gun)
+        forge = await here.forge()
+        forge.delegate("releases", ["*"])
+        await here.publish(forge, "root", "targets", "releases")
+        for version in (2, 3, 4):
+            forge.targets.version = version
+            forge.targets.targets[f"v{version}"] = target(b"x", f"v{version}")
+            await here.publish(forge, "targets")
+        if gun == site.gun:
+            answer = await here.client.session.post(here.url("timestamp.key"))
+            fields = await answer.json()
+            forge.root.version = 2
+            forge.root.revoke_key(forge.root.roles["timestamp"].keyids[0], "timestamp")
+            forge.root.add_key(Key.from_dict(fields.pop("keyid"), fields), "timestamp")
+            await here.publish(forge, "root")
+    assert await found(site) == []
+    return site
+
+
+async def found(site: Site) -> list[tuple[str, str]]:
+    return [
+        (finding.gun, finding.problem)
+        for head in await site.store.guns()
+        for finding in (await check_gun(site.store, head, now=site.clock())).findings
+    ]
+
+
+@contextlib.contextmanager
+def rows(path: Path) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TRIGGER IF EXISTS metadata_is_immutable")
+        yield connection
+        connection.commit()
+
+
+def get(connection: sqlite3.Connection, place: Place) -> bytes:
+    (data,) = connection.execute(
+        "SELECT data FROM metadata WHERE gun = ? AND role = ? AND version = ?", place
+    ).fetchone()
+    return bytes(data)
+
+
+def put(connection: sqlite3.Connection, place: Place, data: bytes) -> None:
+    """Write other bytes, with all that tells of them."""
+    connection.execute(
+        "UPDATE metadata SET data = ?, sha256 = ?, length = ?"
+        " WHERE gun = ? AND role = ? AND version = ?",
+        (data, hashlib.sha256(data).hexdigest(), len(data), *place),
+    )
+
+
+def swap(connection: sqlite3.Connection, one: Place, other: Place) -> None:
+    first, second = get(connection, one), get(connection, other)
+    put(connection, one, second)
+    put(connection, other, first)
+
+
+def altered(data: bytes) -> bytes:
+    """Change what is signed, and nothing of its form."""
+    document = json.loads(data)
+    document["signed"]["expires"] = "2031-01-01T00:00:00Z"
+    return json.dumps(document).encode()
+
+
+A = Site.gun
+OLD: dict[str, tuple[Callable[[sqlite3.Connection], object], set[tuple[str, str]]]] = {
+    "a byte of an old snapshot flipped": (
+        lambda rows: rows.execute(
+            "UPDATE metadata SET data = CAST(replace(CAST(data AS TEXT), 'snapshot', 'snapshoT')"
+            " AS BLOB) WHERE gun = ? AND role = 'snapshot' AND version = 2",
+            (A,),
+        ),
+        {(A, "snapshot version 2 doesn't have its SHA-256")},
+    ),
+    "an old snapshot cut short": (
+        lambda rows: put(rows, (A, "snapshot", 2), get(rows, (A, "snapshot", 2))[:-9]),
+        {(A, "snapshot version 2 can't be read")},
+    ),
+    "its length told wrong": (
+        lambda rows: rows.execute("UPDATE metadata SET length = 7 WHERE role = 'snapshot'"
+                                  " AND version = 2 AND gun = ?", (A,)),
+        {(A, "snapshot version 2 has")},
+    ),
+    "an old targets file altered": (
+        lambda rows: put(rows, (A, "targets", 2), altered(get(rows, (A, "targets", 2)))),
+        {(A, "targets version 2 isn't signed by the keys of any root")},
+    ),
+    "an old timestamp altered": (
+        lambda rows: put(rows, (A, "timestamp", 2), altered(get(rows, (A, "timestamp", 2)))),
+        {(A, "timestamp version 2 isn't signed by the keys of any root")},
+    ),
+    "two versions swapped": (
+        lambda rows: swap(rows, (A, "targets", 1), (A, "targets", 2)),
+        {
+            (A, "targets version 1 says that it's version 2"),
+            (A, "targets version 2 says that it's version 1"),
+        },
+    ),
+    "two roles swapped": (
+        lambda rows: swap(rows, (A, "targets", 2), (A, "snapshot", 2)),
+        {(A, "targets version 2 can't be read"), (A, "snapshot version 2 can't be read")},
+    ),
+    "two GUNs swapped": (
+        lambda rows: swap(rows, (A, "snapshot", 2), (OTHER, "snapshot", 2)),
+        {
+            (A, "snapshot version 2 isn't signed by the keys of any root"),
+            (OTHER, "snapshot version 2 isn't signed by the keys of any root"),
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", OLD)
+async def test_damage_of_an_old_file_is_found_and_the_rest_goes_on_being_read(
+    lived: Site, tmp_path: Path, damage: str
+) -> None:
+    do, expected = OLD[damage]
+    with rows(tmp_path / "tabellion.db") as connection:
+        do(connection)
+    told = await found(lived)
+    assert len(told) == len(expected), told
+    for gun, words in expected:
+        assert any(at == gun and words in problem for at, problem in told), told
+
+
+async def test_each_file_is_read_once_and_rows_without_their_bytes(
+    lived: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[Place] = Counter()
+    whole = lived.store.read
+
+    async def counted(gun: str, role: str, version: int | None = None) -> StoredFile | None:
+        read[gun, role, version or 0] += 1
+        return await whole(gun, role, version)
+
+    monkeypatch.setattr(lived.store, "read", counted)
+    files = 0
+    for head in await lived.store.guns():
+        files += (await check_gun(lived.store, head, now=lived.clock())).files
+    assert await check_rows(lived.store, None)
+    assert set(read.values()) == {1}
+    assert len(read) == files == 30
+
+
+async def test_a_key_sealed_by_another_master_key_is_damage_of_its_gun(lived: Site) -> None:
+    app_keys = OnlineKeys(lived.store, MasterKey.generate())
+    row = (await lived.store.online_keys(OTHER, "snapshot"))[0]
+    findings = await check_rows(lived.store, app_keys)
+    assert len([finding for finding in findings if finding.is_damage]) == 5
+    assert {finding.gun for finding in findings} == {A, OTHER}
+    (told,) = [finding.problem for finding in findings if row.keyid in finding.problem]
+    assert "doesn't open with this master key" in told
+
+
+async def test_a_sealed_key_that_is_not_its_public_keys_is_damage(lived: Site) -> None:
+    keys = OnlineKeys(lived.store, MasterKey.generate())
+    made = ed25519.Ed25519PrivateKey.generate()
+    key = SSlibKey.from_crypto(made.public_key())
+    await keys.import_key("new", "snapshot", key, made, created_at=lived.clock())
+    other = ed25519.Ed25519PrivateKey.generate()
+    second = SSlibKey.from_crypto(other.public_key())
+    await keys.import_key("new", "snapshot", second, made, created_at=lived.clock())
+    told = {finding.problem for finding in await check_rows(lived.store, keys)}
+    assert not any(key.keyid in problem for problem in told)
+    assert any(second.keyid in problem for problem in told)
