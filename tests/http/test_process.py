@@ -217,6 +217,12 @@ async def test_faults_of_the_configuration_end_with_status_2(tmp_path: Path) -> 
         for verb in ("check-config", "serve"):
             status, output = await run(verb, "--config", str(config))
             assert (status, "secret isn't there" in output) == (2, True), output
+        (tmp_path / "secret").write_text("correct-horse\n")
+        (tmp_path / "secret").chmod(0o644)
+        for verb in ("check-config", "serve"):
+            status, output = await run(verb, "--config", str(config))
+            assert (status, "secret: others may read it" in output) == (2, True), output
+        (tmp_path / "secret").unlink()
     assert (await run("serve", "--nonsense"))[0] == 2
 
 

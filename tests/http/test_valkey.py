@@ -123,6 +123,7 @@ async def test_a_password_comes_from_a_file_and_is_never_logged(
 ) -> None:
     own.say("CONFIG", "SET", "requirepass", "correct-horse")
     (folder / "password").write_text("correct-horse\n")
+    (folder / "password").chmod(0o600)
     config = config_of(own.url, 'password_file = "../password"\ndurability = "always"')
     async with aiohttp.ClientSession() as session, server(folder / "one", config) as running:
         forge = await forge_for(session, running.base)

@@ -28,6 +28,7 @@ from valkey_servers import ALWAYS, ValkeyCluster, ValkeySentinels, ValkeyServer,
 
 GUN = "registry.example/app"
 AT = datetime(2026, 3, 1, tzinfo=UTC)
+SETTLING_SECONDS = 1.0  # twice the time-out of these stores
 Open = Callable[..., Awaitable[RedisStore]]
 
 
@@ -64,7 +65,10 @@ async def opened() -> AsyncIterator[Open]:
 
 
 async def publish(store: RedisStore, gun: str = GUN) -> Head:
-    """Publish the next version, as often as it takes; a failure is the caller's."""
+    """Publish the next version, as often as it takes; a failure is the caller's.
+
+    After a restart it waits until nodes that know of something lost could have said so.
+    """
     while True:
         head = await store.head(gun)
         version = head.files["timestamp"].version + 1 if head else 1
@@ -74,6 +78,10 @@ async def publish(store: RedisStore, gun: str = GUN) -> Head:
             )
         except StaleHeadError:
             continue
+        except StorageError as error:
+            if "was started anew" not in error.message:
+                raise
+            await asyncio.sleep(0.05)
 
 
 class TestCrash:
@@ -96,6 +104,7 @@ class TestCrash:
             await asyncio.sleep(0.25)
             own.kill()
             await asyncio.to_thread(own.start)
+            await asyncio.sleep(SETTLING_SECONDS)
         await asyncio.sleep(0.25)
         is_over = True
         await asyncio.gather(*working)
@@ -122,6 +131,7 @@ class TestCrash:
         skip = (await store.restoration(GUN)).skip
         assert skip > 1000
         assert not (await store.restoration(GUN)).may_lack
+        await asyncio.sleep(SETTLING_SECONDS)
         with pytest.raises(StaleHeadError) as caught:
             await commit(store, [made("timestamp", 2)], on=before.revision)
         assert caught.value.head is not None
@@ -163,6 +173,17 @@ class TestCrash:
         assert restoration.may_lack
         await publish(store)
 
+    async def test_a_store_emptied_under_its_nodes_takes_nothing_before_they_could_say_so(
+        self, own: ValkeyServer, opened: Open
+    ) -> None:
+        store, other = await opened(own.url), await opened(own.url)
+        await publish(store)
+        assert own.say("FLUSHALL") == "+OK"
+        with pytest.raises(StorageError, match="was started anew"):
+            await commit(other, whole_set(1), on=None)
+        with pytest.raises(RestoredStoreError):
+            await publish(other)
+
 
 class TestThreeSteps:
     async def test_who_dies_after_the_second_step_leaves_what_another_tells(
@@ -186,6 +207,23 @@ class TestThreeSteps:
         assert await other.sweep(age_seconds=-1) == 0
         await publish(store)
         assert [change.version for change in await store.changes(GUN, after=0, limit=9)] == [1, 2]
+
+    async def test_what_could_not_be_told_is_known_all_the_same_and_missed_if_it_is_lost(
+        self, own: ValkeyServer, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = await opened(own.url)
+        run = RedisLink.run
+
+        async def cut(self: RedisLink, script: Script, *given: object, **more: object) -> object:
+            if script.name == "settle":
+                raise StorageError("cut off")
+            return await run(self, script, *given, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(RedisLink, "run", cut)
+        await publish(store)
+        assert await store.missing_changes() == 0
+        own.say("FLUSHALL")
+        assert await store.missing_changes() == 1
 
     async def test_who_is_given_up_on_after_the_first_step_writes_nothing_with_it(
         self, valkey_server: ValkeyServer, opened: Open, monkeypatch: pytest.MonkeyPatch
@@ -292,6 +330,8 @@ class TestRefusals:
     async def test_replicas_that_are_not_there_are_told_at_the_start(
         self, own: ValkeyServer, opened: Open
     ) -> None:
+        await opened(own.url)
+        own.say("CONFIG", "SET", "min-replicas-to-write", "1")
         with capture_logs() as logs:
             await opened(own.url, replicas=1)
         (found,) = [line for line in logs if line["event"] == "store.replicas"]
@@ -346,13 +386,41 @@ class TestRefusals:
     async def test_a_write_that_no_replica_has_is_not_acknowledged(
         self, own: ValkeyServer, opened: Open
     ) -> None:
+        await opened(own.url)
+        own.say("CONFIG", "SET", "min-replicas-to-write", "1")
         store = await opened(own.url, replicas=1)
+        with pytest.raises(StorageError, match="fewer replicas than min-replicas-to-write"):
+            await publish(store)
+        assert await store.head(GUN) is None
+        own.say("CONFIG", "SET", "min-replicas-to-write", "0")
         with pytest.raises(StorageError, match="only 0 of its replicas"):
             await publish(store)
+        assert await store.head(GUN) is not None
+        with pytest.raises(StorageError, match="only 0 of its replicas"):
+            await store.confirm(GUN)
+
+    async def test_masters_that_take_writes_without_the_replicas_asked_for_are_refused(
+        self, own: ValkeyServer, opened: Open
+    ) -> None:
+        own.say("CONFIG", "SET", "min-replicas-to-write", "1")
+        with pytest.raises(StorageError, match="min-replicas-to-write 1, less than") as caught:
+            await opened(own.url, replicas=2)
+        assert "CONFIG SET min-replicas-to-write 2" in caught.value.hint
+
+    async def test_replicas_asked_for_of_masters_that_tell_nothing_are_warned_of_once(
+        self, own: ValkeyServer, opened: Open
+    ) -> None:
+        rights = ("+@all", "-@dangerous", "+info", "+role")
+        own.say("ACL", "SETUSER", "tabellion", "on", ">pw", "~tabellion*", *rights)
+        url = own.url.replace("redis://", "redis://tabellion:pw@")
+        with capture_logs() as logs:
+            await opened(url, durability="always", replicas=1)
+        told = [line["problem"] for line in logs if line["event"] == "store.replicas"]
+        assert sum("min-replicas-to-write 1" in problem for problem in told) == 1
 
 
 async def test_after_a_fail_over_nothing_acknowledged_is_lost(tmp_path: Path, opened: Open) -> None:
-    sentinels = ValkeySentinels(tmp_path / "sentinels")
+    sentinels = ValkeySentinels(tmp_path / "sentinels", *ALWAYS, "--min-replicas-to-write", "1")
     try:
         await asyncio.to_thread(sentinels.start)
         store = await opened(sentinels.url, high_water=tmp_path / "mark.json", replicas=1)
@@ -380,6 +448,7 @@ async def test_after_a_fail_over_nothing_acknowledged_is_lost(tmp_path: Path, op
                     break
                 except StorageError:
                     await asyncio.sleep(0.1)
+        sentinels.replica.say("CONFIG", "SET", "min-replicas-to-write", "0")
         assert await store.missing_changes() == 0
         again = await opened(sentinels.url)
         await again.sweep(age_seconds=-1)

@@ -70,7 +70,10 @@ class Applier:
 
         async with self._tools.locks[gun]:
             built = await delivery.bring(build)
-        draft = drafts[-1]
+            draft = drafts[-1]
+            if again and not built.files and "targets" in draft.current.roles:
+                # A run that was cut off published it, perhaps without an answer.
+                await delivery.have_acknowledged(draft.current.roles["targets"])
         return replace(
             await self._proposals.keep(gun, built, delivery.attempts),
             signed_as=draft.signed_as,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from tuf.api.metadata import Targets
+
 from tabellion.core.limits import Limits
+from tabellion.core.metadata import TrustedMetadata
+from tabellion.core.publication import UploadedFile
 from tabellion.errors import (
     ConflictError,
     NotFoundError,
+    PublicationError,
     ServerAnswerError,
     TransferError,
     UnreachableError,
@@ -99,6 +105,24 @@ class Delivery:
             raise
 
     async def _is_published(self, built: Built) -> bool:
+        """Ask for one file, then for the server's word.
+
+        What can be read may still be lost, as long as the server hasn't acknowledged it: sent
+        again, it does, or says that it was built upon.
+        """
+        if not await self._is_served(built):
+            return False
+        with contextlib.suppress(PublicationError):
+            await self._api.upload(self._gun, built.files)
+            return True
+        return await self._is_served(built)
+
+    async def have_acknowledged(self, current: TrustedMetadata[Targets]) -> None:
+        """Have the server acknowledge a current file, and with it all that is there of the GUN."""
+        with contextlib.suppress(PublicationError):  # it was built upon
+            await self._api.upload(self._gun, [UploadedFile(current.role, current.data)])
+
+    async def _is_served(self, built: Built) -> bool:
         """Compare one file: a publication is there whole or not at all."""
         file = built.files[0]
         name = built.dialect.file_name(file.role, built.versions[file.role])

@@ -230,6 +230,8 @@ class Pendings:
                 log().info("proposal.opened", **told_of)
             else:
                 log().info("proposal.signed", **told_of)
+        else:
+            await self._store.confirm(gun)
         return Offered(state, kept.id, await asyncio.to_thread(standing_of_row, kept, current), {})
 
     def _new_row(self, proposal: Proposal, by: str, now: datetime) -> PendingRow:
@@ -251,6 +253,7 @@ class Pendings:
         return Offered("published", proposal.id, None, published.versions)
 
     async def _published(self, proposal: Proposal) -> Offered:
+        await self._store.confirm(proposal.gun)
         head = await self._store.head(proposal.gun)
         versions = {role: ref.version for role, ref in head.files.items()} if head else {}
         return Offered("published", proposal.id, None, versions)

@@ -19,7 +19,7 @@ from tabellion.core.proposal import proposal_id
 from tabellion.core.publication import CurrentSet, Publication, UploadedFile, holds_threshold
 from tabellion.core.roles import TOP_LEVEL_ROLES, key_material
 from tabellion.core.transitions import judge_publication
-from tabellion.errors import ConflictError, RefusedPublicationError
+from tabellion.errors import ConflictError, PublicationError, RefusedPublicationError
 from tabellion_server.keys.example_keys import EXAMPLE_KEY_FINGERPRINTS
 from tabellion_server.services.files import FEW_ROLES, MetadataFiles, Parsed
 from tabellion_server.services.history import tag_events
@@ -136,10 +136,15 @@ class Publisher:
                 head = await self._store.head(gun)
                 fresh = await self._without_known_roots(gun, head, upload)
                 if head is not None and upload and not fresh:
-                    return Published(_versions(head, upload), unchanged=True, is_new=False)
-                prepared = await self._prepare(gun, head, fresh)
+                    return await self._unchanged(head, upload)
+                try:
+                    prepared = await self._prepare(gun, head, fresh)
+                except PublicationError:
+                    # Who finds its own bytes beneath what is current takes them for published.
+                    await self._store.confirm(gun)
+                    raise
                 if prepared.publication.unchanged and head is not None:
-                    return Published(_versions(head, upload), unchanged=True, is_new=False)
+                    return await self._unchanged(head, upload)
                 at = prepared.added[-1].stored_at
                 closes = await self._closing(gun, prepared.publication, by, at)
                 try:
@@ -161,6 +166,10 @@ class Publisher:
             f"{gun} is being published to by too many others at once",
             versions=_versions(head, upload) if head else {},
         )
+
+    async def _unchanged(self, head: Head, upload: Sequence[UploadedFile]) -> Published:
+        await self._store.confirm(head.gun)
+        return Published(_versions(head, upload), unchanged=True, is_new=False)
 
     async def _closing(
         self, gun: str, publication: Publication, by: str, at: datetime

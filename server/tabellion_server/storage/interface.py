@@ -346,6 +346,16 @@ class Store(Protocol):
                 have its hash.
         """
 
+    async def confirm(self, gun: str) -> None:
+        """Return once what is there of a GUN is as safe as what a commit acknowledges.
+
+        Readers may see a commit that couldn't be acknowledged, as replicas didn't have it in time.
+        What its sender is told of it is told after this.
+
+        Raises:
+            StorageError: It isn't, for now.
+        """
+
     async def guns(
         self, prefix: str = "", after: str | None = None, limit: int = 100
     ) -> list[Head]:

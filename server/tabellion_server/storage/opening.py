@@ -58,7 +58,8 @@ async def migrate(settings: Settings) -> str:
         await store.close()
         return f"store {settings.store_name} is of this release: SQLite's is brought so when opened"
     if is_redis(settings):
-        return f"store {settings.store_name} has no tables: there's nothing to do"
+        await (await open_store(settings)).close()
+        return f"store {settings.store_name} has this release's schema: nothing to do"
     await asyncio.to_thread(check_password, settings)
     with _engine(settings):
         from tabellion_server.storage.postgres_schema import migrate_store  # noqa: PLC0415  (same)
@@ -81,7 +82,7 @@ def check_password(settings: Settings) -> None:
     """
     file = settings.storage_password_file
     if file is not None and settings.sqlite_path is None:
-        read_password(file, is_private=not is_redis(settings))
+        read_password(file)
 
 
 def is_redis(settings: Settings) -> bool:

@@ -8,18 +8,14 @@ from pathlib import Path
 from tabellion.errors import ConfigurationError
 
 
-def read_password(file: Path, *, is_private: bool) -> str:
+def read_password(file: Path) -> str:
     """Read it. Blocks.
 
-    Args:
-        file: Where it is.
-        is_private: Whether it's refused where others may read it.
-
     Raises:
-        ConfigurationError: It can't be used.
+        ConfigurationError: It can't be used, or others may read it.
     """
     try:
-        if is_private and file.stat().st_mode & stat.S_IRWXO:
+        if file.stat().st_mode & stat.S_IRWXO:
             raise ConfigurationError(
                 f"storage.password_file {file}: others may read it", hint=f"chmod 600 {file}"
             )

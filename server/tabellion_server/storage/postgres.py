@@ -179,6 +179,9 @@ class PostgresStore(PendingTables):
             check_hashes(gun, added)
         return await self._reporting(self._writer.submit(item))
 
+    async def confirm(self, gun: str) -> None:
+        """See ``Store.confirm``: what can be seen is on disk."""
+
     async def guns(
         self, prefix: str = "", after: str | None = None, limit: int = 100
     ) -> list[Head]:

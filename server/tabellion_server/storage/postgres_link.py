@@ -136,7 +136,7 @@ def _options(place: Place) -> dict[str, Any]:
 
 def _read_password(file: Path) -> str:
     try:
-        return read_password(file, is_private=True).strip()
+        return read_password(file).strip()
     except ConfigurationError as error:  # it was readable at the start
         raise StorageError(error.message, hint=error.hint) from error
 

@@ -45,12 +45,14 @@ from tabellion_server.storage.redis_rows import (
     target_key,
     text_of,
 )
+from tabellion_server.storage.redis_schema import verify_schema
 from tabellion_server.storage.redis_writing import GunWriter, Makes
 from tabellion_server.storage.values import MAX_INTEGER, check_hashes, other_bytes_error, ticks
 
 _COMMIT: Final = Script("commit", "gun_prelude")
 _DELETE: Final = Script("delete", "gun_prelude")
 _ADD_KEY: Final = Script("add_key", "gun_prelude")
+_CONFIRM: Final = Script("confirm", "gun_prelude")
 _COMMIT_KEYS: Final = (
     *("files", "hashes", "stored", "events", "targets"),
     *("outbox", "pending", "audit", "audits", "collected"),
@@ -92,11 +94,13 @@ class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
             ca: Certificates that the servers' must come from; None for the system's.
 
         Raises:
-            StorageError: They can't be reached, or keep less than what is said.
+            StorageError: They can't be reached, keep less than what is said, or have what another
+                release wrote.
         """
         link = RedisLink(address, replicas=replicas, connections=connections, ca=ca)
         try:
             await check_servers(link, durability)
+            await verify_schema(link)
             mark = await asyncio.to_thread(NodeMark, high_water)
         except BaseException:
             await link.close()
@@ -206,6 +210,11 @@ class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
         if head is None:
             raise StoreCorruptionError(f"{gun} vanished while it was written")
         return head
+
+    async def confirm(self, gun: str) -> None:
+        """See ``Store.confirm``: wait until as many replicas have it as must."""
+        if self._held_link.replicas:
+            await self._link.run(_CONFIRM, self._keys(gun).of(), (), waits=True)
 
     async def guns(
         self, prefix: str = "", after: str | None = None, limit: int = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from tabellion_server.logs import log
@@ -31,10 +32,12 @@ async def check_servers(link: RedisLink, stated: Durability | None) -> Durabilit
         stated: What the operator demands, or vouches for.
 
     Raises:
-        StorageError: A server is too old, no master, may evict keys, or promises less than stated;
-            or nothing is stated of one that can't be looked at.
+        StorageError: A server is too old, no master, may evict keys, takes writes with fewer
+            replicas than must have them, or promises less than stated; or nothing is stated of one
+            that can't be looked at.
     """
     found: Durability = "always"
+    configs: list[dict[str, str]] = []
     for run in await link.masters():
         name = link.address.name
         _check_server(name, _fields(await run("INFO", "server")), await run("ROLE"))
@@ -49,16 +52,14 @@ async def check_servers(link: RedisLink, stated: Durability | None) -> Durabilit
             config = {}
         if link.replicas:
             _tell_replicas(link, _fields(await run("INFO", "replication")))
-        policy = config.get("maxmemory-policy", "noeviction")
-        if policy != "noeviction":
-            raise StorageError(
-                f"store {name} drops keys when its memory is full (maxmemory-policy {policy})",
-                hint="set maxmemory-policy noeviction: what is signed must not vanish",
-            )
+        _check_eviction(name, config)
+        configs.append(config)
         if config:
             found = min(found, _promised(config), key=_ORDER.index)
         elif stated is not None:
             found = min(found, stated, key=_ORDER.index)
+    if link.replicas:
+        _check_replicas(link, configs)
     if stated is not None and _ORDER.index(found) < _ORDER.index(stated):
         raise StorageError(
             f"store {link.address.name} promises less than storage.durability = {stated!r}: "
@@ -74,6 +75,37 @@ async def check_servers(link: RedisLink, stated: Durability | None) -> Durabilit
             "twice either way",
         )
     return found
+
+
+def _check_eviction(name: str, config: dict[str, str]) -> None:
+    policy = config.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction":
+        raise StorageError(
+            f"store {name} drops keys when its memory is full (maxmemory-policy {policy})",
+            hint="set maxmemory-policy noeviction: what is signed must not vanish",
+        )
+
+
+def _check_replicas(link: RedisLink, configs: Sequence[dict[str, str]]) -> None:
+    """Demand that a master with too few replicas begins nothing: what it has done is read."""
+    found = [config.get("min-replicas-to-write") for config in configs]
+    told = [int(value) for value in found if value is not None]
+    if min(told, default=link.replicas) < link.replicas:
+        raise StorageError(
+            f"store {link.address.name} has min-replicas-to-write {min(told)}, less than "
+            f"storage.replicas = {link.replicas}: it would take what can't be acknowledged, and "
+            "show it to readers",
+            hint=f"CONFIG SET min-replicas-to-write {link.replicas}, and that line in redis.conf, "
+            "on every server that may become a master",
+        )
+    if len(told) < len(found):
+        log().warning(
+            "store.replicas",
+            problem=f"store {link.address.name} doesn't tell whether it has "
+            f"min-replicas-to-write {link.replicas}, which storage.replicas needs: else it takes "
+            "what can't be acknowledged, and readers see it",
+            hint="have your provider set it on every server that may become a master",
+        )
 
 
 def _tell_replicas(link: RedisLink, info: dict[str, str]) -> None:

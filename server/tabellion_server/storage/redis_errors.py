@@ -31,6 +31,10 @@ _SAID: Final[dict[str, tuple[str, str]]] = {
     "BUSY": ("runs a script that doesn't end", "see who runs it: SCRIPT KILL ends it"),
     "MASTERDOWN": ("is a replica without its master", "see why its master isn't reached"),
     "CLUSTERDOWN": ("is a Cluster that isn't whole", "see redis-cli --cluster check"),
+    "SCHEMA": (
+        "was given another schema while this node had it open",
+        "run the release that changed it on this node, too",
+    ),
     "NOAUTH": ("wants a password", "set storage.password_file"),
     "WRONGPASS": ("doesn't take this password", "check storage.password_file or storage.url"),
     "NOPERM": (

@@ -7,10 +7,12 @@ are written so that a second run of the same one changes nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.resources
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -166,7 +168,13 @@ class RedisLink:
             await self.read(*command)
 
     async def run(
-        self, script: Script, keys: Sequence[bytes], values: Sequence[Value], *, waits: bool = False
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        values: Sequence[Value],
+        *,
+        waits: bool = False,
+        is_urgent: bool = False,
     ) -> Reply:
         """Run a script, again if its answer is lost: one that changes nothing the second time.
 
@@ -175,6 +183,7 @@ class RedisLink:
             keys: Its keys, all on one slot.
             values: Its values.
             waits: Whether replicas must have what it wrote.
+            is_urgent: It doesn't wait for its turn, and is tried no longer than the time-out.
 
         Raises:
             StorageError: It couldn't be, or it isn't known whether it was.
@@ -186,6 +195,8 @@ class RedisLink:
             except exceptions.NoScriptError:
                 return await self._execute(("EVAL", script.text, len(keys), *keys, *values))
 
+        if is_urgent:
+            return await self._attempt(evaluate, turn=contextlib.nullcontext())
         answer = await self._attempt(evaluate, timeouts=1)
         if waits and self.replicas:
             again = ("EVALSHA", script.sha1, len(keys), *keys, *values)
@@ -242,8 +253,14 @@ class RedisLink:
                 hint="see why its replicas don't follow; publish again once they do",
             )
 
-    async def _attempt(self, work: Callable[[], Awaitable[T]], *, timeouts: int = 0) -> T:
-        async with self._free:
+    async def _attempt(
+        self,
+        work: Callable[[], Awaitable[T]],
+        *,
+        timeouts: int = 0,
+        turn: AbstractAsyncContextManager[None] | None = None,
+    ) -> T:
+        async with turn or self._free:
             for attempt in range(_ATTEMPTS):
                 try:
                     return await work()

@@ -19,6 +19,7 @@ class NodeMark:
     Attributes:
         known: The highest token that was surely given to this node.
         unsure: How many more may have been.
+        settled: The number of the newest write's conclusion that this process saw.
         written_ahead: After a crash, up to where others may have been; 0 else.
     """
 
@@ -29,6 +30,7 @@ class NodeMark:
             StorageError: It can't be read or isn't a mark.
         """
         self.known = 0
+        self.settled = 0
         self.written_ahead = 0
         self.unsure = 0
         self._water: HighWater | None = None
@@ -62,13 +64,17 @@ class NodeMark:
         if self._water is not None and not self._water.covers(token):
             await asyncio.to_thread(self._water.cover, token)
 
-    def know(self, token: int) -> None:
+    def know(self, token: int, settled: int) -> None:
         """Note a token whose write is concluded, on all the replicas that are asked for.
+
+        The store's number of that conclusion is noted too: of a token that it gave out it may
+        have forgotten the write.
 
         One that isn't may be forgotten in a fail-over, and nothing acknowledged is lost with it.
         """
         if token > self.known:
             self.known, self.unsure = token, 0
+        self.settled = max(self.settled, settled)
 
     def try_alone(self) -> bool:
         """Have the file for itself at the end, if no other process has it open. Blocks."""

@@ -23,9 +23,7 @@ async def open_redis_store(settings: Settings) -> RedisStore:
     address = parse_redis_url(settings.storage_url)
     file = settings.storage_password_file
     if file is not None:
-        address = replace(
-            address, password=await asyncio.to_thread(read_password, file, is_private=False)
-        )
+        address = replace(address, password=await asyncio.to_thread(read_password, file))
     return await RedisStore.open(
         address,
         high_water=settings.high_water_file,

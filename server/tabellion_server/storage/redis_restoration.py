@@ -110,7 +110,9 @@ class RestorationKeys(ABC):
     async def _lacking(self) -> int:
         """The same, also while the store is being closed."""
         keys = [*self._feed.of("lost", "losses"), self._feed.changes("")]
-        missing, of_guns, *_ = await self._mark_link.run(_MISSING, keys, (self._mark.known,))
+        missing, of_guns, *_ = await self._mark_link.run(
+            _MISSING, keys, self._marks, is_urgent=True
+        )
         return int(missing) + int(of_guns)
 
     async def accept_restore(self, *, skip: int | None = None, at: datetime) -> int:
@@ -122,7 +124,7 @@ class RestorationKeys(ABC):
 
     async def _lost(self, gun: str) -> _Lost:
         keys = [*self._feed.of("lost", "losses"), self._feed.changes(gun)]
-        missing, of_guns, newest, rows = await self._link.run(_MISSING, keys, (self._mark.known,))
+        missing, of_guns, newest, rows = await self._link.run(_MISSING, keys, self._marks)
         losses = [Loss(*map(int, row.split(b" "))) for row in rows]
         last = int(newest.partition(b"-")[0]) if newest else None
         all_missing = int(missing) + self._mark.unsure if int(missing) else 0
@@ -144,12 +146,16 @@ class RestorationKeys(ABC):
         link = self._mark_link
         try:
             keys = [*self._feed.of("lost", "losses"), self._feed.changes("")]
-            missing, *_ = await link.run(_MISSING, keys, (self._mark.known,))
+            missing, *_ = await link.run(_MISSING, keys, self._marks)
             last = await link.read("HGET", self._feed.key("state"), "token")
         except StorageError:
             return
         if not int(missing):
             await asyncio.to_thread(self._mark.settle, int(last or 0))
+
+    @property
+    def _marks(self) -> tuple[int, int]:
+        return self._mark.known, self._mark.settled
 
     @property
     @abstractmethod

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
@@ -44,6 +45,7 @@ _FEED: Final = ("lost", "intents", "latest", "moved", "names", "keyed", "known")
 
 _ATTEMPTS: Final = 8
 _SWEEP_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 1.0
 _AGE_SECONDS: Final = 10  # beyond this nobody is taken to be still at it
 _PAGE: Final = 100
 
@@ -69,18 +71,26 @@ class GunWriter:
         self._intents = Groups(self._intend_all)
         self._settlements = Groups(self._settle_all)
         self._running: set[asyncio.Task[Any]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._missing = 0
+        self._watching: list[asyncio.Task[None]] = []
         self._ends = asyncio.Event()
+        # A look takes no longer than the time-out, and the next begins though it still hangs.
+        timeout = link.address.timeout_seconds
+        self._look_seconds = min(_LOOK_SECONDS, timeout / 2)
+        self._settling_seconds = timeout + 2 * self._look_seconds
 
     def start(self, look: Callable[[], Awaitable[int]]) -> None:
         """Begin to look for what others left, and for what the store lacks, now and then."""
-        self._sweeper = asyncio.create_task(self._sweep_forever(look))
+        self._watching = [
+            asyncio.create_task(self._sweep_forever()),
+            asyncio.create_task(self._look_forever(look)),
+        ]
 
     async def drain(self) -> None:
         """Finish what was begun."""
         self._ends.set()
-        if self._sweeper is not None:
-            await self._sweeper
+        for task in self._watching:
+            await task
         while self._running:
             await asyncio.wait(list(self._running))
 
@@ -135,10 +145,15 @@ class GunWriter:
                 await self._link.run(_NOTE_LOST, self._feed.of("lost", "intents"), note)
                 raise restored_error(f"{self._link.address.name}, GUN {gun}", missing)
             try:
-                await self._settle(gun, token, answer[2], has_head=not drops, has_keys=not drops)
-                self._mark.know(token)
+                settled = await self._settle(
+                    gun, token, answer[2], has_head=not drops, has_keys=not drops
+                )
+                self._mark.know(token, settled)
             except StorageError as error:
-                # It is done, and told later by who finds the note.
+                # It is done, and told later by who finds the note. Of a Cluster the token lies
+                # elsewhere, and may be forgotten though nothing is lost.
+                if self._link.address.topology != "cluster":
+                    self._mark.know(token, 0)
                 log().warning("changefeed.delayed", gun=gun, problem=error.message)
             return answer
         raise StorageError(
@@ -167,43 +182,74 @@ class GunWriter:
 
     async def _intend(self, gun: str, makes: Makes, *, judges: bool) -> tuple[int, int, int]:
         known = self._mark.known if judges else -1
-        word, *numbers = await self._intents.ask((known, raw(gun), makes))
+        word, *numbers = await self._intents.ask((known, self._mark.settled, raw(gun), makes))
         if word == b"lost":
             raise restored_error(self._link.address.name, int(numbers[0]))
+        if word == b"unsettled":
+            seconds = math.ceil(int(numbers[0]) / 1_000_000)
+            raise StorageError(
+                f"store {self._link.address.name} was started anew or failed over: nodes "
+                f"that know of something it lost have {seconds} s left to say so",
+                hint="publish again then; reading goes on",
+            )
         if word == b"loading":
             raise loading_error()
         token, moved, is_accepted = map(int, numbers)
         await self._mark.take(token)
         return token, moved, is_accepted
 
-    async def _intend_all(self, asked: Sequence[tuple[int, bytes, Makes]]) -> list[Reply]:
+    async def _intend_all(self, asked: Sequence[tuple[int, int, bytes, Makes]]) -> list[Reply]:
         values = [value for each in asked for value in each]
-        return list(await self._link.run(_INTEND, self._feed.of(*_FEED), [len(asked), *values]))
+        wait = int(self._settling_seconds * 1_000_000)
+        given = [wait, len(asked), *values]
+        return list(await self._link.run(_INTEND, self._feed.of(*_FEED), given))
 
     async def _settle(
         self, gun: str, token: int, outbox: Sequence[bytes], *, has_head: bool, has_keys: bool
-    ) -> None:
+    ) -> int:
         told = sorted(pairs(outbox).items(), key=lambda item: int(item[0]))
         entries = [part for entry in told for part in entry]
         values: list[Value] = [token, raw(gun), int(has_head), int(has_keys), len(told), *entries]
-        await self._settlements.ask((self._feed.changes(gun), values))
+        return await self._settlements.ask((self._feed.changes(gun), values))
 
-    async def _settle_all(self, asked: Sequence[tuple[bytes, list[Value]]]) -> list[None]:
+    async def _settle_all(self, asked: Sequence[tuple[bytes, list[Value]]]) -> list[int]:
         keys = [*self._feed.of(*_FEED), self._feed.changes(None), *(key for key, _ in asked)]
         values = [value for _, each in asked for value in each]
-        await self._link.run(_SETTLE, keys, [len(asked), *values], waits=True)
-        return [None] * len(asked)
+        settled = await self._link.run(_SETTLE, keys, [len(asked), *values], waits=True)
+        return [int(settled)] * len(asked)
 
-    async def _sweep_forever(self, look: Callable[[], Awaitable[int]]) -> None:
-        missing = 0
+    async def _look_forever(self, look: Callable[[], Awaitable[int]]) -> None:
+        """Tell the store what this node knows of, often: who writes waits only so long for it.
+
+        A look that hangs, as at a master that is gone, doesn't hold up the next.
+        """
+        while not self._ends.is_set():
+            task = asyncio.create_task(self._look(look))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            await self._pause(self._look_seconds)
+
+    async def _look(self, look: Callable[[], Awaitable[int]]) -> None:
+        try:
+            missing = await look()
+        except StorageError:
+            return  # the sweep says so
+        except Exception:  # noqa: BLE001  (what looks must outlive any fault)
+            log().exception("store.sweep_failed")
+            return
+        before, self._missing = self._missing, missing
+        if missing > before:
+            error = restored_error(self._link.address.name, missing)
+            log().error("store.restored", missing=missing, problem=error.message, hint=error.hint)
+
+    async def _pause(self, seconds: float) -> None:
+        # Not cancelled: what is under way on a connection is left in order.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ends.wait(), seconds)
+
+    async def _sweep_forever(self) -> None:
         while not self._ends.is_set():
             try:
-                before, missing = missing, await look()
-                if missing > before:
-                    error = restored_error(self._link.address.name, missing)
-                    log().error(
-                        "store.restored", missing=missing, problem=error.message, hint=error.hint
-                    )
                 count = await self.sweep()
                 if count:
                     log().info("store.finished_for_others", count=count)
@@ -211,6 +257,4 @@ class GunWriter:
                 log().warning("store.sweep_failed", problem=error.message, hint=error.hint)
             except Exception:  # noqa: BLE001  (the sweep must outlive any fault)
                 log().exception("store.sweep_failed")
-            # Not cancelled: what is under way on a connection is left in order.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ends.wait(), _SWEEP_SECONDS)
+            await self._pause(_SWEEP_SECONDS)

@@ -170,6 +170,9 @@ class SqliteStore(PendingTables):
 
         return await self._write(work)
 
+    async def confirm(self, gun: str) -> None:
+        """See ``Store.confirm``: what can be seen is on disk."""
+
     async def guns(
         self, prefix: str = "", after: str | None = None, limit: int = 100
     ) -> list[Head]:

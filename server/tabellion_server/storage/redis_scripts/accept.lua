@@ -6,7 +6,7 @@ if redis.call('HGET', state, 'accepted_by') == name then
   return redis.call('HGET', state, 'accepted')
 end
 move_on()
-local missing, place, from = lost(known)
+local missing, place, from = lost(known, 0)
 if place and missing > 0 then
   redis.call('LSET', gaps, place, redis.call('LINDEX', gaps, place) .. ' accepted')
 end
@@ -31,7 +31,7 @@ for _, gun in ipairs(redis.call('HKEYS', KEYS[3])) do
   redis.call('HSET', KEYS[5], gun, seq .. ' -1')
 end
 redis.call('DEL', KEYS[3])
-redis.call('HDEL', state, 'behind')
+redis.call('HDEL', state, 'behind', 'forgot', 'settled_from')
 if missing > 0 then
   redis.call('HINCRBY', state, 'accepts', 1)
 end

@@ -1,7 +1,14 @@
 -- What every script on the feed's slot begins with.
 --
--- KEYS: 1 state (token, last, run, accepts, behind), 2 gaps.
+-- KEYS: 1 state (schema, token, last, run, moved_at, accepts, behind, settled, settled_from, forgot),
+-- 2 gaps.
 local state, gaps = KEYS[1], KEYS[2]
+
+-- The same as in redis_schema.py: who is of another release does nothing here any more.
+local SCHEMA = '1'
+if (redis.call('HGET', state, 'schema') or '1') ~= SCHEMA then
+  return redis.error_reply('SCHEMA is another')
+end
 
 -- Tokens and ids of changes that a master may have forgotten when it was started anew, or when
 -- another took its place: so many are never given out.
@@ -11,6 +18,13 @@ local function held(name)
   return tonumber(redis.call('HGET', state, name) or '0')
 end
 
+local function microseconds()
+  local now = redis.call('TIME')
+  return tonumber(now[1]) * 1000000 + tonumber(now[2])
+end
+
+-- Notes the first moment at which a master that was started anew, or took another's place, is asked.
+-- One that has no number was emptied under its nodes.
 local function move_on()
   local mine = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local last = redis.call('HGET', state, 'run')
@@ -18,12 +32,28 @@ local function move_on()
     return
   end
   redis.call('HSET', state, 'run', mine)
+  if last or redis.call('HEXISTS', state, 'schema') == 0 then
+    redis.call('HSET', state, 'moved_at', integer(microseconds()))
+  end
   if last then
+    redis.call('HSET', state, 'settled_from', integer(held('settled')))
+    redis.call('HINCRBY', state, 'settled', PASSED_OVER)
     redis.call('RPUSH', gaps,
       integer(held('token')) .. ' ' .. integer(PASSED_OVER) .. ' ' .. integer(held('last')))
     redis.call('HINCRBY', state, 'token', PASSED_OVER)
     redis.call('HINCRBY', state, 'last', PASSED_OVER)
   end
+end
+
+-- Tells how long nodes that know of something lost still have to say so, in microseconds. A clock
+-- that was set back begins anew.
+local function unsettled(wait)
+  local moved_at, now = held('moved_at'), microseconds()
+  if now < moved_at then
+    redis.call('HSET', state, 'moved_at', integer(now))
+    return wait
+  end
+  return math.max(0, moved_at + wait - now)
 end
 
 -- Counts how many tokens lack, if one that was given out isn't known here: it's above all, or in a
@@ -48,15 +78,20 @@ local function lacking(known)
 end
 
 -- The same of what any node has known: who finds that something lacks says it to all. What isn't
--- judged has -1.
-local function lost(known)
+-- judged has -1. A token may be known here whose write isn't: so the number of the newest settlement
+-- that a node had counts, too.
+local function lost(known, settled)
   if known < 0 then
     return 0
   end
+  local from = redis.call('HGET', state, 'settled_from')
+  if from and settled > tonumber(from) and settled <= tonumber(from) + PASSED_OVER then
+    redis.call('HSET', state, 'forgot', 1)
+  end
   known = math.max(known, held('behind'))
-  local missing, place, from = lacking(known)
+  local missing, place, after = lacking(known)
   if missing > 0 then
     redis.call('HSET', state, 'behind', integer(known))
   end
-  return missing, place, from
+  return math.max(missing, held('forgot')), place, after
 end

@@ -2,14 +2,17 @@
 --
 -- KEYS: 3 lost, 4 intents, 5 latest, 6 moved, 7 names, 8 keyed, 9 known.
 move_on()
+local rest = unsettled(tonumber(take()))
 local answers = {}
 for number = 1, tonumber(take()) do
-  local known, gun, makes = tonumber(take()), take(), take()
-  local missing = lost(known)
+  local known, settled, gun, makes = tonumber(take()), tonumber(take()), take(), take()
+  local missing = lost(known, settled)
   if held('loading') > 0 then
     answers[number] = {'loading'}
   elseif missing > 0 then
     answers[number] = {'lost', integer(missing)}
+  elseif rest > 0 and known >= 0 then
+    answers[number] = {'unsettled', integer(rest)}
   else
     local token = integer(redis.call('HINCRBY', state, 'token', 1))
     redis.call('ZADD', KEYS[4], redis.call('TIME')[1], token .. ':' .. gun)

@@ -2,7 +2,8 @@
 --
 -- KEYS: 3 lost, 4 losses, 5 changes of a GUN.
 move_on()
-local missing = lost(tonumber(take()))
+local known, settled = tonumber(take()), tonumber(take())
+local missing = lost(known, settled)
 local of_guns = 0
 for _, count in ipairs(redis.call('HVALS', KEYS[3])) do
   of_guns = of_guns + tonumber(count)

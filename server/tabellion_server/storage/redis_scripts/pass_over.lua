@@ -5,7 +5,7 @@
 local known, ahead, moment = tonumber(take()), tonumber(take()), take()
 move_on()
 local missing = ahead - held('token')
-if lost(known) == 0 and missing > 0 then
+if lost(known, 0) == 0 and missing > 0 then
   redis.call('RPUSH', KEYS[4],
     integer(held('last')) .. ' ' .. integer(missing) .. ' ' .. moment .. ' 0')
   redis.call('HINCRBY', state, 'token', missing)

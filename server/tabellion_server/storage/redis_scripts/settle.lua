@@ -30,5 +30,4 @@ for number = 1, tonumber(take()) do
     end
   end
 end
-redis.call('HINCRBY', state, 'settled', 1)
-return integer(held('last'))
+return redis.call('HINCRBY', state, 'settled', 1)
