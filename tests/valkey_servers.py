@@ -201,6 +201,12 @@ class ValkeySentinels:
             assert time.monotonic() < end, "it doesn't come about"
             time.sleep(0.05)
 
+    def offset(self, server: ValkeyServer) -> str:
+        """Tell how far a server has come in the master's stream."""
+        told = server.say("INFO", "replication")
+        name = "slave_repl_offset:" if "role:slave" in told else "master_repl_offset:"
+        return told.partition(name)[2].partition("\r")[0]
+
     def until_promoted(self) -> None:
         self._until(lambda: "role:master" in self.replica.say("INFO", "replication"))
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import signal
 import ssl
 import stat
@@ -25,7 +26,7 @@ from server_process import CONFIG, forge_for, post, server, verified
 from tabellion.verify.client import TrustClient
 
 # More of them: TABELLION_TEST_KILLS=200 pytest tests/http/test_process.py -k kill --timeout 3000
-KILLS = int(os.environ.get("TABELLION_TEST_KILLS", "12"))
+KILLS = os.environ.get("TABELLION_TEST_KILLS")
 
 
 class Story:
@@ -83,13 +84,31 @@ def stories(folder: Path, *, first: int = 0) -> list[Story]:
     ]
 
 
-async def test_kill_at_any_moment_leaves_the_old_or_the_new_set(tmp_path: Path) -> None:
+def config_on(request: pytest.FixtureRequest, folder: Path, engine: str) -> str:
+    """Give a configuration for a store of an engine, by whose own server it's kept."""
+    if engine == "sqlite":
+        return CONFIG
+    (folder / "key").write_text("A" * 43 + "=")
+    (folder / "key").chmod(0o600)
+    if engine == "postgres":
+        url = request.getfixturevalue("database").url
+    else:
+        place = request.getfixturevalue("valkey_server").url
+        url = f"{place}?prefix={secrets.token_hex(6)}"
+    text = CONFIG.replace("sqlite:///store/tabellion.db", url)
+    return text + '[keys]\nmaster_key_file = "key"\n'
+
+
+@pytest.mark.parametrize(("engine", "kills"), [("sqlite", 12), ("postgres", 4), ("valkey", 4)])
+async def test_kill_at_any_moment_leaves_the_old_or_the_new_set(
+    request: pytest.FixtureRequest, tmp_path: Path, engine: str, kills: int
+) -> None:
     rng = random.Random(7)  # noqa: S311  (a seed, not a secret)
     told = stories(tmp_path)
     # So short a life lets renewals be killed too.
-    text = CONFIG + '[expiry]\ntimestamp = "4s"\n'
+    text = config_on(request, tmp_path, engine) + '[expiry]\ntimestamp = "4s"\n'
     count = 0
-    for _ in range(KILLS):
+    for _ in range(int(KILLS or kills)):
         async with server(tmp_path, text) as running, aiohttp.ClientSession() as session:
             await asyncio.gather(*(story.check(session, running.url) for story in told))
             process = running.process
