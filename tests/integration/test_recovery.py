@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -447,6 +447,8 @@ async def test_a_stolen_signer_key_has_no_say_and_what_is_vouched_for_stays(
             "4": "added",
             "5": "added",
         }
+        with pytest.raises(UsageError, match="still to come"):
+            await owner.publisher.signed_since(gun, role, datetime.now(UTC) + timedelta(hours=1))
         with pytest.raises(UsageError, match="doesn't sign 6"):
             await owner.publisher.take_over(gun, role, found, ["6"])
         await owner.publisher.take_over(gun, role, found, ["4"])

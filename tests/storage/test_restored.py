@@ -157,8 +157,9 @@ async def test_a_lost_mark_can_be_made_up_for(opened: Open, world: World, mark: 
     assert (await store.restoration(GUN)).skip == 1000
 
 
+@pytest.mark.parametrize("ahead", [-1, 1], ids=["", "by-a-clock-that-is-ahead"])
 async def test_what_was_imported_without_a_change_is_passed_over_too(
-    opened: Open, world: World
+    opened: Open, world: World, ahead: int
 ) -> None:
     """An old Notary tells no changes; its keys and files are in the backup all the same."""
     store = await opened()
@@ -174,9 +175,10 @@ async def test_what_was_imported_without_a_change_is_passed_over_too(
     await store.close()
     world.restore(backup)
     store = await opened()
-    assert await store.accept_restore(at=AT + timedelta(days=1)) == 2
+    assert await store.accept_restore(at=AT - timedelta(days=ahead)) == 2
     restoration = await store.restoration(GUN)
     assert (restoration.skip, restoration.may_lack) == (2, True)
+    assert restoration.settled == frozenset()
 
 
 async def start(world: World, mark: Path) -> asyncio.subprocess.Process:

@@ -27,7 +27,7 @@ from securesystemslib.signer import Key
 from tabellion.core.dialect import NOTARY, TUF, Dialect
 from tabellion.core.expiry import Margins
 from tabellion.core.names import Digest, parse_gun
-from tabellion.errors import PublicationError, TransportError
+from tabellion.errors import PublicationError, TransportError, UsageError
 from tabellion.publish import partial
 from tabellion.publish.applying import Applier, check_witnesses
 from tabellion.publish.changes import (
@@ -419,8 +419,13 @@ class Publisher:
         """Tell what became of each target of a signer since a moment, aware.
 
         Raises:
-            UsageError: There's no such signer.
+            UsageError: There's no such signer, or the moment is still to come.
         """
+        if since > self._clock():
+            raise UsageError(
+                f"{since:%Y-%m-%d %H:%M %Z} is still to come: all that a thief signed would stay",
+                hint="give the moment from which on the key may have been another's",
+            )
         current = await self._reader.read(parse_gun(gun))
         cache = MetadataCache.of(self._home, current.gun)
         roots = await asyncio.to_thread(earlier_roots, cache, current)

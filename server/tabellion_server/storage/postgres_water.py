@@ -175,10 +175,14 @@ async def _pass_up_to(connection: Connection, number: int, at: datetime) -> None
 async def _pass_over(
     connection: Connection, last: int, missing: int, *, at: datetime, is_loss: bool
 ) -> None:
-    """Take changes for lost: neither their ids nor their versions are given out again."""
+    """Take changes for lost: neither their ids nor their versions are given out again.
+
+    All that is there was before: the moment is no earlier, whatever the clocks of nodes said.
+    """
     await connection.execute(
         "INSERT INTO tabellion.restorations (after_id, missing, at, is_loss)"
-        " VALUES ($1, $2, $3, $4)",
+        " VALUES ($1, $2, greatest($3, (SELECT max(created_at) + 1 FROM tabellion.online_keys),"
+        " (SELECT max(stored_at) + 1 FROM tabellion.metadata)), $4)",
         *(last, missing, ticks(at), is_loss),
     )
     await connection.execute("UPDATE tabellion.counter SET last = $1", last + missing)

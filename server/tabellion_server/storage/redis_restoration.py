@@ -6,14 +6,14 @@ import asyncio
 import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tabellion_server.storage.interface import Restoration, StorageError
 from tabellion_server.storage.redis_keys import FeedKeys, GunKeys
 from tabellion_server.storage.redis_link import RedisLink, Script
 from tabellion_server.storage.redis_marks import NodeMark
-from tabellion_server.storage.redis_rows import pairs, read_keys
+from tabellion_server.storage.redis_rows import pairs, read_keys, text_of
 from tabellion_server.storage.redis_writing import restored_error
 from tabellion_server.storage.values import ticks
 
@@ -22,6 +22,9 @@ _PASS_OVER: Final = Script("pass_over", "feed_prelude")
 _ACCEPT: Final = Script("accept", "feed_prelude")
 _RESTORATION: Final = Script("restoration", "gun_prelude")
 _ONLINE: Final = frozenset({"snapshot", "timestamp"})
+_PAGE: Final = 100
+_MAX_SKEW: Final = timedelta(days=1)
+"""By how much the clock of a node may have been ahead; a start has no time to look at all keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,28 @@ class RestorationKeys(ABC):
     async def accept_restore(self, *, skip: int | None = None, at: datetime) -> int:
         """See ``Store.accept_restore``."""
         least = max(skip or 0, (await self._lost("")).missing)
-        values = (self._mark.known, least, ticks(at), secrets.token_hex(8))
+        moment = max(ticks(at), await self._newest() + 1)
+        values = (self._mark.known, least, moment, secrets.token_hex(8))
         keys = self._feed.of("lost", "losses", "moved")
         return int(await self._link.run(_ACCEPT, keys, values, waits=True))
+
+    async def _newest(self) -> int:
+        """Give the last moment that anything there has: all of it was before what's lost."""
+        newest, low = 0, b"-"
+        known = self._feed.key("known")
+        while names := await self._link.read(
+            *("ZRANGE", known, low, "+", "BYLEX", "LIMIT", 0, _PAGE)
+        ):
+            guns = [self._keys(text_of(name)) for name in names]
+            answers = await self._link.read_all(
+                [("HGETALL", keys.key(name)) for keys in guns for name in ("stored", "keys")]
+            )
+            for stored, online in zip(answers[::2], answers[1::2], strict=True):
+                moments = [int(at) for at in pairs(stored).values()]
+                moments += [ticks(row.created_at) for row in read_keys(pairs(online))]
+                newest = max(newest, *moments)
+            low = b"(" + names[-1]
+        return newest
 
     async def _lost(self, gun: str) -> _Lost:
         keys = [*self._feed.of("lost", "losses"), self._feed.changes(gun)]
@@ -134,7 +156,8 @@ class RestorationKeys(ABC):
         """Deal with what a crash of this node left."""
         ahead = self._mark.written_ahead
         if ahead:
-            values = (self._mark.known, ahead, ticks(datetime.now(UTC)))
+            moment = datetime.now(UTC) + _MAX_SKEW
+            values = (self._mark.known, ahead, ticks(moment))
             keys = self._feed.of("lost", "losses")
             await self._link.run(_PASS_OVER, keys, values, waits=True)
         await self._mark.share()

@@ -93,11 +93,19 @@ def begin(connection: sqlite3.Connection, water: HighWater) -> None:
 
 
 def pass_over(connection: sqlite3.Connection, missing: int, *, at: datetime, is_loss: bool) -> None:
-    """Take changes for lost: neither their ids nor their versions are given out again."""
+    """Take changes for lost: neither their ids nor their versions are given out again.
+
+    All that is there was before: the moment is no earlier, whatever the clocks of nodes said.
+    """
     last = last_change(connection)
+    (newest,) = connection.execute(
+        "SELECT max(coalesce((SELECT max(created_at) FROM online_keys), 0),"
+        " coalesce((SELECT max(stored_at) FROM metadata WHERE ?), 0))",
+        (is_loss,),
+    ).fetchone()
     connection.execute(
         "INSERT INTO restorations (after_id, missing, at, is_loss) VALUES (?, ?, ?, ?)",
-        (last, missing, ticks(at), is_loss),
+        (last, missing, max(ticks(at), newest + 1), is_loss),
     )
     set_last_change(connection, last + missing)
 
