@@ -216,8 +216,12 @@ class ValkeySentinels:
     def _until(self, holds: object, seconds: float = 20) -> None:
         end = time.monotonic() + seconds
         while not holds():  # type: ignore[operator]
-            assert time.monotonic() < end, "it doesn't come about"
+            assert time.monotonic() < end, self._logs()
             time.sleep(0.05)
+
+    def _logs(self) -> str:
+        each = sorted(self._folder.glob("*/log"))
+        return "it doesn't come about\n" + "\n".join(f"{log}\n{log.read_text()}" for log in each)
 
     def offset(self, server: ValkeyServer) -> str:
         """Tell how far a server has come in the master's stream."""
