@@ -195,3 +195,28 @@ async def test_a_sealed_key_that_is_not_its_public_keys_is_damage(lived: Site) -
     told = {finding.problem for finding in await check_rows(lived.store, keys)}
     assert not any(key.keyid in problem for problem in told)
     assert any(second.keyid in problem for problem in told)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE heads SET dialect = 'xyz'", "there is no dialect 'xyz'"),
+        ("UPDATE heads SET revision = 'x'", "HeadRecord.revision is 'x'"),
+        ("UPDATE metadata SET stored_at = 'x'", "a value isn't of its kind"),
+        ("UPDATE metadata SET data = 'x'", "a value isn't of its kind"),
+        ("UPDATE metadata SET version = 'x'", "info.version is 'x'"),
+        ("UPDATE metadata SET role = x'ff'", "info.role is b"),
+    ],
+)
+async def test_a_value_that_no_store_gives_is_damage_of_its_gun_and_the_rest_goes_on(
+    lived: Site, statement: str, problem: str
+) -> None:
+    of_old = " AND role = 'targets' AND version = 1" if "metadata" in statement else ""
+    with rows(lived.store._path) as connection:  # type: ignore[attr-defined]
+        connection.execute("PRAGMA ignore_check_constraints = 1")
+        connection.execute(f"{statement} WHERE gun = ?{of_old}", (lived.gun,))
+    seen = await found(lived)
+    seen += [(finding.gun, finding.problem) for finding in await check_rows(lived.store, None)]
+    damage = [(gun, told) for gun, told in seen if "weren't tried" not in told]
+    assert any(gun == lived.gun and problem in told for gun, told in damage), damage
+    assert OTHER not in {gun for gun, _ in damage}

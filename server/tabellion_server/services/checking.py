@@ -22,6 +22,7 @@ from tabellion.core.metadata import TrustedMetadata
 from tabellion.core.roles import delegated_roles
 from tabellion.core.trusted_set import TrustedSet
 from tabellion.errors import (
+    ConfigurationError,
     ExpiredMetadataError,
     MixAndMatchError,
     TabellionError,
@@ -35,6 +36,8 @@ from tabellion_server.storage.interface import (
     StoreCorruptionError,
     StoredFile,
 )
+from tabellion_server.storage.record_checks import check_records
+from tabellion_server.storage.records import InfoRecord
 
 _ATTEMPTS: Final = 3  # to see a GUN as it is at one moment
 _LONG_AGO: Final = datetime(1970, 1, 2, tzinfo=UTC)
@@ -91,8 +94,11 @@ async def check_gun(store: Store, head: Head, *, now: datetime) -> Checked:
 
 
 async def _look(store: Store, head: Head, *, now: datetime) -> Checked:
-    reading = _Reading(store, head)
-    await reading.read_all()
+    try:
+        reading = _Reading(store, head)
+        await reading.read_all()
+    except (ConfigurationError, StoreCorruptionError) as error:  # no known dialect, or no list
+        return Checked(head.gun, findings=[Finding(head.gun, error.message)])
     checked = reading.checked
     if reading.held.keys() == head.files.keys():
         walk = _Walk(head.gun, reading.held, now)
@@ -114,7 +120,9 @@ class _Reading:
 
     async def read_all(self) -> None:
         """Read them, roots first, and note what is wrong with each."""
-        infos = await self._store.files(self._head.gun)
+        gun = self._head.gun
+        infos = await self._store.files(gun)
+        check_records((InfoRecord(gun, info) for info in infos), where="a row")
         infos.sort(key=lambda item: (item.role != "root", item.role, item.version))
         if not infos or (infos[0].role, infos[0].version) != ("root", 1):
             self._judge.miss_root()  # what was brought from elsewhere may begin later

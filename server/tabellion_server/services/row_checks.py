@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from tabellion.errors import TabellionError
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.checking import Finding
-from tabellion_server.storage.interface import Change, OnlineKeyRow, StorageError, Store
+from tabellion_server.storage.interface import (
+    Change,
+    OnlineKeyRow,
+    StorageError,
+    Store,
+    StoreCorruptionError,
+)
+from tabellion_server.storage.record_checks import check_records
 from tabellion_server.storage.records import (
     FeedRecord,
     HeadRecord,
@@ -50,6 +57,7 @@ class _Rows:
         self._told: dict[str, Change] = {}
         self._last = 0
         self._highest = 0
+        self._damaged: list[Finding] = []
         self._of_keys: list[Finding] = []
         self._untried = 0
         self._elsewhere = 0
@@ -57,6 +65,11 @@ class _Rows:
     def take_in(self, group: Sequence[Record]) -> None:
         """Note some rows. Blocks."""
         for record in group:
+            try:
+                check_records([record], where="a row")
+            except StoreCorruptionError as error:
+                self._damaged.append(Finding(str(getattr(record, "gun", "")), error.message))
+                continue
             match record:
                 case InfoRecord(gun, info):
                     key = (gun, info.role)
@@ -96,7 +109,7 @@ class _Rows:
                 found.append(Finding(gun, problem))
         if self._highest > self._last:
             found.append(Finding("", f"the changefeed has id {self._highest} above {self._last}"))
-        return [*found, *self._of_keys, *self._notes()]
+        return [*self._damaged, *found, *self._of_keys, *self._notes()]
 
     def _try(self, gun: str, row: OnlineKeyRow) -> None:
         if self._keys is None:

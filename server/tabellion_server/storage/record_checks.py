@@ -20,23 +20,27 @@ _MAX: Final = 2**62  # so that there's always a next one
 _MAX_CHANGE: Final = 2**52  # the same for what marks are written ahead of, and Lua counts
 
 
-def check_records(records: Iterable[Record]) -> None:
+def check_records(records: Iterable[Record], *, where: str = "the backup") -> None:
     """Refuse what no store can have given.
+
+    Args:
+        records: What is read.
+        where: What is damaged, if it is.
 
     Raises:
         StoreCorruptionError: A value isn't of its kind.
     """
     for record in records:
-        _check(record, type(record).__name__)
+        _check(record, type(record).__name__, where)
 
 
-def _check(value: object, place: str) -> None:
+def _check(value: object, place: str, where: str) -> None:
     for item in fields(value):  # type: ignore[arg-type]  # a dataclass, by its callers
         held, name = getattr(value, item.name), f"{place}.{item.name}"
         if is_dataclass(held):
-            _check(held, name)
+            _check(held, name, where)
         elif not (_NAMED.get(name) or _KINDS.get(str(item.type), _is_text))(held):
-            raise StoreCorruptionError(f"the backup is damaged: {name} is {held!r:.40}")
+            raise StoreCorruptionError(f"{where} is damaged: {name} is {held!r:.40}")
 
 
 def _is_text(value: object) -> bool:

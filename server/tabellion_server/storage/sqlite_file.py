@@ -99,6 +99,8 @@ def storage_error(error: Exception, path: Path) -> StorageError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return StoreCorruptionError(f"store {path} is damaged: {error}")
+    if isinstance(error, AttributeError | TypeError):  # its columns take values of any kind
+        return StoreCorruptionError(f"store {path} is damaged: a value isn't of its kind: {error}")
     if code == sqlite3.SQLITE_FULL:
         return StorageError(f"store {path} has no space left", hint="free some space on its disk")
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
