@@ -581,3 +581,17 @@ async def test_a_gun_that_another_node_has_locked_holds_up_no_other(
         await asyncio.sleep(0.2)
         holder.rollback()
         assert (await waiting).revision == 2
+
+
+async def test_publications_to_a_gun_that_another_node_has_locked_wait_together(
+    store: PostgresStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_link, "_BEGIN", "BEGIN; SET LOCAL lock_timeout = 500;")
+    await commit(store, whole_set(1), on=None, gun="b")
+    with psycopg.connect(database.url) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (lock_of(b"b"),))
+        begun = time.monotonic()
+        rivals = [commit(store, [made("targets", 2)], on=1, gun="b") for _ in range(9)]
+        told = await asyncio.gather(*rivals, return_exceptions=True)
+        assert all("stayed locked" in str(each) for each in told)
+        assert time.monotonic() - begun < 2

@@ -84,8 +84,8 @@ class GroupWriter:
 
     Small ones wait for each other, large ones for nobody but other large ones: a file of 20 MB on
     its way to the server must not hold up what is quickly done. Nor must a GUN that another node
-    has locked, and perhaps stands still: a small one to such a GUN waits among the large ones. No
-    outcome is told before the transaction is on the server's disk.
+    has locked, and perhaps stands still: a small one to such a GUN waits among the large ones, with
+    all others to it. No outcome is told before the transaction is on the server's disk.
     """
 
     def __init__(self, link: Link, water: Water, held: HeldHeads) -> None:
@@ -125,8 +125,10 @@ class GroupWriter:
         group: list[_Waiting] = []
         try:
             while queue:
-                group = [entry for entry in queue[:most] if not entry[1].done()]
-                del queue[:most]
+                taken = _of_one_gun(queue) if most == 1 else queue[:most]
+                answers = {done for _, done in taken}
+                queue[:] = [entry for entry in queue if entry[1] not in answers]
+                group = [entry for entry in taken if not entry[1].done()]
                 if group:
                     await self._tell(group, waits=most == 1)
                     group = []  # all answered, or queued again
@@ -203,6 +205,17 @@ class GroupWriter:
             for row in await connection.fetch(_NAMED, unknown):
                 states[row["gun"]].head, _ = head_of(row)
         return states
+
+
+def _of_one_gun(queue: Sequence[_Waiting]) -> list[_Waiting]:
+    """Give what comes first: a large one alone, a small one with all others to its GUN."""
+    first = queue[0]
+    if first[0].size >= _LARGE_BYTES:
+        return [first]
+    others = [
+        entry for entry in queue if entry[0].key == first[0].key and entry[0].size < _LARGE_BYTES
+    ]
+    return others[:MAX_GROUP]
 
 
 async def write_changes(connection: Connection, water: Water, rows: Sequence[Row]) -> int:
