@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from nodes import Link
 from storage.test_contract import commit, made, signed, whole_set
 from storage.writer_process import publish_next
 from tabellion_server.storage.interface import (
@@ -504,6 +505,34 @@ async def test_a_master_that_was_a_replica_meanwhile_gives_out_no_number_again(
         assert await store.missing_changes() == 0
     finally:
         other.kill()
+
+
+async def test_a_conclusion_that_was_lost_is_told_though_the_server_restarted_twice_since(
+    own: ValkeyServer, opened: Open
+) -> None:
+    """The token is known, the write may not be; the node that knows was cut off all the time."""
+    link = Link(own.port)
+    await link.start()
+    try:
+        knows = await opened(f"redis://127.0.0.1:{link.port}/0")
+        await publish(knows)
+        link.cut()
+        other = await opened(own.url)
+        assert own.say("HINCRBY", "tabellion{feed}:state", "settled", "-1") == ":0"
+        for _ in range(2):
+            own.kill()
+            await asyncio.to_thread(own.start)
+            assert await other.missing_changes() == 0
+        link.heal()
+        assert await knows.missing_changes() == 1
+        assert await other.missing_changes() == 1
+        with pytest.raises(RestoredStoreError):
+            await publish(other)
+        await other.accept_restore(at=AT)
+        assert await knows.missing_changes() == 0
+    finally:
+        await knows.close()
+        await link.stop()
 
 
 async def test_a_gun_that_went_back_alone_is_refused_until_that_is_accepted(

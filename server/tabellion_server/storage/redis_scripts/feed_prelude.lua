@@ -40,7 +40,8 @@ local function move_on()
     redis.call('HSET', state, 'moved_at', integer(microseconds()))
   end
   if last then
-    redis.call('HSET', state, 'settled_from', integer(held('settled')))
+    local all = (redis.call('HGET', state, 'settled_from') or '') .. ' ' .. integer(held('settled'))
+    redis.call('HSET', state, 'settled_from', string.match(string.sub(all, -1000), ' .*'))
     redis.call('HINCRBY', state, 'settled', PASSED_OVER)
     redis.call('RPUSH', gaps,
       integer(held('token')) .. ' ' .. integer(PASSED_OVER) .. ' ' .. integer(held('last')))
@@ -83,14 +84,15 @@ end
 
 -- The same of what any node has known: who finds that something lacks says it to all. What isn't
 -- judged has -1. A token may be known here whose write isn't: so the number of the newest settlement
--- that a node had counts, too.
+-- that a node had counts, too; settled_from has after which ones numbers were passed over.
 local function lost(known, settled)
   if known < 0 then
     return 0
   end
-  local from = redis.call('HGET', state, 'settled_from')
-  if from and settled > tonumber(from) and settled <= tonumber(from) + PASSED_OVER then
-    redis.call('HSET', state, 'forgot', 1)
+  for from in string.gmatch(redis.call('HGET', state, 'settled_from') or '', '%d+') do
+    if settled > tonumber(from) and settled <= tonumber(from) + PASSED_OVER then
+      redis.call('HSET', state, 'forgot', 1)
+    end
   end
   known = math.max(known, held('behind'))
   local missing, place, after = lacking(known)
