@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,11 +69,11 @@ class ValkeyServer:
         return self._process.pid
 
     def start(self) -> ValkeyServer:
-        fixed = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
+        fixed = (*self._listens(), "--bind", "127.0.0.1", "--dir", str(self.folder))
         quiet = ("--save", "", "--daemonize", "no", "--loglevel", "warning", "--databases", "16")
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [valkey_binary(), *fixed, *quiet, *self.options], stdout=log, stderr=log
+                [self._binary(), *fixed, *quiet, *self.options], stdout=log, stderr=log
             )
         self.wait()
         return self
@@ -90,14 +90,20 @@ class ValkeyServer:
         """Send a command; give the first line of the answer, which may be empty."""
         parts = [str(word).encode() for word in words]
         message = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts)
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self.port), 2) as s,
-        ):
+        with contextlib.suppress(OSError), self._connected() as s:
             s.sendall(message)
             data = s.recv(65536)
             return data.partition(b"\r\n")[0].decode() if data[:1] != b"$" else data.decode()
         return ""
+
+    def _binary(self) -> str:
+        return valkey_binary()
+
+    def _listens(self) -> Options:
+        return "--port", str(self.port)
+
+    def _connected(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 2)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
@@ -128,13 +134,18 @@ def valkey(folder: Path, *options: str) -> Iterator[ValkeyServer]:
 class ValkeyCluster:
     """Three masters, which share the slots."""
 
-    def __init__(self, folder: Path) -> None:
+    scheme = "redis"
+
+    def __init__(self, folder: Path, server: Callable[..., ValkeyServer] | None = None) -> None:
+        make = server or ValkeyServer
         own = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-        self.nodes = [ValkeyServer(folder / str(number), *ALWAYS, *own) for number in range(3)]
+        self.nodes = [make(folder / str(number), *ALWAYS, *own) for number in range(3)]
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        return f"{self.scheme}+cluster://" + ",".join(
+            f"127.0.0.1:{node.port}" for node in self.nodes
+        )
 
     def start(self) -> ValkeyCluster:
         for number, node in enumerate(self.nodes):
@@ -162,17 +173,25 @@ class ValkeyCluster:
 class ValkeySentinels:
     """A master, a replica and three Sentinels that agree by two."""
 
+    scheme = "redis"
+
+    def server(self, folder: Path, *options: str) -> ValkeyServer:
+        return ValkeyServer(folder, *options)
+
+    def sentinel(self, folder: Path) -> ValkeyServer:
+        return Sentinel(folder)
+
     def __init__(self, folder: Path, *options: str) -> None:
         given = options or ALWAYS
-        self.master = ValkeyServer(folder / "one", *given, "--repl-diskless-sync-delay", "0")
-        self.replica = ValkeyServer(folder / "two", *given)
+        self.master = self.server(folder / "one", *given, "--repl-diskless-sync-delay", "0")
+        self.replica = self.server(folder / "two", *given)
         self.sentinels: list[ValkeyServer] = []
         self._folder = folder
 
     @property
     def url(self) -> str:
         places = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
-        return f"redis+sentinel://{places}/trust/0"
+        return f"{self.scheme}+sentinel://{places}/trust/0"
 
     def start(self) -> ValkeySentinels:
         self.master.start()
@@ -189,8 +208,7 @@ class ValkeySentinels:
                 "sentinel down-after-milliseconds trust 600\n"
                 "sentinel failover-timeout trust 3000\n"
             )
-            sentinel = _Sentinel(folder)
-            self.sentinels.append(sentinel.start())
+            self.sentinels.append(self.sentinel(folder).start())
         for each in self.sentinels:
             self._until(lambda each=each: "sentinels=3,"[:-1] in each.say("INFO", "sentinel"))
         return self
@@ -215,14 +233,16 @@ class ValkeySentinels:
             each.kill()
 
 
-class _Sentinel(ValkeyServer):
+class Sentinel(ValkeyServer):
+    """A Sentinel, whose folder holds its configuration."""
+
     def start(self) -> ValkeyServer:
         own = self.folder / "sentinel.conf"
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(valkey_binary(), str(own), "--sentinel", "--port", str(self.port)),
-                    *("--bind", "127.0.0.1", "--dir", str(self.folder)),
+                    *(self._binary(), str(own), "--sentinel", *self._listens()),
+                    *("--bind", "127.0.0.1", "--dir", str(self.folder), *self.options),
                 ],
                 stdout=log,
                 stderr=log,

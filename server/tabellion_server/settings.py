@@ -46,6 +46,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
         "serve_known": "age",
         "cache_bytes": "count",
         "password_file": "path",
+        "sentinel_password_file": "path",
         "connections": "count",
         "prepared_statements": "flag",
         "ca_file": "path",
@@ -104,6 +105,7 @@ class Settings:
         storage_url: As configured.
         sqlite_path: The SQLite file; None where another engine keeps the store.
         storage_password_file: What holds the password for a shared engine; None for none.
+        storage_sentinel_password_file: The same for the Sentinels of a Redis or Valkey.
         storage_connections: How many each process opens to it at most.
         storage_prepares: Statements may stay prepared there.
         storage_ca_file: Certificates that a Redis or Valkey's must come from; None: the system's.
@@ -143,6 +145,7 @@ class Settings:
     storage_url: str = field(default="sqlite:///tabellion.db", repr=False)
     sqlite_path: Path | None = Path("tabellion.db")
     storage_password_file: Path | None = None
+    storage_sentinel_password_file: Path | None = None
     storage_connections: int = 10
     storage_prepares: bool = True
     storage_ca_file: Path | None = None
@@ -283,6 +286,7 @@ class _Reader:
             storage_url=url,
             sqlite_path=sqlite_path,
             storage_password_file=get("storage.password_file"),
+            storage_sentinel_password_file=get("storage.sentinel_password_file"),
             storage_connections=get("storage.connections", default.storage_connections),
             storage_prepares=get("storage.prepared_statements", default.storage_prepares),
             storage_ca_file=get("storage.ca_file"),

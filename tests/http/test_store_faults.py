@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -49,6 +50,18 @@ from valkey_servers import ALWAYS, ValkeyCluster, ValkeySentinels, ValkeyServer
 
 HEADERS = {"Accept": "application/problem+json"}
 Fault = Callable[[], AbstractAsyncContextManager[None]]
+# redis-py leaves connections to masters and Sentinels that failed to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed Connection:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> Iterator[None]:
+    """Have what is left be collected here, not in another's test."""
+    yield
+    gc.collect()
 
 
 @asynccontextmanager

@@ -138,6 +138,7 @@ async def test_a_password_comes_from_a_file_and_is_never_logged(
         ("redis+sentinel://h:1", "service"),
         ("redis+cluster://h:1/3", "database 0"),
         ("redis://h:1/0?prefx=a", "no option"),
+        ("redis://h:1/0?sentinel_user=a", "redis+sentinel://"),
         ("redis://h:1/0?timeout=0", "timeout"),
         ("redis://:secret@h:99999/0", "HOST:PORT"),
     ],

@@ -24,7 +24,7 @@ url = "{url}?timeout=1"
 [keys]
 master_key_file = "../master.key"
 """
-SETTLING_SECONDS = 2.0  # twice the time-out
+SETTLING_SECONDS = 3.0  # three times the time-out
 _EXEC = b"*1\r\n$4\r\nEXEC\r\n"
 HEADERS = {"Accept": "application/problem+json"}
 

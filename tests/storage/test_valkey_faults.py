@@ -28,7 +28,7 @@ from valkey_servers import ALWAYS, ValkeyCluster, ValkeySentinels, ValkeyServer,
 
 GUN = "registry.example/app"
 AT = datetime(2026, 3, 1, tzinfo=UTC)
-SETTLING_SECONDS = 1.0  # twice the time-out of these stores
+SETTLING_SECONDS = 1.5  # three times the time-out of these stores
 Open = Callable[..., Awaitable[RedisStore]]
 
 

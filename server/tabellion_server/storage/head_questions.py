@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from tabellion_server.storage.interface import Head, StorageError
+from tabellion_server.storage.interface import Head, StoreCorruptionError
 
-Found = Head | StorageError | None
+Found = Head | Exception | None
 
 
 class HeadQuestions:
@@ -40,7 +40,7 @@ class HeadQuestions:
                     for answer in asked[gun]:
                         if answer.done():  # who asked has gone
                             continue
-                        if isinstance(found, StorageError):
+                        if isinstance(found, Exception):
                             answer.set_exception(found)
                         else:
                             answer.set_result(found)
@@ -52,8 +52,9 @@ class HeadQuestions:
     async def _find(self, guns: list[str]) -> dict[str, Found]:
         try:
             return {**await self._look_up(guns)}
-        except StorageError as error:
-            if len(guns) == 1:
-                return {guns[0]: error}
+        except Exception as error:  # noqa: BLE001  (whoever asked is told, whatever it is)
+            is_of_one = isinstance(error, StoreCorruptionError)
+            if len(guns) == 1 or not is_of_one:
+                return dict.fromkeys(guns, error)
         # One damaged GUN must not be in the way of others.
         return {gun: found for one in guns for gun, found in (await self._find([one])).items()}

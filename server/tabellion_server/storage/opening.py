@@ -75,14 +75,16 @@ async def is_store_there(settings: Settings) -> bool:
 
 
 def check_password(settings: Settings) -> None:
-    """See whether the file with the store's password can be used, if there is one. Blocks.
+    """See whether the files with the store's passwords can be used, if there are any. Blocks.
 
     Raises:
         ConfigurationError: It can't.
     """
-    file = settings.storage_password_file
+    file, sentinels = settings.storage_password_file, settings.storage_sentinel_password_file
     if file is not None and settings.sqlite_path is None:
         read_password(file)
+    if sentinels is not None and is_redis(settings):
+        read_password(sentinels, key="storage.sentinel_password_file")
 
 
 def is_redis(settings: Settings) -> bool:

@@ -102,6 +102,7 @@ class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
         Raises:
             StorageError: They can't be reached, keep less than what is said, or have what another
                 release wrote.
+            ConfigurationError: ``ca`` can't be used.
         """
         link = RedisLink(address, replicas=replicas, connections=connections, ca=ca)
         try:

@@ -7,7 +7,8 @@
     redis+cluster://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]...
 
 ``rediss`` instead of ``redis`` speaks TLS; ``valkey`` and ``valkeys`` mean the same two.
-Options: ``?prefix=NAME`` before each key, ``&timeout=SECONDS`` for an answer.
+Options: ``?prefix=NAME`` before each key, ``&timeout=SECONDS`` for an answer, and
+``&sentinel_user=NAME`` for the user as whom Sentinels are asked: theirs are users of their own.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class RedisAddress:
         database: Its number.
         username: None for the default user.
         password: None for none.
-        tls: Whether TLS is spoken.
+        sentinel_username: As whom Sentinels are asked; None for the default user.
+        sentinel_password: None for none.
+        tls: Whether TLS is spoken, with Sentinels too.
         prefix: How each key begins.
         timeout_seconds: How long an answer may take.
     """
@@ -53,6 +56,8 @@ class RedisAddress:
     database: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
     tls: bool = False
     prefix: str = "tabellion"
     timeout_seconds: float = 3.0
@@ -100,8 +105,10 @@ def parse_redis_url(url: str) -> RedisAddress:
     if not _PREFIX.fullmatch(prefix):
         raise ValueError("a prefix has letters, digits and _ . : -")
     timeout = _seconds(options.pop("timeout", "3"))
+    sentinel_user = _sentinel_user(options, topology)
     if options:
-        raise ValueError(f"there's no option {min(options)}; there are prefix and timeout")
+        known = "prefix, timeout and, for Sentinels, sentinel_user"
+        raise ValueError(f"there's no option {min(options)}; there are {known}")
     return RedisAddress(
         topology,
         hosts,
@@ -109,6 +116,7 @@ def parse_redis_url(url: str) -> RedisAddress:
         database=database,
         username=unquote(username) or None,
         password=unquote(password) or None,
+        sentinel_username=sentinel_user,
         tls=scheme[2] == "s",
         prefix=prefix,
         timeout_seconds=timeout,
@@ -123,6 +131,12 @@ def _hosts(places: str, port: int) -> tuple[tuple[str, int], ...]:
             raise ValueError("give hosts as HOST:PORT")
         found.append((match[1] or match[2], int(match[3] or port)))
     return tuple(found)
+
+
+def _sentinel_user(options: dict[str, str], topology: Topology) -> str | None:
+    if "sentinel_user" in options and topology != "sentinel":
+        raise ValueError("sentinel_user is for redis+sentinel://")
+    return options.pop("sentinel_user", None)
 
 
 def _seconds(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -12,6 +13,8 @@ from tabellion_server.storage.redis_link import RedisLink, Reply
 Durability = Literal["always", "everysec", "none"]
 
 _ORDER: Final[tuple[Durability, ...]] = ("none", "everysec", "always")
+# In the server's words, or in those of the client, which takes them apart.
+_ONLINE: Final = re.compile(r"state\W+online")
 _MIN_MAJOR: Final = 7
 _LOSES: Final[dict[Durability, str]] = {
     "everysec": "a crash of its machine may lose the newest second or two of what was acknowledged "
@@ -109,7 +112,9 @@ def _check_replicas(link: RedisLink, configs: Sequence[dict[str, str]]) -> None:
 
 
 def _tell_replicas(link: RedisLink, info: dict[str, str]) -> None:
-    online = sum(name.startswith("slave") and "state=online" in info[name] for name in info)
+    online = sum(
+        name.startswith("slave") and _ONLINE.search(info[name]) is not None for name in info
+    )
     if online < link.replicas:
         log().warning(
             "store.replicas",

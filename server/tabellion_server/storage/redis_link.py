@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.resources
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -19,13 +18,17 @@ from typing import Any, Final, TypeVar
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 
 from tabellion_server.storage.interface import StorageError
 from tabellion_server.storage.redis_address import RedisAddress
+from tabellion_server.storage.redis_clients import (
+    Sentinels,
+    cluster_client,
+    sentinel_clients,
+    single_client,
+)
 from tabellion_server.storage.redis_errors import redis_error
+from tabellion_server.storage.redis_tls import tls_context
 
 T = TypeVar("T")
 Reply = Any  # what a server sends may have any shape
@@ -33,7 +36,6 @@ Value = bytes | str | int | float
 
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 0.05
-_CONNECT_SECONDS: Final = 2.0
 # A Cluster's exceptions are a tree of their own.
 _FAULTS: Final = (
     exceptions.RedisError,
@@ -77,52 +79,29 @@ class RedisLink:
             replicas: How many replicas must have what was written.
             connections: How many commands may be under way at once.
             ca: Certificates that the server's must come from; None for the system's.
+
+        Raises:
+            ConfigurationError: ``ca`` can't be used.
         """
         self.address = address
         self.replicas = replicas
         self._free = asyncio.Semaphore(connections)
-        self._sentinel: Sentinel | None = None
+        self._sentinel: Sentinels | None = None
         self._cluster: RedisCluster | None = None
+        self._search: asyncio.Task[RedisCluster] | None = None
         self._redis: Redis | None = None
-        options: dict[str, Any] = {
-            "username": address.username,
-            "password": address.password,
-            "socket_timeout": address.timeout_seconds,
-            "socket_connect_timeout": min(address.timeout_seconds, _CONNECT_SECONDS),
-            "protocol": 2,
-        }
-        if address.tls:
-            options |= {"ssl_ca_certs": str(ca) if ca else None, "ssl_check_hostname": True}
-            options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
-        never = Retry(NoBackoff(), 0)
+        tls = tls_context(ca) if address.tls else None
         if address.topology == "cluster":
-            self._cluster = RedisCluster(
-                startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
-                retry=never,
-                max_connections=2 * connections,
-                ssl=address.tls,
-                **options,
-            )
+            self._cluster = cluster_client(address, tls, connections=2 * connections)
         elif address.topology == "sentinel":
-            own = {name: value for name, value in options.items() if "socket" in name}
-            if address.tls:
-                options["ssl"] = True
-            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
-                address.hosts,
-                sentinel_kwargs={**own, "retry": never, "protocol": 2},
-                db=address.database,
-                retry=never,
-                **options,
-            )
-            self._redis = self._sentinel.master_for(address.service)
+            self._sentinel, self._redis = sentinel_clients(address, tls)
         else:
-            ((host, port),) = address.hosts
-            self._redis = Redis(
-                host=host, port=port, db=address.database, retry=never, ssl=address.tls, **options
-            )
+            self._redis = single_client(address, tls)
 
     async def close(self) -> None:
         """Let go of all connections."""
+        if self._search is not None:
+            await asyncio.wait([self._search])
         for client in (self._redis, self._cluster):
             if client is not None:
                 await client.aclose()
@@ -211,8 +190,7 @@ class RedisLink:
         """
         if self._cluster is None:
             return [self.read]
-        cluster = self._cluster
-        await self._attempt(cluster.initialize)
+        cluster = await self._attempt(self._found_cluster)
 
         def on(node: ClusterNode) -> Callable[..., Awaitable[Reply]]:
             return lambda *command: self._attempt(
@@ -222,8 +200,21 @@ class RedisLink:
         return [on(node) for node in cluster.get_primaries()]
 
     async def _execute(self, command: Sequence[Value]) -> Reply:
-        client: Any = self._redis if self._redis is not None else self._cluster
+        client: Any = self._redis if self._redis is not None else await self._found_cluster()
         return await client.execute_command(*command)
+
+    async def _found_cluster(self) -> RedisCluster:
+        """Give the Cluster once its nodes are known; all who come meanwhile share the search.
+
+        Alone each would search for itself, one behind the other, as long as no node answers.
+        """
+        assert self._cluster is not None  # noqa: S101  (one of the two is there)
+        if self._cluster._initialize:  # noqa: SLF001  (nothing else tells it)
+            if self._search is None or self._search.done():
+                self._search = asyncio.create_task(self._cluster.initialize())
+                self._search.add_done_callback(_is_looked_at)
+            await asyncio.shield(self._search)
+        return self._cluster
 
     async def _replicate(self, key: bytes, again: Sequence[Value]) -> None:
         """Run a script again, which changes nothing, and wait for the replicas to have it.
@@ -237,8 +228,8 @@ class RedisLink:
                 pipeline.execute_command(*wait)
                 _, count = await pipeline.execute()
         else:
-            assert self._cluster is not None  # noqa: S101  (one of the two is there)
-            node = self._cluster.get_node_from_key(key)  # type: ignore[arg-type]
+            cluster = await self._found_cluster()
+            node = cluster.get_node_from_key(key)  # type: ignore[arg-type]
             if node is None:
                 raise exceptions.SlotNotCoveredError
             commands = [PipelineCommand(0, *again), PipelineCommand(1, *wait)]
@@ -264,18 +255,31 @@ class RedisLink:
             for attempt in range(_ATTEMPTS):
                 try:
                     return await work()
-                except exceptions.TimeoutError as error:
-                    if attempt >= timeouts:
-                        raise redis_error(error, self.address.name) from error
-                except _UNREACHED as error:
-                    # Mostly a connection that was open when the server was started anew.
-                    if attempt == _ATTEMPTS - 1 or isinstance(
-                        error, exceptions.AuthenticationError
-                    ):
-                        raise redis_error(error, self.address.name) from error
-                    await asyncio.sleep(_PAUSE_SECONDS * 4**attempt)
-                except _FAULTS as error:
-                    raise redis_error(error, self.address.name) from error
+                except StorageError:
+                    raise
                 except UnicodeError as error:
                     raise StorageError(f"a name isn't Unicode: {error}") from error
+                except Exception as error:
+                    if attempt == _ATTEMPTS - 1 or not _may_pass(
+                        error, waits_again=attempt < timeouts
+                    ):
+                        raise redis_error(error, self.address) from error
+                    await asyncio.sleep(_PAUSE_SECONDS * 4**attempt)
             raise AssertionError  # the last attempt returned or raised
+
+
+def _may_pass(error: Exception, *, waits_again: bool) -> bool:
+    if isinstance(error, exceptions.TimeoutError):
+        return waits_again
+    if isinstance(error, _UNREACHED):
+        # Mostly a connection that was open when the server was started anew.
+        return not isinstance(error, exceptions.AuthenticationError)
+    # A Cluster's client that looks for its nodes anew lets go of connections that others are
+    # using: they meet an AttributeError or the like.
+    return not isinstance(error, _FAULTS)
+
+
+def _is_looked_at(search: asyncio.Task[RedisCluster]) -> None:
+    """See its error, which asyncio would tell of if all who wait for it had gone."""
+    if not search.cancelled():
+        search.exception()

@@ -1,9 +1,10 @@
-"""The Redis or Valkey store that the configuration names, with its password from a file."""
+"""The Redis or Valkey store that the configuration names, with passwords from files."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from tabellion_server.settings import Settings
@@ -18,12 +19,15 @@ async def open_redis_store(settings: Settings) -> RedisStore:
 
     Raises:
         StorageError: It can't be reached, or keeps less than the configuration demands.
-        ConfigurationError: The password's file can't be used.
+        ConfigurationError: A password's file, or that of CAs, can't be used.
     """
     address = parse_redis_url(settings.storage_url)
-    file = settings.storage_password_file
+    file, sentinels = settings.storage_password_file, settings.storage_sentinel_password_file
     if file is not None:
-        address = replace(address, password=await asyncio.to_thread(read_password, file))
+        address = replace(address, password=await _password(file))
+    if sentinels is not None:
+        own = await _password(sentinels, key="storage.sentinel_password_file")
+        address = replace(address, sentinel_password=own)
     return await RedisStore.open(
         address,
         high_water=settings.high_water_file,
@@ -32,3 +36,7 @@ async def open_redis_store(settings: Settings) -> RedisStore:
         connections=settings.storage_connections,
         ca=settings.storage_ca_file,
     )
+
+
+async def _password(file: Path, *, key: str = "storage.password_file") -> str:
+    return await asyncio.to_thread(read_password, file, key=key)

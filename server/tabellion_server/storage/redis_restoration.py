@@ -140,7 +140,7 @@ class RestorationKeys(ABC):
             for stored, online in zip(answers[::2], answers[1::2], strict=True):
                 moments = [int(at) for at in pairs(stored).values()]
                 moments += [ticks(row.created_at) for row in read_keys(pairs(online))]
-                newest = max(newest, *moments)
+                newest = max([newest, *moments])
             low = b"(" + names[-1]
         return newest
 

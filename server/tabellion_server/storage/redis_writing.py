@@ -74,10 +74,10 @@ class GunWriter:
         self._missing = 0
         self._watching: list[asyncio.Task[None]] = []
         self._ends = asyncio.Event()
-        # A look takes no longer than the time-out, and the next begins though it still hangs.
+        # A look may hang as long as the time-out, at a master that is gone, before the next begins.
         timeout = link.address.timeout_seconds
         self._look_seconds = min(_LOOK_SECONDS, timeout / 2)
-        self._settling_seconds = timeout + 2 * self._look_seconds
+        self._settling_seconds = 2 * (timeout + self._look_seconds)
 
     def start(self, look: Callable[[], Awaitable[int]]) -> None:
         """Begin to look for what others left, and for what the store lacks, now and then."""
@@ -219,14 +219,9 @@ class GunWriter:
         return [int(settled)] * len(asked)
 
     async def _look_forever(self, look: Callable[[], Awaitable[int]]) -> None:
-        """Tell the store what this node knows of, often: who writes waits only so long for it.
-
-        A look that hangs, as at a master that is gone, doesn't hold up the next.
-        """
+        """Tell the store what this node knows of, often: who writes waits only so long for it."""
         while not self._ends.is_set():
-            task = asyncio.create_task(self._look(look))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            await self._look(look)
             await self._pause(self._look_seconds)
 
     async def _look(self, look: Callable[[], Awaitable[int]]) -> None:
