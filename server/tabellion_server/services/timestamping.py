@@ -12,7 +12,7 @@ from tabellion.errors import TabellionError
 from tabellion_server.logs import log
 from tabellion_server.services.cache import SizedCache
 from tabellion_server.services.clocks import ClockWatch
-from tabellion_server.services.files import MetadataFiles, Parsed
+from tabellion_server.services.files import MetadataFiles, Parsed, verify_whole
 from tabellion_server.services.heads import Heads
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
@@ -170,6 +170,7 @@ class Renewer:
         raise StorageError(f"{gun} changed {_ATTEMPTS} times while its timestamp was renewed")
 
     async def _sign(self, head: Head) -> list[StoredFile]:
+        verify_whole(head)
         now = self._clock()
         skip = (await self._store.restoration(head.gun)).skip
         current = await self._files.current_set(head, {"root", "snapshot", "timestamp"})
