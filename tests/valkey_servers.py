@@ -216,8 +216,12 @@ class ValkeySentinels:
     def _until(self, holds: object, seconds: float = 20) -> None:
         end = time.monotonic() + seconds
         while not holds():  # type: ignore[operator]
-            assert time.monotonic() < end, "it doesn't come about"
+            assert time.monotonic() < end, self._logs()
             time.sleep(0.05)
+
+    def _logs(self) -> str:
+        each = sorted(self._folder.glob("*/log"))
+        return "it doesn't come about\n" + "\n".join(f"{log}\n{log.read_text()}" for log in each)
 
     def offset(self, server: ValkeyServer) -> str:
         """Tell how far a server has come in the master's stream."""
@@ -227,6 +231,26 @@ class ValkeySentinels:
 
     def until_promoted(self) -> None:
         self._until(lambda: "role:master" in self.replica.say("INFO", "replication"))
+
+    def until_settled(self) -> None:
+        """Wait till all Sentinels have agreed for a second on a master that the other follows."""
+        since = time.monotonic()
+
+        def is_settled() -> bool:
+            nonlocal since
+            told = [each.say("INFO", "sentinel") for each in self.sentinels]
+            named = {text.partition("status=ok,address=")[2].partition(",")[0] for text in told}
+            roles = {
+                f"127.0.0.1:{each.port}": each.say("INFO", "replication")
+                for each in (self.master, self.replica)
+            }
+            master = named.pop() if len(named) == 1 else ""
+            follower = "".join(text for place, text in roles.items() if place != master)
+            if "role:master" not in roles.get(master, "") or "link_status:up" not in follower:
+                since = time.monotonic()
+            return time.monotonic() > since + 1
+
+        self._until(is_settled)
 
     def kill(self) -> None:
         for each in (*self.sentinels, self.master, self.replica):

@@ -137,7 +137,10 @@ async def test_what_the_standby_has_not_is_not_told_as_done(
                 await asyncio.sleep(0.05)
     with pytest.raises(StorageError, match="isn't known whether"):
         await writing
+    with pytest.raises(StorageError):
+        await store.confirm(GUN)  # whoever finds it there isn't told that it's kept either
     await asyncio.to_thread(standby.server.start)
+    await store.confirm(GUN)
     async with asyncio.timeout(20):
         while (head := await store.head(GUN)) is None or head.revision == 1:  # noqa: ASYNC110
             await asyncio.sleep(0.05)

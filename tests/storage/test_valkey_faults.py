@@ -473,6 +473,39 @@ async def test_after_a_fail_over_nothing_acknowledged_is_lost(tmp_path: Path, op
         sentinels.kill()
 
 
+async def test_a_master_that_was_a_replica_meanwhile_gives_out_no_number_again(
+    tmp_path: Path, own: ValkeyServer, opened: Open
+) -> None:
+    """It's the same process, which may have forgotten what it did in its first reign."""
+    soon = ("--repl-diskless-sync-delay", "0")
+    own.say("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+    other = ValkeyServer(tmp_path / "other", *ALWAYS, *soon).start()
+
+    async def follow(follower: ValkeyServer, master: ValkeyServer) -> None:
+        follower.say("REPLICAOF", "127.0.0.1", master.port)
+        async with asyncio.timeout(20):
+            while "master_link_status:up" not in follower.say("INFO", "replication"):  # noqa: ASYNC110  (a server's turn)
+                await asyncio.sleep(0.02)
+
+    try:
+        await follow(other, own)
+        store = await opened(own.url)
+        await publish(store)
+        assert own.say("WAIT", 1, 10_000) == ":1"
+        other.say("REPLICAOF", "NO", "ONE")
+        lost = await publish(store)
+        await store.close()  # nobody is left who knows of it
+        await follow(own, other)
+        own.say("REPLICAOF", "NO", "ONE")
+        store = await opened(own.url)
+        assert (await store.restoration(GUN)).skip > 1000
+        after = await publish(store)
+        assert after.revision > lost.revision + 1000
+        assert await store.missing_changes() == 0
+    finally:
+        other.kill()
+
+
 async def test_a_gun_that_went_back_alone_is_refused_until_that_is_accepted(
     valkey_server: ValkeyServer, opened: Open
 ) -> None:

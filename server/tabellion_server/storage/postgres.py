@@ -53,6 +53,7 @@ T = TypeVar("T")
 
 _LARGE_BYTES: Final = 64 * 1024  # what hashes quicker than a thread is reached
 _FILE: Final = "SELECT version, sha256, data, stored_at FROM tabellion.metadata"
+_WAITS_FOR_STANDBY: Final = "SELECT current_setting('synchronous_standby_names') <> ''"
 _NEWEST: Final = (
     "SELECT role, max(version) FROM tabellion.metadata WHERE gun = $1"
     " AND role = ANY ($2::bytea[]) GROUP BY role"
@@ -179,8 +180,11 @@ class PostgresStore(PendingTables):
             check_hashes(gun, added)
         return await self._reporting(self._writer.submit(item))
 
-    async def confirm(self, gun: str) -> None:
-        """See ``Store.confirm``: what can be seen is on disk."""
+    async def confirm(self, gun: str) -> None:  # noqa: ARG002  (all that was before is)
+        """See ``Store.confirm``: what can be seen is on disk, but perhaps not the standby's yet."""
+        ((waits,),) = await self._link.fetch(_WAITS_FOR_STANDBY)
+        if waits:
+            await self._link.transact(_nothing)  # its COMMIT waits for all that was before
 
     async def guns(
         self, prefix: str = "", after: str | None = None, limit: int = 100
@@ -396,6 +400,10 @@ class PostgresStore(PendingTables):
         except RestoredStoreError:
             await self._water.missing()
             raise
+
+
+async def _nothing(_: Connection) -> None:
+    """Do nothing in a transaction, which writes its receipt."""
 
 
 def _check_records(records: Sequence[Record]) -> None:

@@ -1,7 +1,7 @@
 -- What every script on the feed's slot begins with.
 --
--- KEYS: 1 state (schema, token, last, run, moved_at, accepts, behind, settled, settled_from, forgot),
--- 2 gaps.
+-- KEYS: 1 state (schema, token, last, run, replid, moved_at, accepts, behind, settled, settled_from,
+-- forgot), 2 gaps.
 local state, gaps = KEYS[1], KEYS[2]
 
 -- The same as in redis_schema.py: who is of another release does nothing here any more.
@@ -23,15 +23,19 @@ local function microseconds()
   return tonumber(now[1]) * 1000000 + tonumber(now[2])
 end
 
--- Notes the first moment at which a master that was started anew, or took another's place, is asked.
--- One that has no number was emptied under its nodes.
+-- Notes the first moment at which a master that was started anew, or took another's place, is asked;
+-- also if it had that place before. One that has no number was emptied under its nodes.
 local function move_on()
-  local mine = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-  local last = redis.call('HGET', state, 'run')
-  if mine == last then
+  local told = redis.call('INFO', 'server', 'replication')
+  local mine, reign = string.match(told, 'run_id:(%w+)'), string.match(told, 'master_replid:(%w+)')
+  local last, replid = unpack(redis.call('HMGET', state, 'run', 'replid'))
+  if mine == last and (not replid or replid == reign) then
+    if not replid then
+      redis.call('HSET', state, 'replid', reign)
+    end
     return
   end
-  redis.call('HSET', state, 'run', mine)
+  redis.call('HSET', state, 'run', mine, 'replid', reign)
   if last or redis.call('HEXISTS', state, 'schema') == 0 then
     redis.call('HSET', state, 'moved_at', integer(microseconds()))
   end

@@ -1,8 +1,8 @@
 -- What every script on a GUN's slot begins with.
 --
 -- KEYS: 1 kept (survives a delete), 2 head, 3 log (newest writes' names).
--- kept: revision, token (of the newest write), run (the master's that did it), skip, lost_at, fence,
--- and counters: seq, keys.
+-- kept: revision, token (of the newest write), run and replid (the master's that did it), skip,
+-- lost_at, fence, and counters: seq, keys.
 local kept, head, log = KEYS[1], KEYS[2], KEYS[3]
 
 -- Versions and revisions that a master may have forgotten when it was started anew, or when
@@ -29,32 +29,42 @@ local function was_done(name)
   return false
 end
 
-local me
+-- Which process this is, and which reign of it: one that was a replica meanwhile may have forgotten
+-- what it did before.
+local me, reign
 local function run()
-  me = me or string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-  return me
+  if not me then
+    local told = redis.call('INFO', 'server', 'replication')
+    me, reign = string.match(told, 'run_id:(%w+)'), string.match(told, 'master_replid:(%w+)')
+  end
+  return me, reign
+end
+
+local function note_run()
+  redis.call('HSET', kept, 'run', run(), 'replid', reign)
 end
 
 local function note_done(name)
-  redis.call('HSET', kept, 'run', run(), 'token', name)
+  note_run()
+  redis.call('HSET', kept, 'token', name)
   redis.call('LPUSH', log, name)
   redis.call('LTRIM', log, 0, LOGGED - 1)
 end
 
 -- What was judged on the GUN's old revision is stale from now on.
 local function move_on(count)
-  redis.call('HSET', kept, 'run', run())
+  note_run()
   redis.call('HINCRBY', kept, 'skip', count)
   local revision = integer(redis.call('HINCRBY', kept, 'revision', count))
   if redis.call('EXISTS', head) == 1 then
-    redis.call('HSET', head, 'revision', revision, 'stamp', run() .. revision)
+    redis.call('HSET', head, 'revision', revision, 'stamp', me .. reign .. revision)
   end
 end
 
 -- Another master, or the same one started anew, may lack the newest moments.
 local function was_moved_on()
-  local last = redis.call('HGET', kept, 'run')
-  if not last or last == run() then
+  local last, replid = unpack(redis.call('HMGET', kept, 'run', 'replid'))
+  if not last or last == run() and (not replid or replid == reign) then
     return false
   end
   move_on(PASSED_OVER)
