@@ -13,12 +13,13 @@ import resource
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Final
 
 from aiohttp import web
 
-from tabellion_server.listening import BACKLOG
+from tabellion_server.listening import BACKLOG, Listening
 from tabellion_server.logs import log
 from tabellion_server.settings import Settings
 
@@ -27,17 +28,24 @@ _MILLISECONDS: Final = 1000
 
 
 class Door:
-    """Makes what answers a connection, or closes one that is too many."""
+    """Lets connections in, those too whose TLS handshake isn't done; closes what is too many."""
 
-    def __init__(self, server: web.Server, *, at_most: int) -> None:
-        self._server = server
+    def __init__(self, at_most: int) -> None:
+        """Take how many are inside at most."""
         self._at_most = at_most
+        self._inside: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._told_at = -_TOLD_SECONDS
 
-    def __call__(self) -> asyncio.Protocol:
-        """Give the protocol of a new connection."""
-        if len(self._server.connections) < self._at_most:
-            return self._server()
+    def let_in(self, taken: socket.socket) -> None:
+        """Count an accepted connection until it's closed.
+
+        Raises:
+            ConnectionAbortedError: It's too many, and closed; asyncio then goes on.
+        """
+        if len(self._inside) < self._at_most:
+            self._inside.add(taken)
+            return
+        taken.close()
         if time.monotonic() - self._told_at >= _TOLD_SECONDS:
             self._told_at = time.monotonic()
             log().warning(
@@ -45,18 +53,17 @@ class Door:
                 at_most=self._at_most,
                 hint="raise server.connections and the limit of open files, or look who holds them",
             )
-        return _TooMany()
+        raise ConnectionAbortedError
 
-
-class _TooMany(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+    def let_out(self, taken: socket.socket) -> None:
+        """Count one no more."""
+        self._inside.discard(taken)
 
 
 async def open_door(
     settings: Settings,
     server: web.Server,
-    sockets: Sequence[socket.socket],
+    sockets: Sequence[Listening],
     tls: ssl.SSLContext | None,
 ) -> list[asyncio.Server]:
     """Accept connections; closing what is given ends that."""
@@ -64,7 +71,7 @@ async def open_door(
     at_most = settings.client_connections
     if files != resource.RLIM_INFINITY:
         at_most = min(at_most, max(1, files * 3 // 4))  # the store needs some, too
-    door = Door(server, at_most=at_most)
+    door = Door(at_most)
     loop = asyncio.get_running_loop()
     seconds = settings.client_seconds
     opened: list[asyncio.Server] = []
@@ -73,9 +80,10 @@ async def open_door(
             # Counts while nothing of what was sent is taken; accepted connections inherit it.
             option = socket.TCP_USER_TIMEOUT
             one.setsockopt(socket.IPPROTO_TCP, option, seconds * _MILLISECONDS)
+        one.door = door
         opened.append(
             await loop.create_server(
-                door,
+                server,
                 sock=one,
                 ssl=tls,
                 backlog=BACKLOG,

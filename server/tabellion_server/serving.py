@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from tabellion_server.hangup import ends_at_hangup
 from tabellion_server.keys.master_file import open_master_key
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.keys.remote import RemoteOnlineKeys
+from tabellion_server.listening import Listening
 from tabellion_server.logs import log
 from tabellion_server.settings import Settings
 from tabellion_server.storage.interface import Store
@@ -43,7 +43,7 @@ class Place:
         parent: A pipe's end that closes when the process ends that started this one.
     """
 
-    sockets: Sequence[socket.socket]
+    sockets: Sequence[Listening]
     tell_ready: Callable[[], None] = field(default=lambda: None)
     watches: bool = True
     parent: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from certificates import Authority
 from forge import target
 from http_site import signed
 from server_process import CONFIG, GUN, Server, forge_for, post, server
@@ -155,3 +157,28 @@ async def test_what_readers_look_for_in_vain_is_told_quietly(running: Server) ->
     assert len([line for line in refused if "[debug" in line and "status=404" in line]) == 2
     assert len([line for line in refused if "[info" in line and "status=400" in line]) == 1
     assert sum("request.answered" in line and "status=404" in line for line in running.log) == 2
+
+
+async def test_connections_that_begin_no_tls_count_and_make_room_when_they_end(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path, "ca")
+    certificate, key = authority.issue("server", alternative="IP:127.0.0.1")
+    text = f'{SLOW}\n[server.tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    async with server(tmp_path, text) as running:
+        before = await at_rest(running)
+        for ends_by_itself in (False, True):
+            idle = [await opened(running) for _ in range(30)]
+            await asyncio.sleep(0.3)
+            assert sockets_of(running) - before == 8
+            started = time.monotonic()
+            for one, _ in idle if ends_by_itself else ():
+                assert await seconds_until_closed(one, started) < SECONDS * 2
+            for _, one in idle:
+                one.close()
+            assert await at_rest(running) == before
+            ready = f"{running.url}/readyz"
+            async with aiohttp.ClientSession() as session, session.get(ready, ssl=context) as one:
+                assert one.status == 200
+        assert sum("connections.full" in line for line in running.log) == 1

@@ -50,11 +50,6 @@ from valkey_servers import ALWAYS, ValkeyCluster, ValkeySentinels, ValkeyServer
 
 HEADERS = {"Accept": "application/problem+json"}
 Fault = Callable[[], AbstractAsyncContextManager[None]]
-# redis-py leaves connections to masters and Sentinels that failed to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed Connection:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning"),
-]
 
 
 @pytest.fixture(autouse=True)
