@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tabellion_server.storage.interface import StorageError, Store
 
-_BY_CLOCK = {"changes"}  # looked at now and then, so it isn't numbered
+_BY_CLOCK = {"changes", "now"}  # looked at now and then, so it isn't numbered
 Fault = Literal["before", "after"]
 
 

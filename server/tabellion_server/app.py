@@ -12,6 +12,7 @@ from aiohttp import web
 
 from tabellion.core.expiry import Margins
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.clocks import ClockWatch
 from tabellion_server.services.expiry import ExpiryJudge, ExpiryWatch
 from tabellion_server.services.feed import Feed
 from tabellion_server.services.files import MetadataFiles
@@ -61,12 +62,15 @@ def make_app(
     """
     heads = Heads(store, serve_known=settings.serve_known)
     files, locks = MetadataFiles(store, cache_bytes=settings.cache_bytes), GunLocks()
+    metrics = Metrics()
+    clocks = ClockWatch(store, clock=clock, report=metrics.tell_clock)
     signer = ReleaseSigner(
         online_keys,
         tuf=Lives(snapshot=settings.snapshot_life, timestamp=settings.timestamp_life),
         notary=Lives(
             snapshot=settings.notary_snapshot_life, timestamp=settings.notary_timestamp_life
         ),
+        verify_expiry=clocks.verify,
     )
     publisher = Publisher(
         store,
@@ -76,7 +80,6 @@ def make_app(
         clock=clock,
         allow_example_keys=settings.is_loopback_only,
     )
-    metrics = Metrics()
     pendings = Pendings(
         store,
         files,
@@ -87,7 +90,7 @@ def make_app(
         life=settings.pending_life,
         report=metrics.count_expired_proposals,
     )
-    renewer = Renewer(store, heads, files, signer, locks, clock=clock)
+    renewer = Renewer(store, heads, files, signer, locks, clock=clock, clocks=clocks)
 
     async def follow(changes: Sequence[Change]) -> None:
         await files.follow(changes, heads)
@@ -109,6 +112,7 @@ def make_app(
         locks,
         judge,
         clock,
+        clocks,
     )
     if settings.auth is not None:
         app[GUARD] = Guard(TokenVerifier(settings.auth), clock)
@@ -122,7 +126,9 @@ def make_app(
 async def _background(app: web.Application, *, watches: bool) -> AsyncIterator[None]:
     """Watch while the application lives; at its end, let what was begun finish."""
     context = app[CONTEXT]
-    forever = [context.feed.watch_forever(), *(_watches(app) if watches else ())]
+    await context.clocks.begin()
+    each = [context.feed.watch_forever(), context.clocks.watch_forever()]
+    forever = [*each, *(_watches(app) if watches else ())]
     tasks = [asyncio.create_task(one) for one in forever]
     yield
     waiting = set(tasks)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from tabellion.errors import ConfigurationError, TabellionError
+from tabellion_server.hangup import ends_at_hangup, ignore_hangup
 from tabellion_server.keys.remote import RemoteOnlineKeys
 from tabellion_server.listening import listen, tell_listening
 from tabellion_server.logs import configure_logs
@@ -44,6 +45,8 @@ def serve_command(config: Path | None) -> None:
     """Serve until SIGTERM or SIGINT; publications in progress are finished."""
     settings = load_settings(config)
     configure_logs(settings)
+    if not ends_at_hangup():
+        ignore_hangup()
     sockets = listen(settings)
 
     def work(worker: Worker) -> None:

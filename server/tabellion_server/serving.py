@@ -16,6 +16,7 @@ from aiohttp import web
 from tabellion.errors import ConfigurationError
 from tabellion_server.app import make_app
 from tabellion_server.door import open_door
+from tabellion_server.hangup import ends_at_hangup
 from tabellion_server.keys.master_file import open_master_key
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.keys.remote import RemoteOnlineKeys
@@ -116,7 +117,8 @@ def _told_to_end(place: Place) -> Iterator[asyncio.Event]:
     """Give what is set by a signal, or by the end of the process that started this one."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    hangup = (signal.SIGHUP,) if ends_at_hangup() else ()
+    for number in (signal.SIGTERM, signal.SIGINT, *hangup):
         loop.add_signal_handler(number, stop.set)
     parent = place.parent
 

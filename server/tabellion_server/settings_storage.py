@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from tabellion_server.storage.redis_address import parse_redis_url
 
@@ -47,11 +47,13 @@ def engine_of(url: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """Give a URL as it may be told and logged: without password and options."""
+    """Give a URL as it may be told and logged: without password, and options but the prefix."""
     parts = urlsplit(url)
     user, _, place = parts.netloc.rpartition("@")
     name = user.partition(":")[0]
-    return f"{parts.scheme}://{name}{'@' if name else ''}{place}{parts.path}"
+    shown = f"{parts.scheme}://{name}{'@' if name else ''}{place}{parts.path}"
+    prefix = dict(parse_qsl(parts.query)).get("prefix") if REDIS.fullmatch(parts.scheme) else None
+    return f"{shown}?prefix={prefix}" if prefix else shown
 
 
 def _check_postgres(url: str) -> None:

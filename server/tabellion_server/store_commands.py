@@ -18,6 +18,7 @@ from tabellion_server.keys.master_file import open_master_key
 from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.keys.remote import RemoteOnlineKeys
 from tabellion_server.migration.command import plain
+from tabellion_server.scratch import scratch_folder
 from tabellion_server.services.checking import Finding, check_gun
 from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, Old, old_of
 from tabellion_server.services.row_checks import check_rows
@@ -177,8 +178,8 @@ async def _restore(settings: Settings, file: Path) -> tuple[Counter[str], int]:
     if not await asyncio.to_thread(_has_content, file):
         raise UsageError(f"{file} isn't a file, or is empty", hint="give a backup")
     # Read from a copy: opening a store may bring it to this release's schema.
-    with tempfile.TemporaryDirectory(prefix="tabellion-restore-") as folder:
-        copy = Path(folder) / "store.db"
+    with scratch_folder("tabellion-restore-") as folder:
+        copy = folder / "store.db"
         await asyncio.to_thread(copy_file, file, copy)
         try:
             source = await SqliteStore.open(copy)

@@ -19,11 +19,12 @@ from typing import Final, NoReturn
 import structlog
 
 from tabellion_server.counter_files import WORKER, counter_files
+from tabellion_server.hangup import ends_at_hangup, ignore_hangup
 from tabellion_server.logs import log
 
 Work = Callable[["Worker"], int]
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 _STARTING_SECONDS: Final = 0.1  # from one look to the next while the first one starts
 _PAUSE_SECONDS: Final = 0.5  # before one that died is started again; doubled each time
 _MAX_PAUSE_SECONDS: Final = 30.0
@@ -68,6 +69,7 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._due: dict[int, float] = {}  # number to when it's to be started again
         self._pauses: dict[int, float] = {}
+        self._ends_at_hangup = ends_at_hangup()
         self._parent, self._life = os.pipe()
 
     def run(self) -> int:
@@ -113,6 +115,7 @@ class Supervisor:
         os.close(ready)
         for child in self._children.values():
             os.close(child.ready)
+        ignore_hangup()  # the first process ends them, if it ends
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.environ[WORKER] = str(number)
         structlog.contextvars.bind_contextvars(worker=number)
@@ -140,6 +143,8 @@ class Supervisor:
             if seconds is None
             else signal.sigtimedwait(_SIGNALS, max(seconds, 0.0))
         )
+        if found is not None and found.si_signo == signal.SIGHUP:
+            return self._ends_at_hangup  # blocked, it comes even where it's ignored
         return found is not None and found.si_signo != signal.SIGCHLD
 
     def _seconds_to_next(self) -> float | None:

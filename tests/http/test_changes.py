@@ -323,3 +323,7 @@ async def test_a_stream_that_nobody_reads_is_cut(
     await until(lambda: in_flight._count == 1)
     await until(lambda: in_flight._count == 0)
     writer.close()
+
+
+async def test_no_wait_is_a_wait_of_zero(site: Site) -> None:
+    assert await ask(site, "?wait=0") == {"changes": [], "next": 0}

@@ -15,12 +15,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from forge import Forge
-from http_site import Site, new_signer
+from http_site import Site, new_signer, signed
 from notary_forge import NotaryForge, NotarySigner
 from tabellion_server.app import make_app
 from tabellion_server.services.expiry import ExpiryWatch, Round
 from tabellion_server.settings import Settings
-from tabellion_server.storage.interface import StoredFile
+from tabellion_server.storage.interface import StoreCorruptionError, StoredFile
 from tabellion_server.web.context import CONTEXT
 from tabellion_server.web.metrics import METRICS
 
@@ -285,3 +285,32 @@ async def test_a_damaged_gun_keeps_no_other_from_being_renewed(site: Site) -> No
         ("timestamp.not_renewed", "a/1"),
         ("timestamp.renewed", "a/2"),
     }
+
+
+async def test_a_gun_without_a_current_timestamp_is_told_in_words(site: Site) -> None:
+    forge = await published(site, "a")
+    forge.targets.version += 1
+    with contextlib.closing(sqlite3.connect(site.store._path)) as connection:
+        connection.execute("DELETE FROM current WHERE gun = 'a' AND role = 'timestamp'")
+        connection.commit()
+    with capture_logs() as lines:
+        assert (await site.get("timestamp.json")).status == 404
+        answer = await site.post(signed(forge, "targets"))
+    assert (answer.status, (await answer.json())["code"]) == (500, "store-corruption")
+    problems = {line["problem"] for line in lines if line["log_level"] == "error"}
+    assert problems == {"a has no current timestamp"}
+    assert not any("exc_info" in line for line in lines)
+
+
+async def test_a_file_that_is_stored_as_text_is_damage(site: Site) -> None:
+    await published(site, "a")
+    with contextlib.closing(sqlite3.connect(site.store._path)) as connection:
+        connection.execute("DROP TRIGGER metadata_is_immutable")
+        connection.execute("UPDATE metadata SET data = CAST(data AS TEXT) WHERE role = 'targets'")
+        connection.commit()
+    online = site.client.app[CONTEXT].online  # type: ignore[index]  # the application under test
+    node = make_app(Settings(), store=site.store, online_keys=online, clock=site.clock)
+    head = await site.store.head("a")
+    assert head is not None
+    with pytest.raises(StoreCorruptionError, match="targets version 1 isn't stored as bytes"):
+        await node[CONTEXT].files.current(head, "targets")

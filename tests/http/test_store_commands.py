@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -305,3 +307,22 @@ async def test_a_damaged_backup_is_refused_in_words(home: Path, tmp_path: Path) 
     shutil.rmtree(home / "store")
     status, told = await run(home, "restore", str(file))
     assert (status, "is damaged" in told) == (3, True), told
+
+
+async def test_a_copy_that_a_killed_restore_left_goes_with_the_next(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, temporary = tmp_path / "backup", tmp_path / "tmp"
+    assert (await run(home, "backup", str(file)))[0] == 0
+    for name in ("left", "used"):
+        (temporary / f"tabellion-restore-{name}").mkdir(parents=True)
+        (temporary / f"tabellion-restore-{name}" / "store.db").write_bytes(b"keys")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    used = os.open(temporary / "tabellion-restore-used", os.O_RDONLY)
+    fcntl.flock(used, fcntl.LOCK_EX)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "server.toml").write_text(CONFIG)
+    assert (await run(elsewhere, "restore", str(file)))[0] == 0
+    assert [path.name for path in temporary.iterdir()] == ["tabellion-restore-used"]
+    os.close(used)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -244,3 +245,37 @@ async def test_timestamps_due_at_once_are_signed_once_whoever_is_asked(tmp_path:
     assert len(set(told)) == len(told)
     # Each life of 2 s asks for about one a second, not for three.
     assert max(version for _, version in told) <= 10
+
+
+async def test_a_hang_up_ends_neither_the_server_nor_a_worker(tmp_path: Path) -> None:
+    async with server(tmp_path, WORKERS) as running, aiohttp.ClientSession() as session:
+        before = await started(running)
+        for pid in (min(before), running.process.pid):
+            os.kill(pid, signal.SIGHUP)
+        await asyncio.sleep(0.5)
+        async with session.get(f"{running.url}/readyz") as answer:
+            assert answer.status == 200
+        assert children(running.process.pid) == before
+        assert all(map(is_running, before))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_server_on_a_terminal_ends_with_it(tmp_path: Path, workers: int) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text(CONFIG.replace("[server]", f"[server]\nworkers = {workers}"))
+    terminal, end = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tabellion_server", "serve", "--config", str(config)), stderr=end
+    )
+    os.close(end)
+    seen = b""
+    while b"listening" not in seen:
+        seen += await asyncio.wait_for(asyncio.to_thread(os.read, terminal, 4096), 30)
+    process.send_signal(signal.SIGHUP)
+    while process.returncode is None:  # what it says has to be read, or it waits
+        with contextlib.suppress(TimeoutError, OSError):
+            seen += await asyncio.wait_for(asyncio.to_thread(os.read, terminal, 4096), 5)
+        await asyncio.sleep(0)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert b"stopped" in seen

@@ -132,6 +132,36 @@ class OnlineKeys:
         _check_role(role)
         return await self._add(gun, role, dialect)
 
+    async def successor(
+        self, gun: str, role: str, dialect: Dialect, *, of: Collection[str]
+    ) -> tuple[Key, datetime] | None:
+        """Give the newest key if it's none of those, else a new one; rivals get the same one.
+
+        Of a key that lives elsewhere, the newest there is the new one; None if it's one of those.
+
+        Returns:
+            The key, and when it was made or taken up.
+
+        Raises:
+            KeyStoreError: The role isn't one that the server signs.
+            SignerError: A key is to be had elsewhere and can't be.
+            StorageError: The store failed.
+        """
+        _check_role(role)
+        while True:
+            rows = await self._store.online_keys(gun, role)
+            own = [row for row in rows if _dialect_of(row) is dialect]
+            if own and own[0].keyid not in of:
+                return _public_key(own[0]), own[0].created_at
+            # Of several that ask at once, one wins.
+            key = await self._add(gun, role, dialect, seen=[row.keyid for row in rows])
+            if not self._remote.has(role):
+                continue
+            if key.keyid in of:
+                return None
+            held = await self._store.online_keys(gun, role)
+            return key, next(row.created_at for row in held if row.keyid == key.keyid)
+
     async def import_key(
         self, gun: str, role: str, key: Key, private: PrivateKeyTypes, *, created_at: datetime
     ) -> bool:

@@ -1,19 +1,25 @@
 """The changefeed as it grows: who waits for a change learns of it, whichever node wrote it.
 
-One task of each node looks for what is new, however many wait. Ids only grow and have an order
-that all nodes share, so a reader that goes on from the last id it saw misses nothing.
+One task of each node looks for what is new, however many wait, and what it read is given to all
+who stand near the end: the store isn't asked by each. Ids only grow and have an order that all
+nodes share, so a reader that goes on from the last id it saw misses nothing.
+
+Readers are woken in lots, and the more of a node's time that takes, the longer it is to the next
+look: publishers are answered meanwhile, and readers get more changes at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 from tabellion.errors import TabellionError
 from tabellion_server.logs import log
+from tabellion_server.services.recent import RecentChanges
 from tabellion_server.storage.interface import Change, StorageError, Store
 
 Follow = Callable[[Sequence[Change]], Awaitable[None]]
@@ -23,6 +29,9 @@ _SECONDS: Final = 0.2  # from one look to the next, while somebody waits
 _IDLE_SECONDS: Final = 1.0
 _GONE_SECONDS: Final = 1.0  # so soon a place is free again whose holder has gone
 _PAGE: Final = 500
+_LOT: Final = 25  # woken at a time
+_REST: Final = 3.0  # how much longer than the last waking it is to the next look
+_ASKING: Final = 4  # of those who wait, how many ask the store at a time
 
 
 class TooManyWaitersError(StorageError):
@@ -39,7 +48,10 @@ class Feed:
         """Take the store, and what is told all changes, in order: after each look, also of none."""
         self._store = store
         self._follow = follow
-        self._last: int | None = None
+        self._last: int | None = None  # all up to here were followed
+        self._recent = RecentChanges()
+        self._asking = asyncio.Semaphore(_ASKING)
+        self._waking_seconds = 0.0
         self._waiters: defaultdict[str | None, set[asyncio.Event]] = defaultdict(set)
         self._count = 0
         self._wanted = asyncio.Event()
@@ -84,7 +96,12 @@ class Feed:
         with self._waiting(gun) as news:
             while True:
                 news.clear()
-                found = await self._store.changes(gun, after=after, limit=limit)
+                known = self._recent.newest
+                found = None if self._is_failing else self._recent.after(gun, after, limit)
+                if found is None:
+                    async with self._asking:
+                        found = await self._store.changes(gun, after=after, limit=limit)
+                    after = max(after, known or 0)  # unless some were found: then it's done
                 left = until - loop.time()
                 if found or left <= 0 or self.has_ended:
                     return found
@@ -118,7 +135,8 @@ class Feed:
                 log().exception("feed.failed")
             self._wanted.clear()
             if self._count:
-                await asyncio.sleep(_SECONDS)
+                rest = min(_REST * self._waking_seconds, _IDLE_SECONDS)
+                await asyncio.sleep(max(_SECONDS, rest))
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_IDLE_SECONDS):
@@ -127,22 +145,34 @@ class Feed:
     def end(self) -> None:
         """Let nobody wait any more."""
         self.has_ended = True
-        self._wake(set(self._waiters))
+        for news in self._standing(set(self._waiters)):
+            news.set()
 
     async def _look(self) -> None:
+        self._waking_seconds = 0.0
         if self._last is None:
             self._last = await self.newest()
-            self._wake(set(self._waiters))  # some may have read before that
+            self._recent.begin(self._last)
+            await self._wake(set(self._waiters))  # some may have read before that
         while found := await self._store.changes(None, after=self._last, limit=_PAGE):
-            self._wake({None, *(change.gun for change in found)})
+            fresh = self._recent.add(found)
+            await self._wake({None, *(change.gun for change in fresh)})
             await self._follow(found)
             self._last = found[-1].id
         await self._follow(())
 
-    def _wake(self, guns: set[str | None]) -> None:
-        for gun in guns & self._waiters.keys():
-            for news in self._waiters[gun]:
+    async def _wake(self, guns: set[str | None]) -> None:
+        """Wake who waits for these; each lot is answered before the next is woken."""
+        began = time.monotonic()
+        standing = self._standing(guns)
+        for place in range(0, len(standing), _LOT):
+            for news in standing[place : place + _LOT]:
                 news.set()
+            await asyncio.sleep(0)
+        self._waking_seconds += time.monotonic() - began
+
+    def _standing(self, guns: set[str | None]) -> list[asyncio.Event]:
+        return [news for gun in guns & self._waiters.keys() for news in self._waiters[gun]]
 
     @contextlib.contextmanager
     def _waiting(self, gun: str | None) -> Iterator[asyncio.Event]:

@@ -160,3 +160,17 @@ class MetadataFiles:
     def keep_parsed(self, dialect: Dialect, item: Parsed, sha256: str) -> None:
         """Hold a file that was parsed, and hashed, elsewhere and will be current."""
         self._parsed.put((dialect.name, item.role, sha256), item, len(item.data))
+
+
+def verify_whole(head: Head) -> None:
+    """Refuse to sign on for a GUN of which a version that was signed last isn't known.
+
+    Raises:
+        StoreCorruptionError: It has no current root, snapshot or timestamp.
+    """
+    for role in ("root", "snapshot", "timestamp"):
+        if role not in head.files:
+            raise StoreCorruptionError(
+                f"{head.gun} has no current {role}",
+                hint="see what else is damaged: tabellion-server check; restore from a backup",
+            )

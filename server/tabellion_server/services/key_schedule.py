@@ -91,11 +91,15 @@ class KeySchedule:
             return False
         if await self._was_proposed(head, now):
             return False
-        keys = await self._new_keys(head, file.signed, dialect)
-        if not keys:
+        found = await self._new_keys(head, file.signed, dialect)
+        if not found:
             return False
-        data = await asyncio.to_thread(_proposal, file.signed, keys, dialect, now)
+        keys = {role: key for role, (key, _) in found.items()}
+        since = max(made_at for _, made_at in found.values())
+        data = await asyncio.to_thread(_proposal, file.signed, keys, dialect, since, now)
         offered = await self._pendings.offer(head.gun, [UploadedFile("root", data)], by=BY)
+        if offered.state != "opened":
+            return False  # another node came first, with the same
         log().warning(
             "rotation.proposed",
             gun=head.gun,
@@ -128,26 +132,33 @@ class KeySchedule:
             for entry in told
         )
 
-    async def _new_keys(self, head: Head, root: Root, dialect: Dialect) -> dict[str, Key]:
-        """Give a key that the root doesn't name for each role that the server signs."""
-        found: dict[str, Key] = {}
+    async def _new_keys(
+        self, head: Head, root: Root, dialect: Dialect
+    ) -> dict[str, tuple[Key, datetime]]:
+        """Give a key that the root doesn't name, and its age, for each role the server signs."""
+        found: dict[str, tuple[Key, datetime]] = {}
         for role in sorted(ONLINE_ROLES):
             listed = root.roles[role].keyids
             held = await self._online.public_keys(head.gun, role, dialect)
             if not any(key.keyid in listed for key in held):
                 continue  # the publisher's, or another server's
-            newest = held[0]
-            if newest.keyid in listed:
-                newest = await self._online.rotate(head.gun, role, dialect)
-            if newest.keyid not in listed:  # one that lives elsewhere may not be rotated there yet
-                found[role] = newest
+            made = await self._online.successor(head.gun, role, dialect, of=listed)
+            if made is not None:  # one that lives elsewhere may not be rotated there yet
+                found[role] = made
         return found
 
 
-def _proposal(old: Root, keys: Mapping[str, Key], dialect: Dialect, now: datetime) -> bytes:
-    """Write the next root, signed by nobody."""
+def _proposal(
+    old: Root, keys: Mapping[str, Key], dialect: Dialect, since: datetime, now: datetime
+) -> bytes:
+    """Write the next root, signed by nobody: the same bytes whichever node writes it.
+
+    So its life is counted from when its keys were made, in whole times of patience: what comes
+    after one that was withdrawn has other bytes.
+    """
     edit = RootEdit(keys={role: [key] for role, key in keys.items()})
     root = next_root(old, edit, dialect)
-    soonest = now.replace(microsecond=0) + _ROOT_LIFE
+    passed = max(0, (now - since) // _PATIENCE) + 1
+    soonest = since.replace(microsecond=0) + _ROOT_LIFE + passed * _PATIENCE
     root.expires = max(root.expires.replace(tzinfo=UTC), soonest)
     return dialect.sign(root, [])

@@ -21,7 +21,7 @@ from tabellion.core.roles import TOP_LEVEL_ROLES, key_material
 from tabellion.core.transitions import judge_publication
 from tabellion.errors import ConflictError, PublicationError, RefusedPublicationError
 from tabellion_server.keys.example_keys import EXAMPLE_KEY_FINGERPRINTS
-from tabellion_server.services.files import FEW_ROLES, MetadataFiles, Parsed
+from tabellion_server.services.files import FEW_ROLES, MetadataFiles, Parsed, verify_whole
 from tabellion_server.services.history import tag_events
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
@@ -218,6 +218,8 @@ class Publisher:
     async def _prepare(
         self, gun: str, head: Head | None, upload: Sequence[UploadedFile]
     ) -> _Prepared:
+        if head is not None:
+            verify_whole(head)
         now = self._clock()
         wanted = {item.role for item in upload}
         current = await self._files.served(head, wanted) if head else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -39,8 +39,17 @@ class Lives:
 class ReleaseSigner:
     """Signs what comes after the present snapshot and timestamp."""
 
-    def __init__(self, online: OnlineKeys, *, tuf: Lives, notary: Lives) -> None:
+    def __init__(
+        self,
+        online: OnlineKeys,
+        *,
+        tuf: Lives,
+        notary: Lives,
+        verify_expiry: Callable[[datetime], None] = lambda _: None,
+    ) -> None:
+        """Take keys and lives, and what refuses an expiry that has passed by a better clock."""
         self._online = online
+        self._verify_expiry = verify_expiry
         self._tuf = tuf
         self._notary = notary
 
@@ -126,7 +135,9 @@ class ReleaseSigner:
         )
 
     def _expiry(self, role: str, dialect: Dialect, now: datetime) -> datetime:
-        return now.replace(microsecond=0) + self.life(role, dialect)
+        expires_at = now.replace(microsecond=0) + self.life(role, dialect)
+        self._verify_expiry(expires_at)
+        return expires_at
 
     async def _sign(
         self, gun: str, role: str, *, root: Root, signed: Signed, dialect: Dialect, now: datetime

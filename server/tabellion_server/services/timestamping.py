@@ -11,7 +11,8 @@ from tabellion.core.publication import holds_threshold
 from tabellion.errors import TabellionError
 from tabellion_server.logs import log
 from tabellion_server.services.cache import SizedCache
-from tabellion_server.services.files import MetadataFiles, Parsed
+from tabellion_server.services.clocks import ClockWatch
+from tabellion_server.services.files import MetadataFiles, Parsed, verify_whole
 from tabellion_server.services.heads import Heads
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.signing import (
@@ -46,6 +47,7 @@ class Renewer:
         locks: GunLocks,
         *,
         clock: Clock,
+        clocks: ClockWatch,
     ) -> None:
         self._store = store
         self._heads = heads
@@ -53,6 +55,7 @@ class Renewer:
         self._signer = signer
         self._locks = locks
         self._clock = clock
+        self._clocks = clocks
         self._expiries: SizedCache[str, datetime] = SizedCache(_EXPIRIES_HELD)
         self._foreign: SizedCache[str, bool] = SizedCache(_EXPIRIES_HELD)
         self._failed: SizedCache[str, datetime] = SizedCache(_EXPIRIES_HELD)
@@ -62,8 +65,19 @@ class Renewer:
         """Give the GUN's head, after renewing what is past half its life.
 
         A failure is logged, not raised: what is there may still be valid, and if it isn't,
-        clients say so better than we could.
+        clients say so better than we could. Only a clock of ours that hides it is no excuse.
+
+        Raises:
+            ClockError: It's expired by the store's clock, and by ours nothing better can be signed.
         """
+        head = await self._renewed(gun)
+        expires_at = await self.expires_at(head, "timestamp") if head is not None else None
+        if head is not None and expires_at is not None and self._clocks.is_past(expires_at):
+            life = self._signer.life("timestamp", dialect_named(head.dialect))
+            self._clocks.verify(self._clock() + life)
+        return head
+
+    async def _renewed(self, gun: str) -> Head | None:
         head = await self._heads.head(gun)
         if head is None or not await self._is_due(head):
             return head
@@ -156,6 +170,7 @@ class Renewer:
         raise StorageError(f"{gun} changed {_ATTEMPTS} times while its timestamp was renewed")
 
     async def _sign(self, head: Head) -> list[StoredFile]:
+        verify_whole(head)
         now = self._clock()
         skip = (await self._store.restoration(head.gun)).skip
         current = await self._files.current_set(head, {"root", "snapshot", "timestamp"})
@@ -205,6 +220,8 @@ class Renewer:
         timestamp = await self.expires_at(head, "timestamp")
         if timestamp is None or self._past_half("timestamp", timestamp, head, now):
             return True
+        if self._clocks.is_past(timestamp):
+            return True  # whatever this node's clock says
         snapshot = await self.expires_at(head, "snapshot")
         if snapshot is None or not self._past_half("snapshot", snapshot, head, now):
             return False

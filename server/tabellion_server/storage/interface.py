@@ -15,6 +15,7 @@
         ├── StaleHeadError        somebody else committed first; carries the current head
         ├── RestoredStoreError    it lacks changes that were told: a backup was restored
         ├── PendingFullError      a GUN has as many pending proposals as it may have
+        ├── ClockError            by its clock, what this node signs would be expired already
         └── StoreCorruptionError  what is, or would be, stored contradicts itself
 """
 
@@ -77,6 +78,12 @@ class PendingFullError(StorageError):
     """A GUN has as many pending proposals as it may have; nothing was written."""
 
     code = "pending-full"
+
+
+class ClockError(StorageError):
+    """This node's clock and the store's are so far apart that nothing can be signed."""
+
+    code = "clock-wrong"
 
 
 class StoreCorruptionError(StorageError):
@@ -487,6 +494,9 @@ class Store(Protocol):
 
     async def end_load(self) -> None:
         """Say that all of it is written."""
+
+    async def now(self) -> datetime | None:
+        """Give the moment by the store's own clock, aware UTC; None if it has none."""
 
     async def check(self) -> None:
         """Return if the store can serve; for readiness probes."""

@@ -362,6 +362,12 @@ class PostgresStore(PendingTables):
         """See ``Store.end_load``."""
         await self._link.transact(end_load)
 
+    async def now(self) -> datetime:
+        """See ``Store.now``."""
+        query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        ((microseconds,),) = await self._link.fetch(query)
+        return moment_of(microseconds)
+
     async def check(self) -> None:
         """See ``Store.check``."""
         async with self._link.connection() as connection:

@@ -47,7 +47,13 @@ from tabellion_server.storage.redis_rows import (
 )
 from tabellion_server.storage.redis_schema import verify_schema
 from tabellion_server.storage.redis_writing import GunWriter, Makes
-from tabellion_server.storage.values import MAX_INTEGER, check_hashes, other_bytes_error, ticks
+from tabellion_server.storage.values import (
+    MAX_INTEGER,
+    check_hashes,
+    moment_of,
+    other_bytes_error,
+    ticks,
+)
 
 _COMMIT: Final = Script("commit", "gun_prelude")
 _DELETE: Final = Script("delete", "gun_prelude")
@@ -326,6 +332,11 @@ class RedisStore(PendingKeys, RestorationKeys, DumpedKeys):
         """
         self._verify_open()
         return await self._writer.sweep(age_seconds=age_seconds)
+
+    async def now(self) -> datetime:
+        """See ``Store.now``."""
+        seconds, microseconds = await self._link.read("TIME")
+        return moment_of(int(seconds) * 1_000_000 + int(microseconds))
 
     async def check(self) -> None:
         """See ``Store.check``."""

@@ -30,6 +30,7 @@ _TOPOLOGIES: Final[dict[str, Topology]] = {
 }
 _PORTS: Final = {"single": 6379, "sentinel": 26379, "cluster": 6379}
 _MAX_TIMEOUT: Final = 60.0
+_OWN_PREFIX: Final = "tabellion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class RedisAddress:
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     tls: bool = False
-    prefix: str = "tabellion"
+    prefix: str = _OWN_PREFIX
     timeout_seconds: float = 3.0
 
     @property
@@ -67,7 +68,10 @@ class RedisAddress:
         """Give what it's called in messages: it has no password."""
         hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
         kind = {"single": "", "sentinel": f" (service {self.service})", "cluster": " (cluster)"}
-        return f"{hosts}{kind[self.topology]}"
+        part = f"/{self.database}" if self.database else ""
+        if self.prefix != _OWN_PREFIX:
+            part += f"?prefix={self.prefix}"
+        return f"{hosts}{part}{kind[self.topology]}"
 
 
 def parse_redis_url(url: str) -> RedisAddress:
@@ -101,7 +105,7 @@ def parse_redis_url(url: str) -> RedisAddress:
     database = int(path[0]) if path else 0
     if topology == "cluster" and database:
         raise ValueError("a Cluster has database 0 only")
-    prefix = options.pop("prefix", "tabellion")
+    prefix = options.pop("prefix", _OWN_PREFIX)
     if not _PREFIX.fullmatch(prefix):
         raise ValueError("a prefix has letters, digits and _ . : -")
     timeout = _seconds(options.pop("timeout", "3"))

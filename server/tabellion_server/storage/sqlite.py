@@ -384,6 +384,9 @@ class SqliteStore(PendingTables):
         """See ``Store.end_load``."""
         await self._write(end_load)
 
+    async def now(self) -> None:
+        """See ``Store.now``: it's the machine's."""
+
     async def check(self) -> None:
         """See ``Store.check``."""
 

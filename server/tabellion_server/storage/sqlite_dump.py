@@ -15,7 +15,6 @@ from tabellion_server.storage.interface import (
     PendingRow,
     StorageError,
     StoreCorruptionError,
-    StoredFile,
 )
 from tabellion_server.storage.records import (
     CollectedRecord,
@@ -35,6 +34,7 @@ from tabellion_server.storage.sqlite_rows import (
     EVENT_COLUMNS,
     FILE_COLUMNS,
     event_values,
+    file_of,
     file_values,
 )
 from tabellion_server.storage.stored_values import (
@@ -45,7 +45,7 @@ from tabellion_server.storage.stored_values import (
     pending_of,
     versions_json,
 )
-from tabellion_server.storage.values import check_hashes, loading_error, moment_of, ticks
+from tabellion_server.storage.values import loading_error, moment_of, ticks
 
 _Row = tuple[str, tuple[Any, ...]]
 
@@ -155,12 +155,10 @@ def _logs(connection: sqlite3.Connection) -> Iterator[Record]:
 
 
 def _files(connection: sqlite3.Connection) -> Iterator[Record]:
-    for gun, role, version, sha256, data, stored_at in connection.execute(
+    for gun, role, *row in connection.execute(
         "SELECT gun, role, version, sha256, data, stored_at FROM metadata"
     ):
-        file = StoredFile(role, version, sha256, data, moment_of(stored_at))
-        check_hashes(gun, [file])
-        yield FileRecord(gun, file)
+        yield FileRecord(gun, file_of(gun, role, *row))
 
 
 def _infos(connection: sqlite3.Connection) -> Iterator[Record]:

@@ -6,13 +6,14 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from tabellion_server.storage.interface import (
     Change,
     FileInfo,
     FileRef,
     Head,
+    StoreCorruptionError,
     StoredFile,
     TagEvent,
 )
@@ -76,8 +77,19 @@ def read_file(
     row = connection.execute(query, values).fetchone()
     if row is None:
         return None
-    found, sha256, data, stored_at = row
-    file = StoredFile(role, found, sha256, data, moment_of(stored_at))
+    return file_of(gun, role, *row)
+
+
+def file_of(gun: str, role: str, *row: Any) -> StoredFile:  # noqa: ANN401  (SQLite has no types)
+    """Make a file of a row's version, hash, bytes and moment.
+
+    Raises:
+        StoreCorruptionError: They don't fit each other, or it's text.
+    """
+    version, sha256, data, stored_at = row
+    if not isinstance(data, bytes):
+        raise StoreCorruptionError(f"{gun}: {role} version {version} isn't stored as bytes")
+    file = StoredFile(role, version, sha256, data, moment_of(stored_at))
     check_hashes(gun, [file])
     return file
 

@@ -38,7 +38,7 @@ async def show_changes(request: web.Request) -> web.StreamResponse:
         check_gun_prefix(request, gun)
     if _STREAM in request.headers.get("Accept", ""):
         return await _stream(request, gun, since)
-    wait = number_of(request, "wait", 0, _MAX_WAIT)
+    wait = number_of(request, "wait", 0, _MAX_WAIT, minimum=0)
     limit = number_of(request, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
     feed = request.app[CONTEXT].feed
     found = await feed.read(

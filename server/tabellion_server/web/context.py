@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.clocks import ClockWatch
 from tabellion_server.services.expiry import ExpiryJudge
 from tabellion_server.services.feed import Feed
 from tabellion_server.services.files import MetadataFiles
@@ -36,6 +37,7 @@ class Context:
     locks: GunLocks
     judge: ExpiryJudge
     clock: Clock
+    clocks: ClockWatch
 
 
 CONTEXT = web.AppKey("context", Context)

@@ -100,6 +100,12 @@ class Metrics:
             multiprocess_mode="mostrecent",
             registry=self.registry,
         )
+        self._clock = Gauge(
+            "tabellion_clock_ahead_seconds",
+            "How far the node's clock is ahead of the store's; below 0 it's behind.",
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
         self._proposals_expired = Counter(
             "tabellion_proposals_expired",
             "Pending proposals that were dropped for want of signatures.",
@@ -109,6 +115,10 @@ class Metrics:
     def count_expired_proposals(self, number: int) -> None:
         """Count proposals that this process dropped."""
         self._proposals_expired.inc(number)
+
+    def tell_clock(self, seconds: float) -> None:
+        """Show how far this node is ahead of the store."""
+        self._clock.set(seconds)
 
     def text(self) -> bytes:
         """Give what was counted; by all workers, if there are several. Blocks."""

@@ -22,9 +22,13 @@ async def alive(_request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Answer ``/readyz``: the store can be read."""
-    await request.app[CONTEXT].store.check()
-    return web.json_response({"status": "ok"}, headers=_NO_STORE)
+    """Answer ``/readyz``: the store can be read, and what would be signed isn't expired already."""
+    context = request.app[CONTEXT]
+    await context.store.check()
+    life = min(context.settings.timestamp_life, context.settings.notary_timestamp_life)
+    context.clocks.verify(context.clock() + life)
+    clock = {"clock": context.clocks.problem} if context.clocks.problem else {}
+    return web.json_response({"status": "ok", **clock}, headers=_NO_STORE)
 
 
 async def notary_health(request: web.Request) -> web.Response:

@@ -34,6 +34,7 @@ from tabellion.errors import (
 )
 from tabellion_server.logs import log
 from tabellion_server.storage.interface import (
+    ClockError,
     RestoredStoreError,
     StorageError,
     StoreCorruptionError,
@@ -78,6 +79,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "expired-metadata": "Expired metadata",
     "storage": "Store unavailable",
     "store-corruption": "Store damaged",
+    "clock-wrong": "Clock wrong",
     "store-restored": "Store restored from a backup",
     "key-store": "Server key unavailable",
     "signer": "Server key unavailable for now",
@@ -98,10 +100,16 @@ _UPLOAD_HINTS: Final[Mapping[type[TabellionError], str]] = {
 }
 _INTERNAL: Final = 500
 _UNABLE: Final = "the server can't do that now"
-_RESTORED: Final = (
-    "the server went back to a backup, and publishes nothing until that is accepted",
-    "its operator runs: tabellion-server accept-restore",
-)
+_TOLD: Final[Mapping[type[TabellionError], tuple[str, str]]] = {
+    RestoredStoreError: (
+        "the server went back to a backup, and publishes nothing until that is accepted",
+        "its operator runs: tabellion-server accept-restore",
+    ),
+    ClockError: (
+        "the server's clock is so far behind that what it signs would be expired already",
+        "its operator sets the clock, or its store's if that one is wrong",
+    ),
+}
 _OWN_CHALLENGE: Final = 'Bearer realm="tabellion"'
 _RETRY_SECONDS: Final = "2"
 _UNKNOWN_METHODS: Final = frozenset({"PATCH", "OPTIONS"})  # Notary says 404 to the others
@@ -117,9 +125,9 @@ def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, A
     detail, hint = error.message, _hint(error)
     if status >= _INTERNAL:
         # What went wrong inside is for the log: texts of internal errors name paths and more.
-        restored = isinstance(error, RestoredStoreError)
         more = f"its log has more under the request id {request_id}"
-        detail, hint = _RESTORED if restored else (_UNABLE, more)
+        told = (words for kind, words in _TOLD.items() if isinstance(error, kind))
+        detail, hint = next(told, (_UNABLE, more))
     problem: dict[str, Any] = {
         "type": f"urn:tabellion:problem:{code}",
         "title": _TITLES.get(code, code.replace("-", " ").capitalize()),

@@ -101,8 +101,10 @@ def text_of(request: web.Request, name: str) -> str | None:
     return given[0] if given else None
 
 
-def number_of(request: web.Request, name: str, default: int, maximum: int) -> int:
-    """Give a number of the query, from 1 to ``maximum``.
+def number_of(
+    request: web.Request, name: str, default: int, maximum: int, *, minimum: int = 1
+) -> int:
+    """Give a number of the query, from ``minimum`` to ``maximum``.
 
     Raises:
         UsageError: It's something else.
@@ -111,9 +113,9 @@ def number_of(request: web.Request, name: str, default: int, maximum: int) -> in
     if text is None:
         return default
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(maximum))
-    if not is_number or not 0 < int(text) <= maximum:
+    if not is_number or not minimum <= int(text) <= maximum:
         raise UsageError(
-            f"{name}={text[:40]!r} isn't a number from 1 to {maximum}", hint="leave it out"
+            f"{name}={text[:40]!r} isn't a number from {minimum} to {maximum}", hint="leave it out"
         )
     return int(text)
 
