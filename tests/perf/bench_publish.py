@@ -24,7 +24,7 @@ from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.services.files import MetadataFiles
 from tabellion_server.services.locks import GunLocks
 from tabellion_server.services.publishing import Publisher
-from tabellion_server.services.signing import ReleaseSigner
+from tabellion_server.services.signing import Lives, ReleaseSigner
 from tabellion_server.storage.sqlite import SqliteStore
 
 LATER = datetime.now(UTC) + timedelta(days=300)
@@ -70,7 +70,8 @@ async def make(shape: Shape, keys: OnlineKeys) -> Forge:
 async def measure(shape: Shape, folder: Path, rounds: int) -> None:
     store = await SqliteStore.open(folder / "store.db")
     keys = OnlineKeys(store, MasterKey.generate())
-    signer = ReleaseSigner(keys, snapshot_life=timedelta(days=30), timestamp_life=timedelta(days=1))
+    lives = Lives(snapshot=timedelta(days=30), timestamp=timedelta(days=1))
+    signer = ReleaseSigner(keys, tuf=lives, notary=lives)
     publisher = Publisher(
         store,
         MetadataFiles(store),

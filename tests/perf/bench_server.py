@@ -48,7 +48,7 @@ async def publish(url: str) -> None:
     forge = Forge()
     async with aiohttp.ClientSession(url) as session:
         for role in ("snapshot", "timestamp"):
-            async with session.get(f"{BASE}{role}.key") as response:
+            async with session.get(f"{BASE}{role}.key?dialect=tuf") as response:
                 fields = await response.json()
             forge.root.revoke_key(forge.root.roles[role].keyids[0], role)
             forge.root.add_key(Key.from_dict(fields.pop("keyid"), fields), role)
