@@ -18,14 +18,6 @@ master_key_file = "../master.key"
 """
 
 
-def ground_of(folder: Path) -> None:
-    """Make a folder for each of two nodes, and the master key that they share."""
-    (folder / "master.key").write_text("A" * 43 + "=")
-    (folder / "master.key").chmod(0o600)
-    for name in ("one", "two"):
-        (folder / name).mkdir()
-
-
 def command(verb: str, folder: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "server.toml").write_text(text)
     return subprocess.run(

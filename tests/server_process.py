@@ -28,6 +28,22 @@ url = "sqlite:///store/tabellion.db"
 """
 
 
+def write_master_key(folder: Path) -> Path:
+    """Write the key that all nodes of a shared store have; it's made by nobody."""
+    key = folder / "master.key"
+    key.write_text("A" * 43 + "=")
+    key.chmod(0o600)
+    return key
+
+
+def ground_of(folder: Path) -> Path:
+    """Make a folder for each of two nodes, and the master key that they share."""
+    write_master_key(folder)
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    return folder
+
+
 class Server:
     """``python -m tabellion_server serve``, and where its GUN is."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from forge import Forge, target
 from http_site import signed
-from server_process import Server, forge_for, post, server, verified
+from server_process import Server, forge_for, post, server, verified, write_master_key
 from valkey_servers import ValkeyCluster
 
 _SERVE_KNOWN_SECONDS = 5
@@ -31,9 +31,7 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
 
 @pytest.fixture
 async def running(cluster: ValkeyCluster, tmp_path: Path) -> AsyncIterator[Server]:
-    key = tmp_path / "master.key"
-    key.write_text("A" * 43 + "=")
-    key.chmod(0o600)
+    write_master_key(tmp_path)
     config = f"""
 [server]
 listen = "127.0.0.1:0"

@@ -18,7 +18,7 @@ from securesystemslib.signer import Key
 from forge import Forge, target
 from http_site import signed
 from postgres_server import Database
-from server_process import CONFIG, Server, forge_for, post, server, verified
+from server_process import CONFIG, Server, forge_for, post, server, verified, write_master_key
 from tabellion.errors import ExpiredMetadataError
 
 SECONDS = 4.0
@@ -31,9 +31,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return CONFIG + LIVES
     database: Database = request.getfixturevalue("database")
-    key = tmp_path / "master.key"
-    key.write_text("A" * 43 + "=")
-    key.chmod(0o600)
+    write_master_key(tmp_path)
     return CONFIG.replace("sqlite:///store/tabellion.db", database.url) + LIVES
 
 

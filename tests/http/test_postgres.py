@@ -11,9 +11,9 @@ import pytest
 
 from forge import target
 from http_site import signed
-from postgres_nodes import command, config_of, ground_of
+from postgres_nodes import command, config_of
 from postgres_server import Database, PostgresServer
-from server_process import forge_for, post, publish_at_once, server, verified
+from server_process import forge_for, ground_of, post, publish_at_once, server, verified
 
 
 @pytest.fixture

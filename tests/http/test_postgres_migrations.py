@@ -11,9 +11,9 @@ import aiohttp
 import newer_release
 from forge import target
 from http_site import signed
-from postgres_nodes import command, config_of, ground_of
+from postgres_nodes import command, config_of
 from postgres_server import PostgresServer
-from server_process import forge_for, post, server, verified
+from server_process import forge_for, ground_of, post, server, verified
 
 
 async def migrate_newer(folder: Path, text: str) -> tuple[int | None, str]:

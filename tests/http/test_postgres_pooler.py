@@ -8,9 +8,9 @@ from pathlib import Path
 import aiohttp
 
 from pgbouncer import PgBouncer
-from postgres_nodes import command, config_of, ground_of
+from postgres_nodes import command, config_of
 from postgres_server import Database
-from server_process import publish_at_once, server
+from server_process import ground_of, publish_at_once, server
 
 
 async def test_nodes_behind_a_pooler_lose_nothing_and_show_all_at_once(

@@ -17,7 +17,7 @@ import redis
 
 from forge import Forge, target
 from http_site import signed
-from server_process import GUN, Server, forge_for, post, server
+from server_process import GUN, Server, forge_for, post, server, write_master_key
 from valkey_servers import ValkeyCluster
 
 _VERSIONS = 30
@@ -26,9 +26,7 @@ _PREFIX = "resharding"
 
 @pytest.fixture
 async def running(valkey_cluster: ValkeyCluster, tmp_path: Path) -> AsyncIterator[Server]:
-    key = tmp_path / "master.key"
-    key.write_text("A" * 43 + "=")
-    key.chmod(0o600)
+    write_master_key(tmp_path)
     config = f"""
 [server]
 listen = "127.0.0.1:0"

@@ -16,7 +16,7 @@ import pytest
 
 from forge import target
 from http_site import signed
-from server_process import forge_for, post, publish_at_once, server, verified
+from server_process import forge_for, ground_of, post, publish_at_once, server, verified
 from valkey_servers import ALWAYS, ValkeyCluster, ValkeyServer
 
 
@@ -34,11 +34,7 @@ master_key_file = "../master.key"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "master.key").write_text("A" * 43 + "=")
-    (tmp_path / "master.key").chmod(0o600)
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    return tmp_path
+    return ground_of(tmp_path)
 
 
 @pytest.fixture

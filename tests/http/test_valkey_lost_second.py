@@ -13,7 +13,7 @@ import pytest
 
 from forge import Forge, target
 from http_site import signed
-from server_process import Server, forge_for, post, server, verified
+from server_process import Server, forge_for, ground_of, post, server, verified
 from valkey_servers import ValkeyServer
 
 CONFIG = """
@@ -39,11 +39,7 @@ def own(tmp_path: Path) -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "master.key").write_text("A" * 43 + "=")
-    (tmp_path / "master.key").chmod(0o600)
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    return tmp_path
+    return ground_of(tmp_path)
 
 
 def log_of(own: ValkeyServer) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from forge import target
 from http_site import signed
 from person import Person
-from server_process import GUN, forge_for, post, server, verified
+from server_process import GUN, forge_for, ground_of, post, server, verified
 from tabellion.core.names import Digest
 from tabellion.errors import ServerAnswerError
 from valkey_servers import ALWAYS, ValkeyServer
@@ -66,10 +66,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "master.key").write_text("A" * 43 + "=")
-    (tmp_path / "master.key").chmod(0o600)
-    (tmp_path / "one").mkdir()
-    return tmp_path / "one"
+    return ground_of(tmp_path) / "one"
 
 
 async def test_what_a_paused_replica_lacks_is_not_acknowledged_though_it_is_served(

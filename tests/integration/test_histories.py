@@ -16,6 +16,7 @@ import pytest
 from history import Operation, Read, Write, judge
 from nodes import Ground, Life, Link, Nodes, nodes
 from postgres_server import USER, Database
+from server_process import write_master_key
 from valkey_servers import ValkeyServer
 
 # Longer ones: TABELLION_TEST_HISTORY=120 pytest tests/integration/test_histories.py
@@ -44,9 +45,7 @@ async def on_machines(
     folder: Path, count: int, port: int, url: Callable[[int], str]
 ) -> list[Ground]:
     """Give nodes with a folder each, whose store is somewhere else."""
-    key = folder / "master.key"
-    key.write_text("A" * 43 + "=")
-    key.chmod(0o600)
+    key = write_master_key(folder)
     grounds = []
     for number in range(count):
         link = Link(port)
