@@ -13,7 +13,8 @@ import pytest
 
 from forge import Forge, target
 from http_site import signed
-from server_process import Server, forge_for, ground_of, post, server, verified
+from person import Person
+from server_process import GUN, Server, forge_for, ground_of, post, server, verified
 from valkey_servers import ValkeyServer
 
 CONFIG = """
@@ -120,3 +121,19 @@ async def test_where_no_node_knows_of_anything_publishing_goes_on_after_the_wait
         # It's over for all who write then.
         forge.targets.version = 3
         assert await post(session, two.base, signed(forge, "targets")) == 200
+
+
+async def test_our_client_waits_for_a_store_that_is_started_anew(
+    own: ValkeyServer, folder: Path, tmp_path: Path
+) -> None:
+    async with (
+        server(folder / "one", CONFIG.format(url=own.url)) as running,
+        Person(running.url, tmp_path / "home") as owner,
+    ):
+        await owner.publisher.init(GUN)
+        own.stop()
+        signing = asyncio.create_task(owner.sign(GUN, "1"))
+        await asyncio.sleep(1)
+        await asyncio.to_thread(own.start)
+        await signing
+        assert set(await owner.signed(GUN)) == {"1"}

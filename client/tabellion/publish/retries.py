@@ -7,8 +7,11 @@ import random
 from dataclasses import dataclass, field
 from typing import Final
 
+from tabellion.errors import ServerAnswerError
+
 _BASE_SECONDS: Final = 0.05
 _CAP_SECONDS: Final = 6.0
+_BUSY: Final = 503
 _RANDOM: Final = random.SystemRandom()
 
 
@@ -20,11 +23,14 @@ class Retries:
         max_attempts: How often is enough after a lost race.
         max_faults: How often is enough without a usable answer.
         max_seconds: How long is enough.
+        busy_seconds: How long is enough while the server says that it can't for now: its store
+            is restarting or failing over.
     """
 
     max_attempts: int = 100
     max_faults: int = 4
     max_seconds: float = 300
+    busy_seconds: float = 12
     attempts: int = 0
     faults: int = 0
     _began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
@@ -40,9 +46,10 @@ class Retries:
         self.faults += is_fault
         now = asyncio.get_running_loop().time()
         elapsed, took = now - self._began, now - self._attempt_began
+        is_busy = isinstance(error, ServerAnswerError) and error.status == _BUSY
         if (
             self.attempts >= self.max_attempts
-            or self.faults > self.max_faults
+            or (self.faults > self.max_faults and not (is_busy and elapsed < self.busy_seconds))
             or elapsed > self.max_seconds
         ):
             raise error
