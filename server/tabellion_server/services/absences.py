@@ -24,21 +24,27 @@ class Absent:
     Attributes:
         role: Its role.
         key: Its SHA-256 in hex if it's named by that, else its version.
+        version: Its version; None if what names it doesn't tell.
         by: Role, version and SHA-256 of the newest file that names it.
-        is_lost: If it wasn't let go it's lost; False where it may never have been here.
     """
 
     role: str
     key: str | int
+    version: int | None
     by: tuple[str, int, str]
-    is_lost: bool
+
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether it's lost if it wasn't let go, or may never have been here."""
+        return self.version is not None
 
     @property
     def problem(self) -> str:
         """Say it in words."""
-        key = self.key
-        which = f"SHA-256 {key[:_SHOWN_HEX]}..." if isinstance(key, str) else f"version {key}"
-        told = f"{self.by[0]} version {self.by[1]} names {self.role} {which}, which isn't there"
+        which = self.role if self.version is None else f"{self.role} version {self.version}"
+        if isinstance(self.key, str):
+            which += f" (SHA-256 {self.key[:_SHOWN_HEX]}...)"
+        told = f"{self.by[0]} version {self.by[1]} names {which}, which isn't there"
         return told if self.is_lost else f"{told}; it may not have come with the import"
 
 
@@ -56,24 +62,27 @@ class Absences:
 
     def look_into(self, file: StoredFile, signed: Signed, *, is_notary: bool) -> None:
         """Note what a timestamp or snapshot names and isn't here; older ones come first."""
-        for role, key in named_by(signed):
+        by = (file.role, file.version, file.sha256)
+        for role, meta in named_by(signed):
+            key = key_of(meta)
             if (role, key) not in self._here:
-                by = (file.role, file.version, file.sha256)
-                self._absent[role, key] = Absent(role, key, by, is_lost=not is_notary)
+                version = None if is_notary else meta.version
+                self._absent[role, key] = Absent(role, key, version, by)
 
     def found(self) -> Collection[Absent]:
         """Give what was found."""
         return list(self._absent.values())
 
 
-def named_by(signed: Signed) -> Iterator[tuple[str, str | int]]:
-    """Give what a timestamp or snapshot names: role, and SHA-256 in hex or else version."""
+def named_by(signed: Signed) -> Iterator[tuple[str, MetaFile]]:
+    """Give the roles that a timestamp or snapshot names, and of each what it says."""
     if isinstance(signed, Timestamp):
-        yield "snapshot", _key(signed.snapshot_meta)
+        yield "snapshot", signed.snapshot_meta
     elif isinstance(signed, Snapshot):
         for name, meta in signed.meta.items():
-            yield name.removesuffix(".json"), _key(meta)
+            yield name.removesuffix(".json"), meta
 
 
-def _key(meta: MetaFile) -> str | int:
+def key_of(meta: MetaFile) -> str | int:
+    """Give what names a role's file: its SHA-256 in hex, or else its version."""
     return (meta.hashes or {}).get("sha256") or meta.version

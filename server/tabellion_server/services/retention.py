@@ -21,7 +21,7 @@ from tabellion.core.dialect import dialect_named
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.errors import VerificationError
-from tabellion_server.services.absences import named_by
+from tabellion_server.services.absences import key_of, named_by
 from tabellion_server.storage.interface import FileInfo, Head, Store, StoredFile
 
 MARGIN: Final = timedelta(days=7)
@@ -119,7 +119,7 @@ class _Staying:
         if expired_at <= self._since and not is_newest and not is_named:
             return
         self._named.add((file.role, file.version))
-        self._named.update(named_by(signed))
+        self._named.update((role, key_of(meta)) for role, meta in named_by(signed))
 
     def covers(self, info: FileInfo) -> bool:
         """Tell whether a file stays."""
