@@ -158,6 +158,7 @@ async def test_what_nobody_asked_for_is_not_known(site: Away) -> None:
     site.faults.break_down()
     problem = await refused(site)
     assert problem["detail"] == "the server can't do that now"
+    assert problem["hint"].startswith("try again in 2 s; if that lasts, its log has more")
 
 
 async def test_what_is_known_is_given_no_longer_than_the_setting(

@@ -54,3 +54,10 @@ def test_registry_without_credentials_is_a_matter_of_configuration(tmp_path: Pat
         status, _, error = sign(tmp_path, f"{registry.host}/app:1.0")
     assert (status, error["code"]) == (2, "access-denied")
     assert f"docker login {registry.host}" in error["hint"]
+
+
+def test_who_has_no_registry_is_told_what_else_can_be_given(tmp_path: Path) -> None:
+    status, talk, error = sign(tmp_path, "127.0.0.1:1/app:1.0")
+    assert (status, error["code"]) == (3, "unreachable")
+    assert "--digest sha256:... and --length BYTES" in error["hint"]
+    assert "--digest sha256:" in talk

@@ -328,6 +328,30 @@ class TestRefusals:
             await opened(f"redis+sentinel://127.0.0.1:{free_port()}/trust/0")
         assert "<" not in caught.value.message
 
+    async def test_what_is_no_sentinel_is_told(self, own: ValkeyServer, opened: Open) -> None:
+        with pytest.raises(StorageError, match="what is there is no Sentinel") as caught:
+            await opened(f"redis+sentinel://127.0.0.1:{own.port}/tabellion")
+        assert "redis:// for one server" in caught.value.hint
+
+    async def test_a_database_that_is_not_there_is_told(
+        self, own: ValkeyServer, opened: Open
+    ) -> None:
+        with pytest.raises(StorageError, match="has no database 99") as caught:
+            await opened(f"redis://127.0.0.1:{own.port}/99")
+        assert "storage.url" in caught.value.hint
+
+    async def test_no_store_is_begun_without_the_replicas_it_has_to_have(
+        self, own: ValkeyServer, opened: Open
+    ) -> None:
+        own.say("CONFIG", "SET", "min-replicas-to-write", "1")
+        with pytest.raises(
+            StorageError, match=r"is no store in .* and none can be begun"
+        ) as caught:
+            await opened(own.url, replicas=1)
+        assert "fewer replicas" in caught.value.message
+        assert "connect its replicas" in caught.value.hint
+        assert own.say("DBSIZE") == ":0"
+
     async def test_replicas_that_are_not_there_are_told_at_the_start(
         self, own: ValkeyServer, opened: Open
     ) -> None:

@@ -77,7 +77,7 @@ class EmbeddedServer:
             if importlib.util.find_spec(module) is None:
                 raise ConfigurationError(
                     f"the server isn't installed here: no module {module}",
-                    hint="pip install '.[server]' in a clone, else 'tabellion[server]'",
+                    hint="pip install '.[server]' in a clone of Tabellion",
                 )
         config = self.folder / "server.toml"
         config.write_text(_CONFIG.format(folder=self.folder), encoding="utf-8")

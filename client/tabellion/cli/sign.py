@@ -21,7 +21,7 @@ from tabellion.cli.data import digest_of_file
 from tabellion.cli.publishing import no_publish_option, role_option, tell
 from tabellion.cli.subject import Subject, image_argument, subject_of
 from tabellion.core.names import Digest
-from tabellion.errors import DigestMismatchError, UsageError
+from tabellion.errors import DigestMismatchError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from tabellion.publish.outcome import Published
@@ -146,7 +146,13 @@ async def _content(
     from tabellion.registry import RegistryClient  # noqa: PLC0415  # not needed for help
 
     async with RegistryClient(insecure=settings.insecure_registries, ca=settings.ca) as registry:
-        manifest = await registry.manifest(subject.reference)
+        try:
+            manifest = await registry.manifest(subject.reference)
+        except UnreachableError as error:
+            known = "where no registry can be asked, give --digest sha256:... and --length BYTES"
+            raise UnreachableError(
+                error.message, hint=f"{error.hint}; {known}" if error.hint else known
+            ) from error
     wanted = subject.reference.digest
     if wanted is not None and wanted != manifest.digest:
         raise DigestMismatchError(f"the registry has {manifest.digest}, not {wanted}")

@@ -21,7 +21,6 @@ MAX_ANSWER: Final = 4_000_000
 """Longest answer that is read, in bytes."""
 _MAX_TEXT: Final = 500
 _DENIED: Final = frozenset({401, 403})
-_LATER: Final = "try again in a moment"
 
 
 def versions_of(value: object) -> dict[str, int]:
@@ -33,10 +32,17 @@ def versions_of(value: object) -> dict[str, int]:
     }
 
 
-def refusal(gun: str, status: int, body: bytes, *, request: str = "") -> TabellionError:  # noqa: PLR0911  (one each)
+def refusal(  # noqa: PLR0911  (one each)
+    gun: str, status: int, body: bytes, *, request: str = "", again: str = "try again in a moment"
+) -> TabellionError:
     """Turn an RFC 9457 answer, or anything else, into the error it stands for.
 
-    ``request`` is the id under which the server's log tells more; "" if it isn't known.
+    Args:
+        gun: What was published.
+        status: HTTP's.
+        body: The answer.
+        request: The id under which the server's log tells more; "" if it isn't known.
+        again: The advice to try again, where that may help.
     """
     try:
         problem = strict_json.parse(body, max_bytes=MAX_ANSWER, what="the answer")
@@ -44,7 +50,7 @@ def refusal(gun: str, status: int, body: bytes, *, request: str = "") -> Tabelli
         problem = {}
     notary = problem.get("errors")
     if isinstance(notary, list) and notary and isinstance(notary[0], dict):
-        return _notary(gun, status, notary[0], request)
+        return _notary(gun, status, notary[0], _with_id(again, request))
     detail = one_line(problem.get("detail")) or f"the server answered {status}"
     message, hint = f"{gun}: {detail}", one_line(problem.get("hint"))
     code = one_line(problem.get("code")) or f"http-{status}"
@@ -55,7 +61,7 @@ def refusal(gun: str, status: int, body: bytes, *, request: str = "") -> Tabelli
     if status == 404:  # noqa: PLR2004  (HTTP's own number)
         return NotFoundError(message, hint=hint or "check the server's address")
     if status in SERVER_FAULTS or status == 429:  # noqa: PLR2004
-        return ServerAnswerError(message, status=status, hint=_with_id(hint or _LATER, request))
+        return ServerAnswerError(message, status=status, hint=_with_id(hint or again, request))
     if "code" not in problem:
         return ServerAnswerError(message, status=status, hint="is this a Tabellion server?")
     refused: PublicationError = RefusedPublicationError(
@@ -72,7 +78,7 @@ def _with_id(hint: str, request: str) -> str:
     return hint if not request or request in hint else f"{hint} (request id {request})"
 
 
-def _notary(gun: str, status: int, error: Mapping[str, Any], request: str) -> TabellionError:
+def _notary(gun: str, status: int, error: Mapping[str, Any], again: str) -> TabellionError:
     """Turn an error in Notary's form into the one it stands for."""
     code, told = one_line(error.get("code")), error.get("detail")
     detail = told if isinstance(told, dict) else {}
@@ -88,7 +94,7 @@ def _notary(gun: str, status: int, error: Mapping[str, Any], request: str) -> Ta
     if status == 404:  # noqa: PLR2004  (HTTP's own number)
         return NotFoundError(message, hint="check the server's address")
     if status in SERVER_FAULTS:
-        return ServerAnswerError(message, status=status, hint=_with_id(_LATER, request))
+        return ServerAnswerError(message, status=status, hint=again)
     return RefusedPublicationError(message, rule=one_line(detail.get("Name")) or code)
 
 

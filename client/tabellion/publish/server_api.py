@@ -30,7 +30,7 @@ from tabellion.publish.public_keys import load_public_key
 from tabellion.publish.refusals import MAX_ANSWER, one_line, refusal, versions_of
 from tabellion.transport.absence import check_is_no_page, unknown_gun
 from tabellion.transport.fetcher import HttpFetcher
-from tabellion.transport.server_faults import request_id
+from tabellion.transport.server_faults import request_id, retry_hint
 
 _MAX_GUNS: Final = 1_000_000
 _GUNS_AT_ONCE: Final = 50
@@ -290,7 +290,11 @@ class ServerApi:
                 if len(body) > MAX_ANSWER:
                     raise TransferError(f"{url}: the answer is longer than {MAX_ANSWER} bytes")
             if response.status not in _OK:
-                raise refusal(gun, response.status, bytes(body), request=request_id(response))
+                raise refusal(
+                    *(gun, response.status, bytes(body)),
+                    request=request_id(response),
+                    again=retry_hint(response),
+                )
             return bytes(body)
 
     def parse(self, url: str, body: bytes, *, max_bytes: int = MAX_ANSWER) -> dict[str, Any]:

@@ -42,5 +42,5 @@ def needed(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         raise KeyStoreError(
             f"the Python package for such keys isn't installed ({module})",
-            hint=f"pip install '.[{extra}]' in a clone, else 'tabellion[{extra}]'",
+            hint=f"pip install '.[{extra}]' in a clone of Tabellion",
         ) from error

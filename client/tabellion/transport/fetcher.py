@@ -26,7 +26,7 @@ from tabellion.transport.absence import problem_code
 from tabellion.transport.faults import unreachable
 from tabellion.transport.logins import Logins
 from tabellion.transport.proxies import proxy_of
-from tabellion.transport.server_faults import SERVER_FAULTS, request_id, server_fault
+from tabellion.transport.server_faults import SERVER_FAULTS, request_id, retry_hint, server_fault
 from tabellion.transport.tls import tls_context
 from tabellion.transport.tokens import MAX_TOKEN_BYTES, TokenRequest
 
@@ -212,7 +212,9 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         why = "what was sent to log in isn't accepted" if sent else "access denied"
         raise AccessDeniedError(f"{place.with_query(None)}: {why} ({response.status})")
     if response.status in SERVER_FAULTS:
-        raise server_fault(str(place), response.status, request_id(response))
+        raise server_fault(
+            *(str(place), response.status, request_id(response)), again=retry_hint(response)
+        )
     if response.status != _OK:
         raise ServerAnswerError(
             f"{place}: the server answered {response.status}", status=response.status

@@ -22,7 +22,7 @@ _MYSQL: Final = frozenset({"mysql", "mariadb"})
 _MYSQL_PORT: Final = 3306
 _CONNECT_SECONDS: Final = 15
 _MAX_REASON: Final = 300
-_EXTRA: Final = "pip install '.[server,import]' in a clone, else 'tabellion[server,import]'"
+_EXTRA: Final = "pip install '.[server,import]' in a clone of Tabellion"
 
 
 def open_source(place: str, tables: Collection[str]) -> Source:

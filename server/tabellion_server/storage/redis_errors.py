@@ -26,8 +26,8 @@ _SAID: Final[dict[str, tuple[str, str]]] = {
         "set storage.url to the master, or to its Sentinels",
     ),
     "NOREPLICAS": (
-        "has fewer replicas than min-replicas-to-write asks for",
-        "see why its replicas aren't connected",
+        "has fewer replicas than min-replicas-to-write asks for, and takes no writes",
+        "connect its replicas (redis-cli info replication shows them), or ask for fewer there",
     ),
     "LOADING": ("is still reading its data", "wait: it does so after each start"),
     "BUSY": ("runs a script that doesn't end", "see who runs it: SCRIPT KILL ends it"),
@@ -81,10 +81,19 @@ def redis_error(error: Exception, address: RedisAddress) -> StorageError:
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
         return _too_late(error, store, address)
     told = str(error)
-    found = _SAID.get(_word(error, told))
+    found = _SAID.get(_word(error, told)) or _no_database(told, address)
     if found is not None:
         return StorageError(f"{store} {found[0]}", hint=found[1])
     return _unreached(error, store, told, address)
+
+
+def _no_database(told: str, address: RedisAddress) -> tuple[str, str] | None:
+    if "DB index is out of range" not in told:
+        return None
+    return (
+        f"has no database {address.database}",
+        "name another one in storage.url, or raise databases in its configuration",
+    )
 
 
 def _no_master(error: Exception, store: str, address: RedisAddress) -> StorageError:
@@ -92,12 +101,18 @@ def _no_master(error: Exception, store: str, address: RedisAddress) -> StorageEr
     if cause is None:
         return StorageError(
             f"{store}: its Sentinels know no master of that name that is up",
-            hint="check the service's name; after a failure wait till they have promoted a replica",
+            hint="check the service's name; if it's right, its master is down: start it, or wait "
+            "till they have promoted a replica, if one is up",
         )
     told = str(cause)
     found = _SENTINELS.get(_word(cause, told))
     if found is not None:
         return StorageError(f"{store}: its Sentinels {found[0]}", hint=found[1])
+    if "unknown command" in told and "SENTINEL" in told.upper():
+        return StorageError(
+            f"{store}: what is there is no Sentinel",
+            hint="name Sentinels in storage.url (port 26379), or write redis:// for one server",
+        )
     return StorageError(
         f"{store}: none of its Sentinels can be reached: {_line(told)}",
         hint=f"see that they run, and that this machine reaches them; {_TLS_HINTS[address.tls]}",

@@ -27,7 +27,14 @@ async def verify_schema(link: RedisLink) -> None:
     state = FeedKeys(link.address.prefix).key("state")
     found = await link.read("HGET", state, "schema")
     if found is None and not await link.read("EXISTS", state):
-        await link.read("HSETNX", state, "schema", VERSION)
+        try:
+            await link.read("HSETNX", state, "schema", VERSION)
+        except StorageError as error:
+            raise StorageError(
+                f"there is no store in {link.address.name} yet, and none can be begun: "
+                f"{error.message}",
+                hint=error.hint,
+            ) from error
         found = await link.read("HGET", state, "schema")
     number = int(found or _FIRST)
     if number == VERSION:

@@ -107,7 +107,9 @@ def storage_error(error: Exception, path: Path) -> StorageError:
         return StorageError(
             f"store {path} stayed locked by another process", hint="see which one has it open"
         )
-    return StorageError(f"store {path} failed: {error}")
+    is_elsewhere = isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError)
+    where = "have storage.url name a file in a folder of a local disk" if is_elsewhere else ""
+    return StorageError(f"store {path} failed: {error}", hint=where)
 
 
 def open_store_file(path: Path) -> sqlite3.Connection:

@@ -126,6 +126,8 @@ def problem_of(error: TabellionError, request_id: str) -> tuple[int, dict[str, A
     if status >= _INTERNAL:
         # What went wrong inside is for the log: texts of internal errors name paths and more.
         more = f"its log has more under the request id {request_id}"
+        if status == 503:  # noqa: PLR2004
+            more = f"try again in {_RETRY_SECONDS} s; if that lasts, {more}"
         told = (words for kind, words in _TOLD.items() if isinstance(error, kind))
         detail, hint = next(told, (_UNABLE, more))
     problem: dict[str, Any] = {

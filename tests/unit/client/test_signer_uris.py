@@ -97,4 +97,4 @@ def test_a_missing_package_is_said_with_the_pip_command(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(KeyStoreError) as caught:
         RemoteSigners(lambda _: "").find(text)
-    assert caught.value.hint == f"pip install '.[{extra}]' in a clone, else 'tabellion[{extra}]'"
+    assert caught.value.hint == f"pip install '.[{extra}]' in a clone of Tabellion"

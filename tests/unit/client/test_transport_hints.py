@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from tabellion.errors import AccessDeniedError, ServerAnswerError, TransferError
 from tabellion.publish.refusals import refusal
+from tabellion.publish.server_api import ServerApi
 from tabellion.transport.fetcher import HttpFetcher
 
 
@@ -72,3 +73,24 @@ def test_a_refused_publication_names_the_request() -> None:
     for body in (notary, ours):
         assert "request id abc-1" in refusal("gun", 503, body, request="abc-1").hint
         assert "request id" not in refusal("gun", 503, body).hint
+        assert "try again in 7 s" in refusal("gun", 503, body, again="try again in 7 s").hint
+
+
+async def test_a_server_that_cannot_now_is_tried_again_after_as_long_as_it_asks_for() -> None:
+    asked = iter(["7", "7", "x" * 9, "Wed, 21 Oct 2026 07:28:00 GMT"])
+
+    async def fail(_: web.Request) -> web.Response:
+        return web.Response(status=503, headers={"Retry-After": next(asked)})
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", fail)
+    async with TestServer(app) as server:
+        url = str(server.make_url("/"))
+        async with ServerApi(url) as api:
+            for told in ("try again in 7 s", "try again in a moment"):
+                with pytest.raises(ServerAnswerError) as caught:
+                    await api.send("gun", "POST", url)
+                assert caught.value.hint.startswith(told)
+                with pytest.raises(ServerAnswerError) as caught:
+                    await api.metadata("gun", "root.json", max_bytes=10)
+                assert caught.value.hint.startswith(f"{told}; if that lasts")
