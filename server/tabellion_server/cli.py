@@ -14,11 +14,11 @@ from tabellion.errors import ConfigurationError, TabellionError
 from tabellion_server.hangup import ends_at_hangup, ignore_hangup
 from tabellion_server.keys.remote import RemoteOnlineKeys
 from tabellion_server.listening import listen, tell_listening
-from tabellion_server.logs import configure_logs
+from tabellion_server.logs import configure_logs, log
 from tabellion_server.migration.command import import_notary
 from tabellion_server.migration.mirror_command import mirror
 from tabellion_server.settings import Settings, load_settings
-from tabellion_server.storage.opening import check_password, is_store_there, migrate, open_store
+from tabellion_server.storage.opening import check_files, is_store_there, migrate, open_store
 from tabellion_server.store_commands import backup, check, gc, restore
 from tabellion_server.tls import tls_context
 from tabellion_server.workers import Supervisor, Worker
@@ -45,6 +45,7 @@ def serve_command(config: Path | None) -> None:
     """Serve until SIGTERM or SIGINT; publications in progress are finished."""
     settings = load_settings(config)
     configure_logs(settings)
+    log().info("starting", config=str(config or "none"), store=settings.store_name)
     if not ends_at_hangup():
         ignore_hangup()
     sockets = listen(settings)
@@ -81,7 +82,7 @@ def check_config(config: Path | None) -> None:
     settings = load_settings(config)
     if settings.certificate is not None:
         tls_context(settings)
-    check_password(settings)
+    check_files(settings)
     for role, found in RemoteOnlineKeys(settings.online_signers).probe().items():
         click.echo(f"{role} key {found.key.keyid} ({found.key.keytype}) signs at {found.uri}")
     click.echo("the configuration is fine")

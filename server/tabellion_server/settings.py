@@ -18,7 +18,7 @@ from typing import Any, Final
 from tabellion.errors import ConfigurationError, KeyStoreError
 from tabellion.signers.uris import parse_signer_uri
 from tabellion_server.settings_notary import our_word_for
-from tabellion_server.settings_storage import shown_url, sqlite_file
+from tabellion_server.settings_storage import misplaced, shown_url, sqlite_file
 from tabellion_server.settings_values import CONVERT, Address
 from tabellion_server.token_auth import NO_AUTH, TokenAuth, read_token_auth
 
@@ -26,6 +26,7 @@ _MIB: Final = 1024 * 1024
 _LISTS: Final = frozenset({"addresses", "prefixes"})
 _MAX_WORKERS: Final = 64
 _MIN_TOKEN: Final = 16
+_NO_LINE: Final = 2**31  # behind all lines
 _MIN_CONNECTIONS: Final = 3  # for small and large publications, and one to read
 # Section to key to kind of value; what isn't here is a fault.
 _KNOWN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -202,7 +203,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str] | None = None) -
     settings = reader.settings()
     if reader.faults:
         raise ConfigurationError(
-            "\n".join(reader.faults), hint="config/server.toml shows every key with its default"
+            "\n".join(reader.told()), hint="config/server.toml shows every key with its default"
         )
     return settings
 
@@ -214,12 +215,18 @@ class _Reader:
         self.name = str(path) if path else "configuration"
         self.folder = path.absolute().parent if path else Path.cwd()
         self.text = text
-        self.faults: list[str] = []
+        self.faults: list[tuple[int, str]] = []
+        self.lines: dict[str, int] = {}
         self.values: dict[str, Any] = {}
         self.places: dict[str, str] = {}
 
     def fault(self, key: str, problem: str) -> None:
-        self.faults.append(f"{self.places.get(key, self.name)}: {key}: {problem}")
+        place = self.places.get(key, self.name)
+        self.faults.append((self.lines.get(place, 0), f"{place}: {key}: {problem}"))
+
+    def told(self) -> list[str]:
+        """Give the faults by line, those of no line of the file behind them."""
+        return [fault for _, fault in sorted(self.faults, key=lambda item: item[0] or _NO_LINE)]
 
     def take_file(self) -> None:
         try:
@@ -227,17 +234,22 @@ class _Reader:
         except (ValueError, RecursionError) as error:  # also a number or a depth beyond bounds
             is_json = self.text.lstrip().startswith("{")
             more = "; it is JSON, as Notary's: server/MIGRATING.md has it key by key"
-            self.faults.append(f"{self.name}: not TOML: {error}" + (more if is_json else ""))
+            told = f"{self.name}: not TOML: {error}" + (more if is_json else "")
+            self.faults.append((1, told))
             return
         lines = _line_numbers(self.text)
         for section, body in _sections(content):
             if section and not body and section not in _KNOWN:
-                self.places[section] = f"{self.name}:{lines.get(section, 1)}"
+                self._place(section, lines)
                 self.fault(section, "there is no such section")
             for name, value in body.items():
                 key = f"{section}.{name}" if section else name
-                self.places[key] = f"{self.name}:{lines.get(key, 1)}"
+                self._place(key, lines)
                 self._take(section, name, value)
+
+    def _place(self, key: str, lines: Mapping[str, int]) -> None:
+        place = f"{self.name}:{lines.get(key, 1)}"
+        self.places[key], self.lines[place] = place, lines.get(key, 1)
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
         for variable, value in environ.items():
@@ -271,6 +283,8 @@ class _Reader:
             sqlite_path = sqlite_file(url, self.folder)
         except ValueError as error:
             self.fault("storage.url", str(error))
+        else:
+            self._check_engine(url)
         settings = Settings(
             listen=get("server.listen", default.listen),
             workers=get("server.workers", default.workers),
@@ -336,6 +350,20 @@ class _Reader:
         if settings.notary_timestamp_life > settings.notary_snapshot_life:
             self.fault("notary.timestamp", "it can't outlive notary.snapshot")
         self._check_access(settings)
+
+    def _check_engine(self, url: str) -> None:
+        """Refuse what the store's engine would ignore: whoever set it counts on it."""
+        default = Settings()
+        harmless = {
+            "storage.connections": default.storage_connections,
+            "storage.prepared_statements": default.storage_prepares,
+        }
+        for key in self.places:
+            is_default = key in harmless and self.values.get(key) == harmless[key]
+            if key.startswith("storage.") and not is_default:
+                problem = misplaced(url, key.removeprefix("storage."))
+                if problem is not None:
+                    self.fault(key, problem)
 
     def _check_tls(self) -> None:
         tls = ("server.tls.certificate", "server.tls.key")

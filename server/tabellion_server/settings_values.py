@@ -69,13 +69,16 @@ def _flag(value: object, _folder: Path) -> bool:
 def _span(value: object, folder: Path) -> str:
     if type(value) is int:
         raise ValueError(f'give it in quotes and with its unit: "{value}s" for seconds')
-    return _text(value, folder)
+    text = _text(value, folder)
+    if text.isdigit():
+        raise ValueError(f'give it with its unit: "{text[:20]}s" for seconds')
+    return text
 
 
 def _duration(value: object, folder: Path) -> timedelta:
     match = _DURATION.fullmatch(_span(value, folder))
     if match is None or int(match[1]) * _UNITS[match[2]] > 36500 * 86400:
-        raise ValueError("give a duration such as 90s, 30m, 12h or 30d")
+        raise ValueError("give a duration above 0s, such as 90s, 30m, 12h or 30d")
     return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
 
 

@@ -103,8 +103,10 @@ def check(config: Path | None) -> None:
         where = plain(finding.gun) or "the store"
         problem = finding.problem.removeprefix(f"{finding.gun}: ")
         click.echo(f"{word} {where}: {plain(problem)}")
-    damaged = len({finding.gun for finding in findings if finding.is_damage})
-    click.echo(f"{_told(counts)}; {damaged or 'none'} damaged")
+    damaged = {finding.gun for finding in findings if finding.is_damage}
+    guns = len(damaged - {""})
+    named = ["the store itself"] * ("" in damaged) + [_number(guns, "GUN")] * (guns > 0)
+    click.echo(f"{_told(counts)}; {' and '.join(named) or 'none'} damaged")
     if damaged:
         raise click.exceptions.Exit(1)
 

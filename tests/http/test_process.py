@@ -290,6 +290,40 @@ async def test_without_the_stores_own_master_key_no_server_starts(
         pass
 
 
+async def test_an_empty_file_is_no_store_that_a_master_key_is_gone_for(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "tabellion.db").touch()
+    async with server(tmp_path) as running, aiohttp.ClientSession() as session:
+        await forge_for(session, running.base)
+    assert (tmp_path / "master.key").exists()
+
+
+async def test_a_start_tells_its_configuration_and_its_store(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text(CONFIG)
+    (tmp_path / "master.key").write_bytes(b"no key")
+    _, output = await run("serve", "--config", str(config))
+    (line,) = [line for line in output.splitlines() if " starting " in line]
+    assert f"config={config}" in line
+    assert f"store={tmp_path / 'store' / 'tabellion.db'}" in line
+    (tmp_path / "master.key").write_text("A" * 43 + "=")
+    (tmp_path / "master.key").chmod(0o600)
+    url = "postgresql://user:geheim@127.0.0.1:1/db?password=geheim"
+    config.write_text(CONFIG.replace("sqlite:///store/tabellion.db", url))
+    _, output = await run("serve", "--config", str(config))
+    assert "store=postgresql://user@127.0.0.1:1/db" in output
+    assert "geheim" not in output
+
+
+async def test_a_store_in_no_folder_is_told_of_its_address(tmp_path: Path) -> None:
+    config, file = tmp_path / "server.toml", tmp_path / "file"
+    file.touch()
+    config.write_text(CONFIG.replace("sqlite:///store", f"sqlite:///{file}/store"))
+    status, output = await run("serve", "--config", str(config))
+    assert (status, "Traceback" in output) == (3, False), output
+    assert "have storage.url name a file in a folder of a local disk" in output
+
+
 async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
     async with server(tmp_path) as running:
         address = running.url.removeprefix("http://")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -116,6 +117,35 @@ async def test_nothing_is_signed_twice_and_what_was_lost_can_be_brought_back(hou
         forge.targets.version += 1
         answer = await site.post({"targets": forge.sign("targets", forge.targets)})
         assert answer.status == 409
+
+
+async def test_who_has_seen_lost_changes_goes_on_from_there(house: House) -> None:
+    """An id ahead of all is no fault: a restored store's next change is above what was told."""
+
+    async def ask(site: Site, since: object) -> dict[str, Any]:
+        answer = await site.client.get(f"/v1/changes?since={since}")
+        assert answer.status == 200
+        found: dict[str, Any] = await answer.json()
+        return found
+
+    async with house.served() as site:
+        forge = await site.forge()
+        await site.publish(forge, "root", "targets")
+        forge.targets.version += 1
+    await asyncio.to_thread(shutil.copy, house.store, house.backup)
+    async with house.served() as site:
+        await release(site, forge, "one")
+        await release(site, forge, "two")
+        seen_last = (await ask(site, "newest"))["next"]
+    await asyncio.to_thread(shutil.copy, house.backup, house.store)
+    async with house.served() as site:
+        assert await ask(site, seen_last) == {"changes": [], "next": seen_last}
+        assert (await ask(site, "newest"))["next"] < seen_last
+        await site.store.accept_restore(at=datetime.now(UTC))
+        forge.targets.version -= 2
+        await release_next(site, forge)
+        (change,) = (await ask(site, seen_last))["changes"]
+        assert change["id"] > seen_last
 
 
 async def test_a_gun_founded_again_passes_over_what_its_lost_founding_signed(house: House) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from tabellion.errors import ConfigurationError
 from tabellion_server.settings import Address, Settings, load_settings
+from tabellion_server.storage.opening import check_files
+from tabellion_server.storage.password_file import read_password
 
 SHIPPED = Path(__file__).parents[2] / "config" / "server.toml"
 
@@ -190,6 +192,121 @@ def test_each_fault_has_its_line_and_key(tmp_path: Path, text: str, faults: list
     for line, fault in zip(told, faults, strict=True):
         assert line.startswith(f"{path}:{fault}"), told
     assert caught.value.hint
+
+
+def test_faults_are_told_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    text = (
+        '[server]\nworkers = 65\nclient_seconds = 0\n[storage]\nurl = "x"\n[zoo]\n[expiry]\n'
+        'timestamp = "2d"\nsnapshot = "1d"\n[notary]\nsnapshot = "60"\n'
+    )
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(path, {"TABELLION_SERVER__LOG_LEVEL": "loud"})
+    told = caught.value.message.split("\n")
+    places = [line.removeprefix(f"{path}:").split(":")[0] for line in told]
+    assert places == ["2", "3", "5", "6", "8", "11", "TABELLION_SERVER__LOG_LEVEL"], told
+    assert 'its unit: "60s" for seconds' in told[5]
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "told"),
+    [
+        (
+            "sqlite:///a.db",
+            "replicas = 1",
+            "for Redis or Valkey, but storage.url is sqlite://; mend one",
+        ),
+        ("sqlite:///a.db", 'durability = "always"', "for Redis or Valkey"),
+        ("sqlite:///a.db", 'ca_file = "ca.pem"', "for Redis or Valkey"),
+        ("sqlite:///a.db", 'password_file = "p"', "for PostgreSQL, Redis or Valkey"),
+        ("sqlite:///a.db", 'sentinel_password_file = "p"', "for Redis or Valkey"),
+        ("sqlite:///a.db", "connections = 20", "for PostgreSQL, Redis or Valkey"),
+        (
+            "sqlite:///a.db",
+            "prepared_statements = false",
+            "for PostgreSQL, but storage.url is sqlite",
+        ),
+        ("postgresql://h/db", "replicas = 1", "for Redis or Valkey, but storage.url is postgres"),
+        (
+            "postgres://h/db",
+            'ca_file = "ca.pem"',
+            "for Redis or Valkey, but storage.url is postgres",
+        ),
+        (
+            "rediss://h",
+            "prepared_statements = false",
+            "for PostgreSQL, but storage.url is rediss://",
+        ),
+        ("redis://h", 'ca_file = "ca.pem"', "for TLS: write rediss://"),
+        ("valkey+cluster://h", 'ca_file = "ca.pem"', "for TLS"),
+        ("redis://h", 'sentinel_password_file = "p"', "for redis.sentinel://"),
+    ],
+)
+def test_what_the_stores_engine_would_ignore_is_refused(
+    tmp_path: Path, url: str, key: str, told: str
+) -> None:
+    path = write(tmp_path, f'[storage]\nurl = "{url}"\n{key}\n')
+    name = key.split(maxsplit=1)[0]
+    with pytest.raises(ConfigurationError, match=rf":3: storage.{name}: it's {told}"):
+        load_settings(path, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "keys"),
+    [
+        ("sqlite:///a.db", "connections = 10\nprepared_statements = true"),
+        ("postgresql://h/db", 'connections = 20\nprepared_statements = false\npassword_file="p"'),
+        ("valkeys+cluster://h", 'ca_file = "c"\nreplicas = 1\ndurability = "none"'),
+        ("rediss+sentinel://h/s", 'ca_file = "c"\nsentinel_password_file = "p"'),
+    ],
+)
+def test_what_the_stores_engine_uses_is_taken(tmp_path: Path, url: str, keys: str) -> None:
+    assert load_settings(write(tmp_path, f'[storage]\nurl = "{url}"\n{keys}\n'), {})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("sslmod=verify-full", "there's no option 'sslmod'; is it sslmode?"),
+        ("sslmode=verify-full&statement_timeout=5", "no option 'statement_timeout'"),
+        ("sslmode=verify_full", "sslmode is one of disable, .*verify-full"),
+        ("sslmode", "NAME=VALUE"),
+    ],
+)
+def test_an_option_that_postgresql_would_not_know_is_refused(
+    tmp_path: Path, options: str, told: str
+) -> None:
+    path = write(tmp_path, f'[storage]\nurl = "postgresql://u:geheim@h/db?{options}"\n')
+    with pytest.raises(ConfigurationError, match=f":2: storage.url: .*{told}") as caught:
+        load_settings(path, {})
+    assert "geheim" not in caught.value.message
+
+
+def test_what_is_no_file_is_no_password_file_and_nobody_is_told_to_change_its_mode() -> None:
+    with pytest.raises(ConfigurationError, match="others may read it") as caught:
+        read_password(Path("/dev/null"))
+    assert caught.value.hint == "give a file that holds the password alone"
+
+
+def test_a_certificate_is_verified_by_a_ca_that_is_there_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    ca = tmp_path / "ca.pem"
+    url = "postgresql://h/db?sslmode="
+    for more, told in (("", "names no CA"), (f"&sslrootcert={ca}", f"there is no file {ca}")):
+        settings = load_settings(
+            write(tmp_path, f'[storage]\nurl = "{url}verify-full{more}"\n'), {}
+        )
+        with pytest.raises(ConfigurationError, match=told) as caught:
+            check_files(settings)
+        assert "sslrootcert=FILE" in caught.value.hint
+    ca.touch()
+    check_files(settings)
+    monkeypatch.setenv("PGSSLROOTCERT", str(ca))
+    for mode in ("verify-ca", "verify-full", "require"):
+        check_files(load_settings(write(tmp_path, f'[storage]\nurl = "{url}{mode}"\n'), {}))
 
 
 def test_other_machines_may_only_reach_a_server_that_says_who_may_write(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ async def test_damage_is_found_and_named(home: Path, damage: str) -> None:
     status, told = await run(home, "check")
     assert status == 1, told
     assert re.search(rf"DAMAGED ({GUN}|the store): .*{named}", told), told
-    assert "1 damaged" in told
+    assert "; 1 GUN damaged" in told
     assert not re.search(rf"DAMAGED {GUN}: {GUN}", told), told
 
 

@@ -18,7 +18,7 @@ from storage.test_valkey_faults import GUN, publish
 from tabellion.errors import ConfigurationError
 from tabellion_server.settings import load_settings
 from tabellion_server.storage.interface import StorageError
-from tabellion_server.storage.opening import check_password, open_store
+from tabellion_server.storage.opening import check_files, open_store
 from tabellion_server.storage.redis import RedisStore
 from tabellion_server.storage.redis_address import parse_redis_url
 from valkey_servers import ALWAYS
@@ -214,7 +214,9 @@ class TestSentinels:
         self, tls_sentinels: TlsSentinels, authority: Authority
     ) -> None:
         url = tls_sentinels.url.replace("/trust/", "/thrust/")
-        assert "know no master of that name" in await refused(url, authority.file)
+        told = await refused(url, authority.file)
+        assert "know no master of that name" in told
+        assert "check the service's name; if it's right, its master is down" in told
 
     async def test_they_have_users_and_passwords_of_their_own(
         self, tls_server: TlsServer, authority: Authority, tmp_path: Path
@@ -283,6 +285,6 @@ def test_the_password_files_of_store_and_sentinels_are_told_apart(tmp_path: Path
     settings = load_settings(config, {})
     secret(tmp_path / "one", "store-secret")
     with pytest.raises(ConfigurationError, match=r"storage\.sentinel_password_file .*two isn't"):
-        check_password(settings)
+        check_files(settings)
     secret(tmp_path / "two", "sentinel-secret")
-    check_password(settings)
+    check_files(settings)

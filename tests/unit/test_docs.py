@@ -37,6 +37,18 @@ def test_ci_takes_its_test_command_from_the_readme() -> None:
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_no_index_is_told_to_have_it() -> None:
+    """None does, and the name may be anybody's there: it's installed from a clone."""
+    texts = list(ROOT.glob("*.md"))
+    for folder in ("server", "client"):
+        texts += [*(ROOT / folder).rglob("*.md"), *(ROOT / folder).rglob("*.py")]
+    assert len(texts) > 100
+    for path in texts:
+        assert "tabellion[" not in path.read_text(), path
+        for line in path.read_text().splitlines():
+            assert not re.search(r"pip install (-\S+ )*'?tabellion", line), f"{path}: {line}"
+
+
 def test_no_registry_host_is_named() -> None:
     for path in ("pyproject.toml", "README.md", ".ci/run"):
         assert "pypi.org" not in (ROOT / path).read_text()

@@ -19,8 +19,13 @@ def read_password(file: Path, *, key: str = "storage.password_file") -> str:
         ConfigurationError: It can't be used, or others may read it.
     """
     try:
-        if file.stat().st_mode & stat.S_IRWXO:
-            raise ConfigurationError(f"{key} {file}: others may read it", hint=f"chmod 600 {file}")
+        mode = file.stat().st_mode
+        if mode & stat.S_IRWXO:
+            is_own = stat.S_ISREG(mode)
+            raise ConfigurationError(
+                f"{key} {file}: others may read it",
+                hint=f"chmod 600 {file}" if is_own else "give a file that holds the password alone",
+            )
         password = file.read_text(encoding="utf-8").rstrip("\r\n")
     except FileNotFoundError as error:
         raise ConfigurationError(
