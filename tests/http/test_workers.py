@@ -184,7 +184,7 @@ async def test_after_a_kill_the_next_start_counts_nothing_old_and_removes_it(
 
 async def test_what_is_wrong_at_the_start_is_told_once_and_ends_it(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    (tmp_path / "store/tabellion.db").write_bytes(b"")
+    (tmp_path / "store/tabellion.db").write_bytes(b"not empty")
     config = tmp_path / "server.toml"
     config.write_text(WORKERS)
     process = await asyncio.create_subprocess_exec(
