@@ -8,9 +8,11 @@ from typing import Any, cast
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from tuf.api.metadata import Root, TargetFile, Targets
 
-from notary_gun import GUN, LATER, NOW, NotaryGun
+from http_site import Site
+from notary_gun import GUN, LATER, NOW, NotaryGun, target
 from tabellion.core.dialect import NOTARY, TUF
-from tabellion.core.notary_keys import NotarySigner
+from tabellion.core.notary_keys import NotaryKey, NotarySigner
+from tabellion.core.notary_search import RELEASES
 from tabellion.core.publication import CurrentSet, OnlineKeys, Publication, UploadedFile
 from tabellion.core.release import next_snapshot, next_timestamp
 from tabellion.core.roles import delegated_roles
@@ -125,3 +127,22 @@ def converted_set(gun: NotaryGun, files: Mapping[str, bytes]) -> TrustedSet:
     trusted.update_snapshot(files["snapshot"])
     trusted.update_targets(files["targets"])
     return trusted
+
+
+async def published(site: Site) -> NotaryGun:
+    """Publish a Notary GUN that names the server's keys."""
+    site.clock.now = NOW
+    gun = NotaryGun()
+    for role in ("snapshot", "timestamp"):
+        fields = await (await site.get(f"{role}.key")).json()
+        gun.root.revoke_key(gun.root.roles[role].keyids[0], role)
+        gun.root.add_key(NotaryKey.from_dict(fields.pop("keyid"), fields), role)
+    gun.targets["targets"].targets["1.0"] = target()
+    gun.delegate(RELEASES)
+    files = {role: gun.sign(role) for role in ("root", *gun.targets)}
+    answer = await site.post(files)
+    assert answer.status == 200, await answer.text()
+    gun.files = files
+    for role in ("snapshot", "timestamp"):
+        gun.files[role] = await site.body(f"{role}.json")
+    return gun

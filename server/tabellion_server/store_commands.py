@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from tabellion_server.keys.online import OnlineKeys
 from tabellion_server.keys.remote import RemoteOnlineKeys
 from tabellion_server.migration.command import plain
 from tabellion_server.scratch import scratch_folder
+from tabellion_server.services.absences import Absent
 from tabellion_server.services.checking import Finding, check_gun
 from tabellion_server.services.retention import MARGIN, SIGNED_MARGIN, Margins, Old, old_of
 from tabellion_server.services.row_checks import check_rows
@@ -201,6 +202,7 @@ async def _restore(settings: Settings, file: Path) -> tuple[Counter[str], int]:
 
 async def _check(settings: Settings) -> tuple[list[Finding], Counter[str]]:
     findings: list[Finding] = []
+    absent: dict[str, Collection[Absent]] = {}
     counts: Counter[str] = Counter()
     async with _opened(settings) as store:
         with _console().status("") as status:
@@ -208,10 +210,12 @@ async def _check(settings: Settings) -> tuple[list[Finding], Counter[str]]:
                 for head in page:
                     checked = await check_gun(store, head, now=datetime.now(UTC))
                     findings += checked.findings
+                    if checked.absent:
+                        absent[head.gun] = checked.absent
                     counts += Counter({GUNS: 1, FILES: checked.files, BYTES: checked.length})
                     status.update(_told(counts))
             keys = await _keys(settings, store, findings)
-            rows = await check_rows(store, keys)
+            rows = await check_rows(store, keys, absent)
             findings = list(dict.fromkeys([*findings, *rows]))
     return findings, counts
 

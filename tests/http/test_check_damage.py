@@ -7,7 +7,7 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,11 @@ from securesystemslib.signer import Key, SSlibKey
 
 from forge import target
 from http_site import Site
+from notary_conversion import published
 from tabellion_server.keys.master import MasterKey
 from tabellion_server.keys.online import OnlineKeys
-from tabellion_server.services.checking import check_gun
+from tabellion_server.services.absences import Absent
+from tabellion_server.services.checking import Finding, check_gun
 from tabellion_server.services.row_checks import check_rows
 from tabellion_server.storage.interface import StoredFile
 
@@ -220,3 +222,72 @@ async def test_a_value_that_no_store_gives_is_damage_of_its_gun_and_the_rest_goe
     damage = [(gun, told) for gun, told in seen if "weren't tried" not in told]
     assert any(gun == lived.gun and problem in told for gun, told in damage), damage
     assert OTHER not in {gun for gun, _ in damage}
+
+
+async def told_of_all(site: Site) -> list[tuple[str, str, bool]]:
+    """Check the store whole, as the command does; its master key apart."""
+    findings: list[Finding] = []
+    absent: dict[str, Collection[Absent]] = {}
+    for head in await site.store.guns():
+        checked = await check_gun(site.store, head, now=site.clock())
+        findings += checked.findings
+        absent[head.gun] = checked.absent
+    findings += await check_rows(site.store, None, absent)
+    return [
+        (finding.gun, finding.problem, finding.is_damage)
+        for finding in findings
+        if "weren't tried" not in finding.problem
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "by"), [("snapshot", "timestamp version 2"), ("targets", "snapshot version 2")]
+)
+async def test_an_old_file_that_is_gone_is_damage(lived: Site, role: str, by: str) -> None:
+    with rows(lived.store._path) as connection:  # type: ignore[attr-defined]
+        connection.execute(
+            "DELETE FROM metadata WHERE gun = ? AND role = ? AND version = 2", (A, role)
+        )
+    ((gun, problem, is_damage),) = await told_of_all(lived)
+    assert (gun, is_damage) == (A, True)
+    assert problem.startswith(f"{by} names {role} version 2 (SHA-256 ")
+    assert problem.endswith("), which isn't there")
+
+
+async def test_what_gc_let_go_is_no_damage_though_a_file_names_it(lived: Site) -> None:
+    assert await lived.store.collect(A, [("snapshot", 2), ("targets", 2), ("targets", 1)])
+    head = await lived.store.head(A)
+    assert head is not None
+    assert len((await check_gun(lived.store, head, now=lived.clock())).absent) > 1
+    assert await told_of_all(lived) == []
+
+
+async def test_what_a_gun_lacked_that_was_made_anew_meanwhile_is_no_damage(lived: Site) -> None:
+    with rows(lived.store._path) as connection:  # type: ignore[attr-defined]
+        connection.execute(
+            "DELETE FROM metadata WHERE gun = ? AND role = 'snapshot' AND version = 2", (A,)
+        )
+    head = await lived.store.head(A)
+    assert head is not None
+    absent = (await check_gun(lived.store, head, now=lived.clock())).absent
+    assert await lived.store.delete(A)
+    site = Site(lived.client, lived.store, lived.clock, A)
+    await site.publish(await site.forge(), "root", "targets")
+    told = await check_rows(lived.store, None, {A: absent})
+    assert not [finding for finding in told if finding.is_damage]
+
+
+async def test_what_a_notary_file_names_in_vain_is_told_but_may_never_have_come(
+    site: Site,
+) -> None:
+    gun = await published(site)
+    payload = gun.targets["targets"]
+    payload.version = 2
+    assert (await site.post({"targets": gun.sign("targets")})).status == 200
+    await site.body("timestamp.json")
+    assert await told_of_all(site) == []
+    with rows(site.store._path) as connection:  # type: ignore[attr-defined]
+        connection.execute("DELETE FROM metadata WHERE role = 'targets' AND version = 1")
+    ((gun_name, problem, is_damage),) = await told_of_all(site)
+    assert (gun_name, is_damage) == (site.gun, False)
+    assert "snapshot version 1 names targets (SHA-256 " in problem

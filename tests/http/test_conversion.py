@@ -7,30 +7,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from http_site import Site
-from notary_conversion import Conversion
+from notary_conversion import Conversion, published
 from notary_gun import NOW, NotaryGun, target
 from tabellion.core.dialect import NOTARY
-from tabellion.core.notary_keys import NotaryKey
 from tabellion.core.notary_search import RELEASES
-
-
-async def published(site: Site) -> NotaryGun:
-    """Publish a Notary GUN that names the server's keys."""
-    site.clock.now = NOW
-    gun = NotaryGun()
-    for role in ("snapshot", "timestamp"):
-        fields = await (await site.get(f"{role}.key")).json()
-        gun.root.revoke_key(gun.root.roles[role].keyids[0], role)
-        gun.root.add_key(NotaryKey.from_dict(fields.pop("keyid"), fields), role)
-    gun.targets["targets"].targets["1.0"] = target()
-    gun.delegate(RELEASES)
-    files = {role: gun.sign(role) for role in ("root", *gun.targets)}
-    answer = await site.post(files)
-    assert answer.status == 200, await answer.text()
-    gun.files = files
-    for role in ("snapshot", "timestamp"):
-        gun.files[role] = await site.body(f"{role}.json")
-    return gun
 
 
 async def conversion_of(site: Site, gun: NotaryGun) -> Conversion:

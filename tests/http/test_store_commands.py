@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import sqlite3
 import stat
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import redis
 
 from forge import Forge, target
 from http_site import dump, signed
 from server_process import CONFIG, GUN, forge_for, post, server, verified
 from tabellion.verify.client import TrustClient
+from valkey_servers import ValkeyServer
 
 
 async def run(folder: Path, *words: str) -> tuple[int, str]:
@@ -326,3 +329,24 @@ async def test_a_copy_that_a_killed_restore_left_goes_with_the_next(
     assert (await run(elsewhere, "restore", str(file)))[0] == 0
     assert [path.name for path in temporary.iterdir()] == ["tabellion-restore-used"]
     os.close(used)
+
+
+@pytest.mark.parametrize("which", ["old", "current"])
+async def test_a_file_that_redis_lost_is_damage_and_a_backup_points_to_check(
+    valkey_server: ValkeyServer, tmp_path: Path, which: str
+) -> None:
+    prefix = secrets.token_hex(6)
+    url = f"{valkey_server.url}?prefix={prefix}"
+    (tmp_path / "master.key").write_text("A" * 43 + "=")
+    (tmp_path / "master.key").chmod(0o600)
+    async with server(tmp_path, CONFIG.replace("sqlite:///store/tabellion.db", url)) as running:
+        await publish(running.url)
+    version = {"old": 2, "current": 4}[which]
+    with redis.Redis(port=valkey_server.port) as client:
+        (blob,) = client.keys(f"{prefix}*:file:{version}:targets")
+        assert client.delete(blob)
+    status, told = await run(tmp_path, "check")
+    problem = f"targets version {version} is listed, but has no bytes"
+    assert (status, told.count("DAMAGED"), problem in told) == (1, 1, True), told
+    status, told = await run(tmp_path, "backup", str(tmp_path / "backup.db"))
+    assert (status, problem in told, "tabellion-server check" in told) == (3, True, True), told

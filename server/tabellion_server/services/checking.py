@@ -8,7 +8,7 @@ it's no damage.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -28,6 +28,7 @@ from tabellion.errors import (
     TabellionError,
     ThresholdError,
 )
+from tabellion_server.services.absences import Absences, Absent
 from tabellion_server.services.file_checks import FileJudge
 from tabellion_server.storage.interface import (
     FileInfo,
@@ -67,12 +68,14 @@ class Checked:
         files: How many files were read.
         length: How many bytes.
         findings: What is wrong.
+        absent: What isn't there; whether it was let go, the rows tell.
     """
 
     gun: str
     files: int = 0
     length: int = 0
     findings: list[Finding] = field(default_factory=list)
+    absent: Collection[Absent] = ()
 
 
 async def check_gun(store: Store, head: Head, *, now: datetime) -> Checked:
@@ -116,7 +119,7 @@ class _Reading:
         self.held: dict[str, StoredFile] = {}
         self._store = store
         self._head = head
-        self._judge = FileJudge(dialect_named(head.dialect))
+        self._dialect = dialect_named(head.dialect)
 
     async def read_all(self) -> None:
         """Read them, roots first, and note what is wrong with each."""
@@ -124,10 +127,13 @@ class _Reading:
         infos = await self._store.files(gun)
         check_records((InfoRecord(gun, info) for info in infos), where="a row")
         infos.sort(key=lambda item: (item.role != "root", item.role, item.version))
+        absences = Absences(self._head, infos)
+        self._judge = FileJudge(self._dialect, absences)
         if not infos or (infos[0].role, infos[0].version) != ("root", 1):
             self._judge.miss_root()  # what was brought from elsewhere may begin later
         for info in infos:
             await self._read(info)
+        self.checked.absent = absences.found()
         there = {(info.role, info.version) for info in infos}
         for role, ref in self._head.files.items():
             if (role, ref.version) not in there:
@@ -142,7 +148,10 @@ class _Reading:
                 self._judge.miss_root()
             return
         if file is None:
-            return  # it was collected or dropped meanwhile
+            # Unless it was let go or dropped meanwhile, and its row with it.
+            if info in await self._store.files(self._head.gun):
+                self._note(f"{info.role} version {info.version} is listed, but has no bytes")
+            return
         self.checked.files += 1
         self.checked.length += len(file.data)
         problem = await asyncio.to_thread(lambda: self._judge.problem_of(file, info))

@@ -18,6 +18,7 @@ from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.core.roles import TOP_LEVEL_ROLES, role_keys, verify_threshold
 from tabellion.errors import ThresholdError, VerificationError
+from tabellion_server.services.absences import Absences
 from tabellion_server.storage.interface import FileInfo, StoredFile
 
 _LIMITS: Final = Limits()
@@ -28,8 +29,12 @@ _Signers = tuple[Mapping[str, Key], Sequence[str], int]
 class FileJudge:
     """Judges one GUN's files, given all its roots first; it holds the roots' keys alone."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        """Take the GUN's dialect; what is older than its conversion is in Notary's."""
+    def __init__(self, dialect: Dialect, absences: Absences) -> None:
+        """Take the GUN's dialect, and what is told what its files name.
+
+        What is older than its conversion is in Notary's.
+        """
+        self._absences = absences
         self._dialects = (TUF, NOTARY) if dialect is TUF else (dialect,)
         self._signers: dict[str, dict[tuple[int, bytes], _Signers]] = {}
         self._knows_all_roots = True
@@ -44,7 +49,7 @@ class FileJudge:
         if len(file.data) != info.length:
             return f"{name} has {len(file.data)} bytes, not {info.length}"
         try:
-            found = self._parse(file)
+            found, dialect = self._parse(file)
         except VerificationError as error:
             if file.role == "root":
                 self.miss_root()
@@ -55,10 +60,11 @@ class FileJudge:
             return f"{name} says that it's version {found.version}"
         if file.role in TOP_LEVEL_ROLES and not self._is_signed(found):
             return f"{name} isn't signed by the keys of any root that is here"
+        self._absences.look_into(file, found.signed, is_notary=dialect is NOTARY)
         return None
 
-    def _parse(self, file: StoredFile) -> UnverifiedMetadata[Any]:
-        """Read a file in the GUN's dialect, or else in the one that it had.
+    def _parse(self, file: StoredFile) -> tuple[UnverifiedMetadata[Any], Dialect]:
+        """Read a file in the GUN's dialect, or else in the one that it had; tell which it is.
 
         Raises:
             VerificationError: It's in neither; the words are those of the first.
@@ -66,11 +72,11 @@ class FileJudge:
         limit = _LIMITS.max_bytes(file.role)
         first, *others = self._dialects
         try:
-            return first.parse(file.role, file.data, max_bytes=limit)
+            return first.parse(file.role, file.data, max_bytes=limit), first
         except VerificationError:
             for other in others:
                 try:
-                    return other.parse(file.role, file.data, max_bytes=limit)
+                    return other.parse(file.role, file.data, max_bytes=limit), other
                 except VerificationError:
                     continue
             raise

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from tuf.api.metadata import MetaFile
-
 from tabellion.core.dialect import dialect_named
 from tabellion.core.limits import Limits
 from tabellion.core.metadata import UnverifiedMetadata
 from tabellion.errors import VerificationError
+from tabellion_server.services.absences import key_of, named_by
 from tabellion_server.storage.interface import FileInfo, Head, Store, StoredFile
 
 MARGIN: Final = timedelta(days=7)
@@ -105,8 +104,7 @@ class _Staying:
     def __init__(self, head: Head, since: datetime) -> None:
         self._dialect = dialect_named(head.dialect)
         self._since = since
-        self._versions: set[tuple[str, int]] = set()
-        self._hashes: set[tuple[str, str]] = set()
+        self._named: set[tuple[str, str | int]] = set()
 
     def look_into(self, file: StoredFile, *, is_newest: bool) -> None:
         """Note a timestamp or snapshot that may be in use, and what it names."""
@@ -114,33 +112,18 @@ class _Staying:
             signed = self._parse(file).signed
         except VerificationError:
             # Of before a conversion, then it's Notary's; or damaged: for `check` to tell.
-            self._versions.add((file.role, file.version))
+            self._named.add((file.role, file.version))
             return
-        is_named = (file.role, file.sha256) in self._hashes or (
-            (file.role, file.version) in self._versions
-        )
+        is_named = not self._named.isdisjoint({(file.role, file.version), (file.role, file.sha256)})
         expired_at = signed.expires.replace(tzinfo=UTC)
         if expired_at <= self._since and not is_newest and not is_named:
             return
-        self._versions.add((file.role, file.version))
-        if file.role == "timestamp":
-            self._name("snapshot", signed.snapshot_meta)
-        else:
-            for name, meta in signed.meta.items():
-                self._name(name.removesuffix(".json"), meta)
+        self._named.add((file.role, file.version))
+        self._named.update((role, key_of(meta)) for role, meta in named_by(signed))
 
     def covers(self, info: FileInfo) -> bool:
         """Tell whether a file stays."""
-        return (info.role, info.version) in self._versions or (
-            (info.role, info.sha256) in self._hashes
-        )
+        return not self._named.isdisjoint({(info.role, info.version), (info.role, info.sha256)})
 
     def _parse(self, file: StoredFile) -> UnverifiedMetadata[Any]:
         return self._dialect.parse(file.role, file.data, max_bytes=_LIMITS.max_bytes(file.role))
-
-    def _name(self, role: str, meta: MetaFile) -> None:
-        sha256 = (meta.hashes or {}).get("sha256")
-        if sha256 is not None:
-            self._hashes.add((role, sha256))
-        else:
-            self._versions.add((role, meta.version))

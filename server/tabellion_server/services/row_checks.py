@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from tabellion.errors import TabellionError
 from tabellion_server.keys.online import OnlineKeys
+from tabellion_server.services.absences import Absent
 from tabellion_server.services.checking import Finding
 from tabellion_server.storage.interface import (
     Change,
@@ -22,6 +24,7 @@ from tabellion_server.storage.interface import (
 )
 from tabellion_server.storage.record_checks import check_records
 from tabellion_server.storage.records import (
+    CollectedRecord,
     FeedRecord,
     HeadRecord,
     InfoRecord,
@@ -30,14 +33,19 @@ from tabellion_server.storage.records import (
 )
 
 
-async def check_rows(store: Store, keys: OnlineKeys | None) -> list[Finding]:
+async def check_rows(
+    store: Store,
+    keys: OnlineKeys | None,
+    absent: Mapping[str, Collection[Absent]] = MappingProxyType({}),
+) -> list[Finding]:
     """Look at all that is stored, row by row: does it belong together?
 
     Args:
         store: The store.
         keys: Opens sealed keys; None where there's no master key, and none is tried.
+        absent: GUN to what its files name and isn't stored: lost, unless ``gc`` let it go.
     """
-    rows = _Rows(keys)
+    rows = _Rows(keys, absent)
     try:
         async with contextlib.aclosing(store.dump(with_bytes=False)) as groups:
             async for group in groups:
@@ -50,8 +58,10 @@ async def check_rows(store: Store, keys: OnlineKeys | None) -> list[Finding]:
 class _Rows:
     """What rows say of each GUN."""
 
-    def __init__(self, keys: OnlineKeys | None) -> None:
+    def __init__(self, keys: OnlineKeys | None, absent: Mapping[str, Collection[Absent]]) -> None:
         self._keys = keys
+        self._absent = absent
+        self._seen: set[tuple[str, str, str | int]] = set()  # of GUNs that lack something
         self._newest: dict[tuple[str, str], int] = {}
         self._heads: dict[str, HeadRecord] = {}
         self._told: dict[str, Change] = {}
@@ -74,6 +84,9 @@ class _Rows:
                 case InfoRecord(gun, info):
                     key = (gun, info.role)
                     self._newest[key] = max(self._newest.get(key, 0), info.version)
+                    self._see(gun, info.role, info.version, info.sha256)
+                case CollectedRecord(gun, role, version, sha256):
+                    self._see(gun, role, version, sha256)
                 case HeadRecord():
                     self._heads[record.gun] = record
                 case Change():
@@ -107,9 +120,24 @@ class _Rows:
             if told is not None and told.version > current:
                 problem = f"the changefeed told timestamp version {told.version}, not {current}"
                 found.append(Finding(gun, problem))
+        found += [
+            Finding(gun, one.problem, is_damage=one.is_lost)
+            for gun, absent in sorted(self._absent.items())
+            for one in absent
+            if (gun, one.role, one.key) not in self._seen and self._is_here(gun, one.by)
+        ]
         if self._highest > self._last:
             found.append(Finding("", f"the changefeed has id {self._highest} above {self._last}"))
         return [*self._damaged, *found, *self._of_keys, *self._notes()]
+
+    def _see(self, gun: str, role: str, version: int, sha256: str) -> None:
+        if self._absent.get(gun):
+            self._seen |= {(gun, role, version), (gun, role, sha256)}
+
+    def _is_here(self, gun: str, by: tuple[str, int, str]) -> bool:
+        """Tell whether what names a file is still the same, or was the GUN made anew meanwhile."""
+        role, version, sha256 = by
+        return {(gun, role, version), (gun, role, sha256)} <= self._seen
 
     def _try(self, gun: str, row: OnlineKeyRow) -> None:
         if self._keys is None:

@@ -237,6 +237,13 @@ class DumpedKeys(ABC):
     async def _stored(self, gun: str, info: FileInfo) -> StoredFile:
         value = await self._link.read("GET", self._keys(gun).blob(info.role, info.version))
         if value is None:
+            name = raw(f"{info.version}:{info.role}")
+            if await self._link.read("HEXISTS", self._keys(gun).key("files"), name):
+                raise StoreCorruptionError(
+                    f"{gun}: {info.role} version {info.version} is listed, but has no bytes",
+                    hint="run tabellion-server check, which names all that is damaged; then "
+                    "restore a backup",
+                )
             raise StorageError(
                 f"{gun}: {info.role} version {info.version} went while it was read",
                 hint="was the GUN deleted, or collected? begin again",
