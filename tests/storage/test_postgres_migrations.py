@@ -12,7 +12,7 @@ from postgres_server import Database, PostgresServer
 from storage.test_contract import AT, GUN, commit, made, online, whole_set
 from storage.writer_process import publish_next
 from tabellion_server.storage import postgres, postgres_link, postgres_schema
-from tabellion_server.storage.interface import StorageError
+from tabellion_server.storage.interface import StorageError, StoreCorruptionError
 from tabellion_server.storage.postgres import PostgresStore
 from tabellion_server.storage.postgres_link import Place
 from tabellion_server.storage.postgres_schema import migrate_store
@@ -146,3 +146,13 @@ async def test_who_waits_for_a_migration_is_told_in_time(
     assert "has schema 2 now" in await migrating
     with pytest.raises(StorageError, match="was migrated"):
         await commit(older, whole_set(1), on=None)
+
+
+async def test_a_table_that_is_gone_is_damage_for_who_migrates_and_who_opens(
+    mine: Database,
+) -> None:
+    mine.sql("DROP TABLE tabellion.metadata CASCADE")
+    for look in (migrate_store, PostgresStore.open):
+        with pytest.raises(StoreCorruptionError, match=r"lost tables .*: metadata$") as caught:
+            await look(mine.place)
+        assert "restore a backup" in caught.value.hint

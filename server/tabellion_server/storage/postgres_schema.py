@@ -7,9 +7,10 @@ collation of the server's has a say. Moments are microseconds since 1970.
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Final
 
-from tabellion_server.storage.interface import StorageError
+from tabellion_server.storage.interface import StorageError, StoreCorruptionError
 from tabellion_server.storage.postgres_errors import MIGRATE, storage_error
 from tabellion_server.storage.postgres_link import (
     CONNECT_SECONDS,
@@ -99,6 +100,7 @@ async def found_version(connection: Connection) -> int | None:
 
     Raises:
         StorageError: Another program has a schema of that name.
+        StoreCorruptionError: A table is gone.
     """
     names = {
         row["relname"]
@@ -115,7 +117,22 @@ async def found_version(connection: Connection) -> int | None:
             hint="give the store a database of its own",
         )
     version = await connection.fetchval("SELECT max(version) FROM tabellion.schema_version")
-    return None if version is None else int(version)
+    if version is None:
+        return None
+    gone = sorted(_tables(int(version)) - names)
+    if gone:
+        raise StoreCorruptionError(
+            f"the database has lost tables of schema tabellion: {', '.join(gone)}",
+            hint="move the rest away (ALTER SCHEMA tabellion RENAME TO damaged), migrate, and "
+            "restore a backup",
+        )
+    return int(version)
+
+
+def _tables(version: int) -> set[str]:
+    """Give the tables that the migrations up to that one make; none drops any."""
+    statements = "\n".join(each for step in MIGRATIONS[:version] for each in step)
+    return set(re.findall(r"CREATE TABLE tabellion\.(\w+)", statements))
 
 
 async def verify_not_loading(connection: Connection, name: str) -> None:
