@@ -422,7 +422,7 @@ async def test_a_servers_own_key_may_be_in_the_cloud(
             assert root.roles["timestamp"].keyids == [found.key.keyid]
             await owner.sign(gun, "before")
             cloud.disable(uri)
-            with at_once(), pytest.raises(TabellionError) as caught:
+            with at_once(20), pytest.raises(TabellionError) as caught:
                 await owner.sign(gun, "meanwhile")
             assert "the server can't do that now" in str(caught.value)
             assert "not enabled" in (told := server.log.read_text()) or "disabled key" in told
