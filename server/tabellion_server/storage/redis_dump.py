@@ -31,6 +31,7 @@ from tabellion_server.storage.records import (
     RetiredRecord,
 )
 from tabellion_server.storage.redis_keys import FeedKeys, GunKeys, raw
+from tabellion_server.storage.redis_known import known_guns
 from tabellion_server.storage.redis_link import RedisLink, Script, Value
 from tabellion_server.storage.redis_numbered import newest
 from tabellion_server.storage.redis_restoration import Loss
@@ -170,12 +171,9 @@ class DumpedKeys(ABC):
                 loss.after, loss.missing, moment_of(loss.at), bool(loss.is_loss)
             )
         skip = 0
-        low = b"-"
-        while names := await self._link.read(
-            *("ZRANGE", self._feed.key("known"), low, "+", "BYLEX", "LIMIT", 0, _PAGE)
-        ):
-            for name in names:
-                gun = text_of(name)
+        after = ""
+        while guns := await known_guns(self._link, self._feed, after):
+            for gun in guns:
                 kept, *parts = map(
                     pairs,
                     await self._link.run(
@@ -185,7 +183,7 @@ class DumpedKeys(ABC):
                 skip = max(skip, int(kept.get(b"skip", 0)))
                 async for record in self._gun(gun, kept, parts, with_bytes=with_bytes):
                     yield record
-            low = b"(" + names[-1]
+            after = guns[-1]
         if skip:
             # What its masters' restarts would have passed over, of which others know nothing.
             now = moment_of(int((await self._link.read("TIME"))[0]) * 1_000_000)

@@ -11,9 +11,10 @@ from typing import Final
 
 from tabellion_server.storage.interface import Restoration, StorageError
 from tabellion_server.storage.redis_keys import FeedKeys, GunKeys
+from tabellion_server.storage.redis_known import known_guns
 from tabellion_server.storage.redis_link import RedisLink, Script
 from tabellion_server.storage.redis_marks import NodeMark
-from tabellion_server.storage.redis_rows import pairs, read_keys, text_of
+from tabellion_server.storage.redis_rows import pairs, read_keys
 from tabellion_server.storage.redis_writing import restored_error
 from tabellion_server.storage.values import ticks
 
@@ -22,7 +23,6 @@ _PASS_OVER: Final = Script("pass_over", "feed_prelude")
 _ACCEPT: Final = Script("accept", "feed_prelude")
 _RESTORATION: Final = Script("restoration", "gun_prelude")
 _ONLINE: Final = frozenset({"snapshot", "timestamp"})
-_PAGE: Final = 100
 _MAX_SKEW: Final = timedelta(days=1)
 """By how much the clock of a node may have been ahead; a start has no time to look at all keys."""
 
@@ -128,20 +128,17 @@ class RestorationKeys(ABC):
 
     async def _newest(self) -> int:
         """Give the last moment that anything there has: all of it was before what's lost."""
-        newest, low = 0, b"-"
-        known = self._feed.key("known")
-        while names := await self._link.read(
-            *("ZRANGE", known, low, "+", "BYLEX", "LIMIT", 0, _PAGE)
-        ):
-            guns = [self._keys(text_of(name)) for name in names]
+        newest, after = 0, ""
+        while guns := await known_guns(self._link, self._feed, after):
+            every = [self._keys(gun) for gun in guns]
             answers = await self._link.read_all(
-                [("HGETALL", keys.key(name)) for keys in guns for name in ("stored", "keys")]
+                [("HGETALL", keys.key(name)) for keys in every for name in ("stored", "keys")]
             )
             for stored, online in zip(answers[::2], answers[1::2], strict=True):
                 moments = [int(at) for at in pairs(stored).values()]
                 moments += [ticks(row.created_at) for row in read_keys(pairs(online))]
                 newest = max([newest, *moments])
-            low = b"(" + names[-1]
+            after = guns[-1]
         return newest
 
     async def _lost(self, gun: str) -> _Lost:
